@@ -2,3 +2,9 @@
 //!
 //! Modules are listed in layer order: a module may use the ones above it, never one below.
 //! `tests/tidy.rs` holds the same table and fails the build when the two disagree.
+
+// 0. Nouns: values and pure functions. No I/O, no async, no clock.
+pub mod dag;
+pub mod event;
+pub mod oci;
+pub mod tree;

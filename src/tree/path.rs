@@ -1,0 +1,231 @@
+//! A path within a tree that cannot name anything outside of it.
+
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+
+use thiserror::Error;
+
+/// Longest path in a tree, in bytes (Linux's `PATH_MAX`, which tar and overlay share).
+const PATH_BYTES_MAX: usize = 4096;
+
+/// A relative path of plain components: no `..`, no `.`, no empty part, no NUL. The root is empty.
+///
+/// Bytes, not text: file names need not be UTF-8. The order is byte order of the components, so a
+/// directory sorts right before what it holds.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct TreePath(Vec<u8>);
+
+/// Why bytes are not a path within a tree.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ParseTreePathError {
+    /// A `..` component could leave the tree.
+    #[error("`{0}` leaves the tree by `..`")]
+    Escapes(String),
+    /// A NUL byte ends the path early for the kernel.
+    #[error("`{0}` holds a NUL byte")]
+    Nul(String),
+    /// Longer than the kernel takes.
+    #[error("a path of {0} bytes, the limit is {PATH_BYTES_MAX}")]
+    TooLong(usize),
+}
+
+impl TreePath {
+    /// The root of the tree.
+    #[must_use]
+    pub const fn root() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Reads a path: leading `/` and `.` components are dropped, `//` is `/`.
+    ///
+    /// # Errors
+    ///
+    /// When the path has a `..` component, a NUL byte, or is too long.
+    pub fn parse(bytes: impl AsRef<[u8]>) -> Result<Self, ParseTreePathError> {
+        let bytes = bytes.as_ref();
+        let shown = || String::from_utf8_lossy(bytes).into_owned();
+        if bytes.len() > PATH_BYTES_MAX {
+            return Err(ParseTreePathError::TooLong(bytes.len()));
+        }
+        if bytes.contains(&0) {
+            return Err(ParseTreePathError::Nul(shown()));
+        }
+        let mut path = Self::root();
+        for part in bytes.split(|byte| *byte == b'/') {
+            match part {
+                b"" | b"." => {}
+                b".." => return Err(ParseTreePathError::Escapes(shown())),
+                name => path.push(name),
+            }
+        }
+        Ok(path)
+    }
+
+    /// Reads a path as a chroot would: `..` goes up, and stops at the root.
+    ///
+    /// # Errors
+    ///
+    /// When the path has a NUL byte or is too long.
+    pub fn parse_clamped(bytes: impl AsRef<[u8]>) -> Result<Self, ParseTreePathError> {
+        let mut path = Self::root();
+        for part in bytes.as_ref().split(|byte| *byte == b'/') {
+            match part {
+                b".." => path = path.parent().unwrap_or_default(),
+                part => path = path.join(&Self::parse(part)?),
+            }
+        }
+        Ok(path)
+    }
+
+    /// The bytes, without a leading slash.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this is the root.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The components, outermost first.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.0.split(|byte| *byte == b'/').filter(|part| !part.is_empty())
+    }
+
+    /// The last component; `None` for the root.
+    #[must_use]
+    pub fn file_name(&self) -> Option<&[u8]> {
+        self.components().next_back()
+    }
+
+    /// The directory that holds this path; `None` for the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        if self.is_root() {
+            return None;
+        }
+        let cut = self.0.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        Some(Self(self.0[..cut].to_vec()))
+    }
+
+    /// Every directory above this path, outermost first, root and itself excluded.
+    pub fn ancestors(&self) -> impl Iterator<Item = Self> {
+        let slashes = self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        slashes.map(|(index, _)| Self(self.0[..index].to_vec()))
+    }
+
+    /// This path followed by `below`.
+    #[must_use]
+    pub fn join(&self, below: &Self) -> Self {
+        let mut joined = self.clone();
+        if !below.is_root() {
+            joined.push(&below.0);
+        }
+        joined
+    }
+
+    /// This path followed by one component.
+    ///
+    /// # Errors
+    ///
+    /// When `name` is not one plain component.
+    pub fn child(&self, name: &[u8]) -> Result<Self, ParseTreePathError> {
+        Ok(self.join(&Self::parse(name)?))
+    }
+
+    /// Whether `above` is this path or a directory above it.
+    #[must_use]
+    pub fn starts_with(&self, above: &Self) -> bool {
+        self.strip_prefix(above).is_some()
+    }
+
+    /// The rest of this path below `above`; the root when they are equal.
+    #[must_use]
+    pub fn strip_prefix(&self, above: &Self) -> Option<Self> {
+        if above.is_root() {
+            return Some(self.clone());
+        }
+        let rest = self.0.strip_prefix(above.0.as_slice())?;
+        match rest.split_first() {
+            None => Some(Self::root()),
+            Some((b'/', rest)) => Some(Self(rest.to_vec())),
+            Some(_) => None,
+        }
+    }
+
+    /// As a relative path for the file system; `.` for the root.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(if self.is_root() { b"." } else { &self.0 }))
+    }
+
+    fn push(&mut self, name: &[u8]) {
+        if !self.0.is_empty() {
+            self.0.push(b'/');
+        }
+        self.0.extend_from_slice(name);
+    }
+}
+
+impl Ord for TreePath {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // A slash sorts below every other byte, so that a directory is followed by its content.
+        let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
+        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
+    }
+}
+
+impl PartialOrd for TreePath {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for TreePath {
+    /// With a leading slash, as seen from inside the tree.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "/{}", String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn one_spelling_for_one_place() {
+        for spelling in ["a/b", "/a/b", "./a//b/", "a/./b"] {
+            assert_eq!(path(spelling), path("a/b"));
+        }
+        assert!(path("/").is_root());
+        assert!(TreePath::parse("a/../b").is_err());
+        assert!(TreePath::parse(b"a\0b").is_err());
+        assert_eq!(TreePath::parse_clamped("../../a/../b").unwrap(), path("b"));
+    }
+
+    #[test]
+    fn directories_sort_right_before_their_content() {
+        let mut paths = [path("a.b"), path("a/c"), path("a"), path("a/b")];
+        paths.sort();
+        assert_eq!(paths, [path("a"), path("a/b"), path("a/c"), path("a.b")]);
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_component() {
+        assert_eq!(path("a/b").strip_prefix(&path("a")), Some(path("b")));
+        assert_eq!(path("ab").strip_prefix(&path("a")), None);
+        assert_eq!(path("a/b/c").ancestors().collect::<Vec<_>>(), [path("a"), path("a/b")]);
+        assert_eq!(path("a/b").parent(), Some(path("a")));
+    }
+}
