@@ -8,3 +8,5 @@ pub mod dag;
 pub mod event;
 pub mod oci;
 pub mod tree;
+// 1. Languages: text in, values out. Still pure.
+pub mod graph;
