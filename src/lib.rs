@@ -9,4 +9,5 @@ pub mod event;
 pub mod oci;
 pub mod tree;
 // 1. Languages: text in, values out. Still pure.
+pub mod dockerfile;
 pub mod graph;
