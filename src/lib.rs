@@ -11,3 +11,5 @@ pub mod tree;
 // 1. Languages: text in, values out. Still pure.
 pub mod dockerfile;
 pub mod graph;
+pub mod plan;
+pub mod project;

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Answers with its configuration.
+cat "${CONF:-/srv/api.conf}"
