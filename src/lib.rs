@@ -13,3 +13,5 @@ pub mod dockerfile;
 pub mod graph;
 pub mod plan;
 pub mod project;
+// 2. Mechanisms: one resource each (bytes, disk, kernel, network). Blind to one another.
+pub mod layer;

@@ -1,0 +1,451 @@
+//! The upper directory of an overlay → a layer: what a process changed.
+//!
+//! Reads by descriptor and never through a link, since a process that is not trusted filled the
+//! directory. Knows no stack of layers; it is told what stands below.
+
+use std::{
+    collections::HashMap,
+    ffi::CString,
+    fs::File,
+    io::{self, Read, Seek as _, Write},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    vec,
+};
+
+use rustix::{
+    fs::{self as fs, AtFlags, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
+
+use super::{
+    LayerError, LayerSummary, LayerWriter, attributes, walk,
+    write::{OPAQUE, WHITEOUT},
+};
+use crate::tree::{Entry, Kind, Meta, ParseTreePathError, Timestamp, TreePath, Xattrs};
+
+/// Bytes that are compared at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Attributes that say, with the value `y`, that a directory hides what is below it.
+const OPAQUE_ATTRIBUTES: [&[u8]; 3] =
+    [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
+
+/// Attributes of overlay features that a layer cannot express; the sandbox mounts without them.
+const REFERRING_ATTRIBUTES: [&[u8]; 4] = [
+    b"trusted.overlay.redirect",
+    b"trusted.overlay.metacopy",
+    b"user.overlay.redirect",
+    b"user.overlay.metacopy",
+];
+
+/// What stands below the upper directory: the layers that the process ran on.
+pub trait Below {
+    /// What stands at a path, links not followed; a hard link as the file that it is.
+    fn entry(&self, path: &TreePath) -> Option<Entry>;
+
+    /// Names in a directory; empty for anything else.
+    fn names(&self, directory: &TreePath) -> Vec<Vec<u8>>;
+
+    /// Opens the content of a regular file.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    fn open(&self, path: &TreePath) -> io::Result<Box<dyn Read + '_>>;
+}
+
+/// Writes the upper directory of an overlay as a layer: the change set of whatever ran on it.
+///
+/// As BuildKit's differ does, what differs from `below` is written, not what was touched: a file that
+/// overlay copied up and that is as before is left out, and a directory that was removed and made
+/// again takes away name by name what it had. Whiteouts of nothing are dropped. Sockets are left out. Attributes of overlay itself, `user.*` and
+/// `security.selinux` are left out; `security.capability` v3 is written as v2. Hard links within the
+/// directory are kept. Paths in `omit` (mount-point stubs) are left out, with all below them.
+///
+/// # Errors
+///
+/// When reading the directory or writing fails, or a file changes while it is read.
+pub fn write_upper<W: Write>(
+    upper: BorrowedFd<'_>,
+    below: &dyn Below,
+    omit: &[TreePath],
+    out: LayerWriter<W>,
+) -> Result<(W, LayerSummary), LayerError> {
+    let mut walk = Walk { below, omit, out, linked: HashMap::new() };
+    let root = walk::open_directory(upper, &TreePath::root())?;
+    // An explicit stack: trees may be deeper than ours.
+    let mut pending = vec![walk.begin(TreePath::root(), &root, Merge::Whole)?];
+    let mut at = Some(root);
+    while let Some(Begun { path: directory, names, merge }) = pending.last_mut() {
+        let merge = *merge;
+        let Some((name, presence)) = names.next() else {
+            pending.pop();
+            at = None;
+            continue;
+        };
+        let directory = directory.clone();
+        if presence == Presence::Gone {
+            let path = directory.child(name.to_bytes());
+            walk.out.whiteout(&path.map_err(|error| unnamed(name.to_bytes(), &error))?)?;
+            continue;
+        }
+        let parent = match at.take() {
+            Some(parent) => parent,
+            None => walk::open_directory(upper, &directory)?,
+        };
+        match walk
+            .visit(&parent, &directory, &name)
+            .map_err(|error| named(&directory, &name, error))?
+        {
+            None => at = Some(parent),
+            Some((path, child)) => {
+                pending.push(walk.begin(path, &child, merge)?);
+                at = Some(child);
+            }
+        }
+    }
+    walk.out.finish()
+}
+
+/// Whether what is below a directory shines through.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Merge {
+    Whole,
+    Hidden,
+}
+
+/// Whether a name is in the upper directory, or only below one that hides it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Presence {
+    There,
+    Gone,
+}
+
+/// A directory of which some names are still to come.
+struct Begun {
+    path: TreePath,
+    names: vec::IntoIter<(CString, Presence)>,
+    merge: Merge,
+}
+
+struct Walk<'a, W: Write> {
+    below: &'a dyn Below,
+    omit: &'a [TreePath],
+    out: LayerWriter<W>,
+    /// First name of every file that has several: (device, inode) → path.
+    linked: HashMap<(u64, u64), TreePath>,
+}
+
+impl<W: Write> Walk<'_, W> {
+    /// Reads a directory's names, and of one that hides what is below the names that are gone.
+    fn begin(
+        &self,
+        path: TreePath,
+        directory: &OwnedFd,
+        above: Merge,
+    ) -> Result<Begun, LayerError> {
+        let names = walk::names(directory.as_fd())?;
+        let has = |name: &[u8]| names.binary_search_by(|known| known.as_bytes().cmp(name)).is_ok();
+        let hides = above == Merge::Hidden || has(OPAQUE) || is_opaque(directory)?;
+        let merge = if hides { Merge::Hidden } else { Merge::Whole };
+        let hidden = if hides { self.below.names(&path) } else { Vec::new() };
+        let gone = hidden.into_iter().filter(|name| {
+            let marked = has(&[WHITEOUT, name].concat());
+            !has(name) && !marked
+        });
+        // A name has no zero byte.
+        let gone: Vec<CString> = gone.filter_map(|name| CString::new(name).ok()).collect();
+        let there = names.into_iter().map(|name| (name, Presence::There));
+        let gone = gone.into_iter().map(|name| (name, Presence::Gone));
+        let mut names: Vec<_> = there.chain(gone).collect();
+        names.sort();
+        Ok(Begun { path, names: names.into_iter(), merge })
+    }
+
+    /// Writes what stands at a name; a directory to descend into is handed back.
+    fn visit(
+        &mut self,
+        parent: &OwnedFd,
+        directory: &TreePath,
+        name: &CString,
+    ) -> Result<Option<(TreePath, OwnedFd)>, LayerError> {
+        let name = name.to_bytes();
+        let path = directory.child(name).map_err(|error| unnamed(name, &error))?;
+        if self.omit.contains(&path) {
+            return Ok(None);
+        }
+        let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile if name.starts_with(WHITEOUT) => {
+                return self.marked_by_name(directory, name).map(|()| None);
+            }
+            FileType::RegularFile => return self.put_file(parent, path, &stat).map(|()| None),
+            FileType::Directory => return self.put_directory(parent, path).map(Some),
+            FileType::CharacterDevice if stat.st_rdev == 0 => {
+                return self.whiteout(&path).map(|()| None);
+            }
+            FileType::Symlink => Kind::Symlink {
+                target: fs::readlinkat(parent, name, Vec::new())
+                    .map_err(io::Error::from)?
+                    .into_bytes(),
+            },
+            FileType::Fifo => Kind::Fifo,
+            FileType::CharacterDevice => {
+                let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+                Kind::CharDevice { major, minor }
+            }
+            FileType::BlockDevice => {
+                let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+                Kind::BlockDevice { major, minor }
+            }
+            // A socket is nothing without the process that made it.
+            FileType::Socket | FileType::Unknown => return Ok(None),
+        };
+        if let Some(target) = self.first_name(&stat, &path) {
+            self.put_link(path, target, &stat)?;
+            return Ok(None);
+        }
+        let meta = Meta { xattrs: node_attributes(parent, name)?, ..meta(&stat) };
+        self.out.put(&Entry { path, kind, meta }, &mut io::empty())?;
+        Ok(None)
+    }
+
+    fn put_directory(
+        &mut self,
+        parent: &OwnedFd,
+        path: TreePath,
+    ) -> Result<(TreePath, OwnedFd), LayerError> {
+        let name = path.file_name().expect("a child has a name");
+        let directory = walk::open_child(parent.as_fd(), name)?;
+        let stat = fs::fstat(&directory).map_err(io::Error::from)?;
+        let meta = Meta { xattrs: file_attributes(&directory, &path)?, ..meta(&stat) };
+        self.out.put(&Entry::directory(path.clone(), meta), &mut io::empty())?;
+        Ok((path, directory))
+    }
+
+    fn put_file(
+        &mut self,
+        parent: &OwnedFd,
+        path: TreePath,
+        seen: &Stat,
+    ) -> Result<(), LayerError> {
+        let name = path.file_name().expect("a child has a name");
+        // A pipe that took the file's place must not block us.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(parent, name, flags, Mode::empty()).map_err(io::Error::from)?;
+        let before = fs::fstat(&file).map_err(io::Error::from)?;
+        if (before.st_dev, before.st_ino) != (seen.st_dev, seen.st_ino) {
+            return Err(changed(&path));
+        }
+        let xattrs = file_attributes(&file, &path)?;
+        let size = u64::try_from(before.st_size).map_err(io::Error::other)?;
+        let entry =
+            Entry { kind: Kind::File { size }, meta: Meta { xattrs, ..meta(&before) }, path };
+        let mut file = File::from(file);
+        if self.is_as_below(&entry, &mut file)? {
+            return Ok(());
+        }
+        if let Some(target) = self.first_name(seen, &entry.path) {
+            return self.put_link(entry.path, target, seen);
+        }
+        self.out.put(&entry, &mut file)?;
+        let after = fs::fstat(&file).map_err(io::Error::from)?;
+        if state(&before) == state(&after) { Ok(()) } else { Err(changed(&entry.path)) }
+    }
+
+    /// Whether overlay copied a file up of which nothing has changed since.
+    fn is_as_below(&self, entry: &Entry, file: &mut File) -> Result<bool, LayerError> {
+        let Some(before) = self.below.entry(&entry.path) else { return Ok(false) };
+        if !is_like(&before, entry) {
+            return Ok(false);
+        }
+        let mut old = self.below.open(&entry.path)?;
+        let same = is_same_content(&mut old, file)?;
+        file.rewind()?;
+        Ok(same)
+    }
+
+    fn put_link(
+        &mut self,
+        path: TreePath,
+        target: TreePath,
+        stat: &Stat,
+    ) -> Result<(), LayerError> {
+        let entry = Entry { path, kind: Kind::Hardlink { target }, meta: meta(stat) };
+        self.out.put(&entry, &mut io::empty())
+    }
+
+    /// The name under which a file of several names was written before; else this becomes it.
+    fn first_name(&mut self, stat: &Stat, path: &TreePath) -> Option<TreePath> {
+        if stat.st_nlink < 2 {
+            return None;
+        }
+        let inode = (stat.st_dev, stat.st_ino);
+        if let Some(first) = self.linked.get(&inode) {
+            return Some(first.clone());
+        }
+        self.linked.insert(inode, path.clone());
+        None
+    }
+
+    fn whiteout(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        if self.below.entry(path).is_some() { self.out.whiteout(path) } else { Ok(()) }
+    }
+
+    /// fuse-overlayfs, where it may make no devices, marks by name as layers do.
+    fn marked_by_name(&mut self, directory: &TreePath, name: &[u8]) -> Result<(), LayerError> {
+        if name == OPAQUE {
+            // Known since the directory was begun.
+            return Ok(());
+        }
+        let hidden = name.strip_prefix(WHITEOUT).unwrap_or_default();
+        match directory.child(hidden) {
+            Ok(path) if path != *directory => self.whiteout(&path),
+            _ => Err(LayerError::entry(name, "a whiteout of nothing that could be there")),
+        }
+    }
+}
+
+/// Whether two entries say the same, to the second, of a file whose content may still differ.
+fn is_like(before: &Entry, after: &Entry) -> bool {
+    let (old, new) = (&before.meta, &after.meta);
+    let travelling = old.xattrs.iter().filter(|(name, _)| attributes::is_exported(name));
+    before.kind == after.kind
+        && (old.mode, old.uid, old.gid) == (new.mode, new.uid, new.gid)
+        && old.mtime.seconds == new.mtime.seconds
+        && travelling.eq(new.xattrs.iter())
+}
+
+/// Compares two contents to their ends.
+///
+/// # Errors
+///
+/// When one of them cannot be read.
+pub fn is_same_content(one: &mut dyn Read, other: &mut dyn Read) -> io::Result<bool> {
+    let (mut left, mut right) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
+    loop {
+        let (a, b) = (fill(one, &mut left)?, fill(other, &mut right)?);
+        if left[..a] != right[..b] {
+            return Ok(false);
+        }
+        if a == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads until the buffer is full or the content ends.
+fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+fn unnamed(name: &[u8], error: &ParseTreePathError) -> LayerError {
+    LayerError::entry(name, error.to_string())
+}
+
+fn named(directory: &TreePath, name: &CString, error: LayerError) -> LayerError {
+    match error {
+        LayerError::Io(error) => {
+            let path = [directory.as_bytes(), b"/", name.to_bytes()].concat();
+            LayerError::at(path, &error)
+        }
+        other @ (LayerError::Entry { .. } | LayerError::NotTar(_)) => other,
+    }
+}
+
+fn changed(path: &TreePath) -> LayerError {
+    LayerError::entry(path.as_bytes(), "it changed while it was read")
+}
+
+/// What differs when a file was written to.
+fn state(stat: &Stat) -> (i64, i64, u64, i64, u64) {
+    #[expect(clippy::useless_conversion, reason = "the fields' types differ between targets")]
+    (
+        stat.st_size,
+        i64::from(stat.st_mtime),
+        u64::from(stat.st_mtime_nsec),
+        i64::from(stat.st_ctime),
+        u64::from(stat.st_ctime_nsec),
+    )
+}
+
+fn meta(stat: &Stat) -> Meta {
+    Meta {
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: Timestamp { seconds: stat.st_mtime, nanos: 0 },
+        xattrs: Xattrs::new(),
+    }
+}
+
+fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
+    for name in OPAQUE_ATTRIBUTES {
+        match fs::fgetxattr(directory, name, vec![0_u8; 2].as_mut_slice()) {
+            Ok(1) => return Ok(true),
+            Ok(_) | Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE | Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(false)
+}
+
+/// Attributes of an open file or directory that belong into the layer.
+fn file_attributes(file: &OwnedFd, path: &TreePath) -> Result<Xattrs, LayerError> {
+    let mut xattrs = Xattrs::new();
+    let list = sized(|buffer| fs::flistxattr(file, buffer))?;
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if REFERRING_ATTRIBUTES.contains(&name) {
+            let reason =
+                "overlay kept it as a reference (`redirect_dir` or `metacopy`); mount without them";
+            return Err(LayerError::entry(path.as_bytes(), reason));
+        }
+        if attributes::is_exported(name) {
+            let value = sized(|buffer| fs::fgetxattr(file, name, buffer))?;
+            xattrs.insert(name.to_vec(), attributes::exported_value(name, value));
+        }
+    }
+    Ok(xattrs)
+}
+
+/// The same for links, pipes and devices, which cannot be opened.
+fn node_attributes(parent: &OwnedFd, name: &[u8]) -> io::Result<Xattrs> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = fs::openat(parent, name, flags, Mode::empty())?;
+    let place = format!("/proc/self/fd/{}", node.as_raw_fd());
+    let mut xattrs = Xattrs::new();
+    let list = sized(|buffer| fs::listxattr(&place, buffer))?;
+    for name in list.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if attributes::is_exported(name) {
+            let value = sized(|buffer| fs::getxattr(&place, name, buffer))?;
+            xattrs.insert(name.to_vec(), attributes::exported_value(name, value));
+        }
+    }
+    Ok(xattrs)
+}
+
+/// Calls with room for the largest answer that Linux gives when a small one does not do; file systems
+/// without attributes have none.
+fn sized(call: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Vec<u8>> {
+    for size in [256, 64 << 10] {
+        let mut buffer = vec![0; size];
+        match call(&mut buffer) {
+            Err(Errno::RANGE) if size == 256 => {}
+            Err(Errno::NOTSUP) => return Ok(Vec::new()),
+            count => {
+                buffer.truncate(count?);
+                return Ok(buffer);
+            }
+        }
+    }
+    Ok(Vec::new())
+}

@@ -1,0 +1,111 @@
+//! Steps in a directory tree that nobody vouches for: by descriptor, never through a link.
+//!
+//! Knows no tar and no overlay.
+
+use std::{
+    ffi::CString,
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{self as fs, AtFlags, FileType, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use crate::tree::TreePath;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
+
+/// Opens a directory below `root`; fails when any part of the path is a link or no directory.
+pub(super) fn open_directory(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match fs::openat2(root, path.as_path(), DIRECTORY, Mode::empty(), resolve) {
+        Ok(directory) => Ok(directory),
+        // Old kernels do not have the call, and some sandboxes forbid it.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(root, path),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_stepwise(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
+    let mut directory = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
+    for name in path.components() {
+        directory = fs::openat(&directory, name, DIRECTORY, Mode::empty())?;
+    }
+    Ok(directory)
+}
+
+/// Opens a directory by one name.
+pub(super) fn open_child(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {
+    Ok(fs::openat(parent, name, DIRECTORY, Mode::empty())?)
+}
+
+/// Names in a directory, sorted by bytes.
+pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(directory)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes whatever stands at a name, with everything below, however deep.
+pub(super) fn remove(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    match fs::unlinkat(parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        other => return Ok(other?),
+    }
+    let top = open_child(parent, name)?;
+    let mut lifted = 0_u64;
+    loop {
+        let found = names_of(&top)?;
+        if found.is_empty() {
+            return Ok(fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?);
+        }
+        for child in found {
+            empty_into(&top, child.to_bytes(), &mut lifted)?;
+        }
+    }
+}
+
+/// Removes a child of `top`; directories within it are lifted to `top` first, so that no depth is
+/// ever descended into.
+fn empty_into(top: &OwnedFd, child: &[u8], lifted: &mut u64) -> io::Result<()> {
+    let stat = fs::statat(top, child, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(fs::unlinkat(top, child, AtFlags::empty())?);
+    }
+    let directory = fs::openat(top, child, DIRECTORY, Mode::empty())?;
+    for name in names_of(&directory)? {
+        match fs::unlinkat(&directory, &name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => lift(&directory, &name, top, lifted)?,
+            other => other?,
+        }
+    }
+    Ok(fs::unlinkat(top, child, AtFlags::REMOVEDIR)?)
+}
+
+fn lift(from: &OwnedFd, name: &CString, top: &OwnedFd, lifted: &mut u64) -> io::Result<()> {
+    loop {
+        *lifted += 1;
+        let free = format!(".lifted-{lifted}");
+        match fs::renameat_with(from, name, top, free, fs::RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn names_of(directory: &OwnedFd) -> io::Result<Vec<CString>> {
+    use std::os::fd::AsFd as _;
+    names(directory.as_fd())
+}
