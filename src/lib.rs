@@ -15,3 +15,4 @@ pub mod plan;
 pub mod project;
 // 2. Mechanisms: one resource each (bytes, disk, kernel, network). Blind to one another.
 pub mod layer;
+pub mod store;

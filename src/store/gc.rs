@@ -1,0 +1,356 @@
+//! Garbage collection: what no image, note, lease or kept cache record reaches goes.
+//!
+//! Conservative: whatever spells a digest in a document or a note keeps what has that digest, so no
+//! document format has to be known here. Facts go first, then content moves to `tmp` in one rename
+//! each, all under the gate; the slow removal comes after.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::FlockOperation;
+
+use crate::{
+    oci::{DiffId, Digest},
+    store::{
+        CacheRecord, LayerRecord, SERVED_NAMESPACE, Store, StoreError,
+        error::{at, errno_at},
+        facts::{Access, Reader, Table},
+        layers::{digest, now_s, parse},
+        lease::{open_gate, read_leases},
+        remove::remove_tree,
+        row::Note,
+    },
+};
+
+/// Largest blob that is searched for digests, in bytes: the largest document.
+const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
+
+/// What a collection may take beyond what nothing refers to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GcPolicy {
+    /// Cached results and notes that nobody used for this many seconds go (use is recorded once a
+    /// day); `None` for never. Zero takes all of them.
+    pub cache_age_max_s: Option<u64>,
+    /// Bytes that layers of cached results, which no image needs, may take together; the ones used
+    /// longest ago go first. `None` for any number.
+    pub cache_bytes_max: Option<u64>,
+    /// Whether to do it.
+    pub mode: GcMode,
+}
+
+/// Whether a collection removes or only counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GcMode {
+    /// Removes.
+    #[default]
+    Collect,
+    /// Counts what would go.
+    DryRun,
+}
+
+/// What a collection took, or would take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcReport {
+    /// Number of blobs.
+    pub blobs: u64,
+    /// Number of snapshots.
+    pub snapshots: u64,
+    /// Number of listings.
+    pub listings: u64,
+    /// Number of cached results.
+    pub cache_records: u64,
+    /// Number of leftovers of processes that died.
+    pub abandoned: u64,
+    /// Bytes of blobs, listings, and of snapshots as their layers' records have it.
+    pub bytes: u64,
+}
+
+/// All that decides what stays, read at one moment.
+struct State {
+    images: Vec<Vec<u8>>,
+    cache: Vec<(Digest, CacheRecord)>,
+    /// Cached results that cannot be read.
+    damaged: Vec<Vec<u8>>,
+    used: HashMap<Vec<u8>, i64>,
+    notes: Vec<(Vec<u8>, Note)>,
+    layers: HashMap<Digest, LayerRecord>,
+    diff_ids: HashMap<Digest, Digest>,
+    sites: Vec<(Vec<u8>, Vec<u8>)>,
+    sealed: Vec<Vec<u8>>,
+}
+
+impl State {
+    fn read(reader: &Reader<'_>) -> heed::Result<Self> {
+        let pair = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, digest(&value)?));
+        let layer = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, parse(&value)?));
+        let used = |(key, value): (Vec<u8>, Vec<u8>)| {
+            Some((key, i64::from_le_bytes(value.try_into().ok()?)))
+        };
+        let (mut cache, mut damaged) = (Vec::new(), Vec::new());
+        for (key, value) in reader.all(Table::Cache)? {
+            match (digest(&key), parse(&value)) {
+                (Some(key), Some(record)) => cache.push((key, record)),
+                _ => damaged.push(key),
+            }
+        }
+        Ok(Self {
+            images: reader.all(Table::Images)?.into_iter().map(|(_, value)| value).collect(),
+            cache,
+            damaged,
+            used: reader.all(Table::Used)?.into_iter().filter_map(used).collect(),
+            notes: reader
+                .all(Table::Notes)?
+                .into_iter()
+                .filter_map(|(key, row)| Some((key, Note::parse(&row)?)))
+                .collect(),
+            layers: reader.all(Table::Layers)?.into_iter().filter_map(layer).collect(),
+            diff_ids: reader.all(Table::DiffIds)?.into_iter().filter_map(pair).collect(),
+            sites: reader.all(Table::Sites)?,
+            sealed: reader.all(Table::Sealed)?.into_iter().map(|(key, _)| key).collect(),
+        })
+    }
+
+    fn last_use(&self, key: Digest, record: &CacheRecord) -> i64 {
+        let used = self.used.get(&key.as_bytes()[..]).copied();
+        used.unwrap_or(record.made_at).max(record.made_at)
+    }
+}
+
+/// What a collection will do.
+#[derive(Default)]
+struct Verdict {
+    live: HashSet<Digest>,
+    /// Rows to be deleted.
+    rows: Vec<(Table, Vec<u8>)>,
+    cache_records: u64,
+}
+
+impl Store {
+    /// Collects what nothing needs. Content of living leases stays, and so does all that images reach.
+    /// Content that a process without a lease has added and not named yet is fair game.
+    ///
+    /// # Errors
+    ///
+    /// When LMDB or the disk fails; what is not removed then goes with the next collection.
+    pub fn gc(&self, policy: GcPolicy) -> Result<GcReport, StoreError> {
+        let mut report = GcReport::default();
+        let trash = match policy.mode {
+            GcMode::DryRun => None,
+            GcMode::Collect => {
+                self.flush()?;
+                let trash = self.temporary_path()?;
+                fs::create_dir(&trash).map_err(at(&trash))?;
+                Some(trash)
+            }
+        };
+        {
+            // Nothing in this block may look at content as others do: that would wait for the gate.
+            let _gate = self.close_gate(policy.mode)?;
+            let leases = read_leases(self.root(), policy.mode)?;
+            let state = self.shared.facts().read(State::read)?;
+            let verdict = self.judge(&state, &leases, policy);
+            report.cache_records = verdict.cache_records;
+            if policy.mode == GcMode::Collect && !verdict.rows.is_empty() {
+                self.shared.facts().write(|writer| {
+                    verdict
+                        .rows
+                        .iter()
+                        .try_for_each(|(table, key)| writer.delete(*table, key).map(drop))
+                })?;
+            }
+            self.sweep(&verdict.live, &state, trash.as_deref(), &mut report)?;
+        }
+        if let Some(trash) = trash {
+            remove_tree(&trash).map_err(at(&trash))?;
+        }
+        self.sweep_abandoned(policy.mode, &mut report)?;
+        Ok(report)
+    }
+
+    /// Waits until nobody is about to count on content, and keeps it so. Where nothing can be written,
+    /// nobody can collect, and a count needs no gate.
+    fn close_gate(&self, mode: GcMode) -> Result<Option<File>, StoreError> {
+        if mode == GcMode::DryRun && self.shared.facts().access() == Access::ReadOnly {
+            return Ok(None);
+        }
+        let gate = open_gate(self.root())?;
+        rustix::fs::flock(&gate, FlockOperation::LockExclusive).map_err(errno_at(self.root()))?;
+        Ok(Some(gate))
+    }
+
+    fn judge(&self, state: &State, leases: &HashSet<Digest>, policy: GcPolicy) -> Verdict {
+        let mut verdict = Verdict::default();
+        let roots = state.images.iter().flat_map(|image| digests_in(image));
+        self.mark(roots.chain(leases.iter().copied()).collect(), state, &mut verdict.live);
+        let oldest = policy.cache_age_max_s.map(|age| now_s().saturating_sub_unsigned(age));
+        let is_old = |last_use: i64| oldest.is_some_and(|oldest| last_use <= oldest);
+        for (key, note) in &state.notes {
+            // What was pushed to the embedded registry is no cache: it stays until it is deleted there.
+            if is_old(note.made_at) && note.namespace != SERVED_NAMESPACE {
+                verdict.rows.push((Table::Notes, key.clone()));
+            } else {
+                self.mark(digests_in(&note.value), state, &mut verdict.live);
+            }
+        }
+        let mut cache: Vec<_> = state
+            .cache
+            .iter()
+            .map(|(key, record)| (state.last_use(*key, record), key, record))
+            .collect();
+        cache.sort_by_key(|(last_use, key, _)| (std::cmp::Reverse(*last_use), **key));
+        let mut bytes_left = policy.cache_bytes_max.unwrap_or(u64::MAX);
+        let mut gone: HashSet<Vec<u8>> = state.damaged.iter().cloned().collect();
+        for (last_use, key, record) in cache {
+            let layer = record.diff_id.0;
+            let cost =
+                if verdict.live.contains(&layer) { 0 } else { self.layer_bytes(layer, state) };
+            let leased = leases.contains(&layer);
+            if leased || !is_old(last_use) && cost <= bytes_left {
+                bytes_left = bytes_left.saturating_sub(cost);
+                self.mark(vec![layer], state, &mut verdict.live);
+            } else {
+                gone.insert(key.as_bytes().to_vec());
+            }
+        }
+        verdict.cache_records = gone.len() as u64;
+        let sites = state.sites.iter().filter(|(_, key)| gone.contains(key));
+        verdict.rows.extend(sites.map(|(site, _)| (Table::Sites, site.clone())));
+        verdict.rows.extend(
+            gone.into_iter().flat_map(|key| [(Table::Used, key.clone()), (Table::Cache, key)]),
+        );
+        verdict.bury_layers(state);
+        verdict
+    }
+
+    /// Adds all that `roots` reach to `live`.
+    fn mark(&self, roots: Vec<Digest>, state: &State, live: &mut HashSet<Digest>) {
+        let mut pending = roots;
+        while let Some(digest) = pending.pop() {
+            if !live.insert(digest) {
+                continue;
+            }
+            pending.extend(state.diff_ids.get(&digest));
+            let forms = state.layers.get(&digest).into_iter().flat_map(|layer| &layer.compressed);
+            pending.extend(forms.map(|form| form.descriptor.digest));
+            pending.extend(pointers(&self.blob_path(digest)));
+        }
+    }
+
+    /// What a layer takes on the disk in all its forms.
+    fn layer_bytes(&self, layer: Digest, state: &State) -> u64 {
+        let record = state.layers.get(&layer);
+        let forms = record.into_iter().flat_map(|record| &record.compressed);
+        let blobs = forms.map(|form| form.descriptor.digest).chain([layer]);
+        let blob_bytes = blobs
+            .filter_map(|blob| fs::metadata(self.blob_path(blob)).ok())
+            .map(|found| found.len());
+        let unpacked = self.snapshot_path(DiffId(layer)).exists();
+        let content_bytes = record.filter(|_| unpacked).map_or(0, |record| record.content_bytes);
+        blob_bytes.sum::<u64>() + content_bytes
+    }
+
+    /// Moves everything dead into the trash, or only counts it.
+    fn sweep(
+        &self,
+        live: &HashSet<Digest>,
+        state: &State,
+        trash: Option<&Path>,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        for (digest, path) in dead(&self.blobs_folder(), live)? {
+            report.blobs += 1;
+            report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+            discard(&path, trash, &format!("blob-{}", digest.hex()))?;
+        }
+        for (digest, path) in dead(&self.root().join("listings"), live)? {
+            report.listings += 1;
+            report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+            discard(&path, trash, &format!("listing-{}", digest.hex()))?;
+        }
+        for (digest, path) in dead(&self.root().join("snapshots"), live)? {
+            report.snapshots += 1;
+            report.bytes += state.layers.get(&digest).map_or(0, |layer| layer.content_bytes);
+            discard(&path, trash, &format!("snapshot-{}", digest.hex()))?;
+            if trash.is_some() {
+                fs::remove_file(self.boot_mark(DiffId(digest))).ok(); // There is none when it was sealed.
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what processes that are gone were making.
+    fn sweep_abandoned(&self, mode: GcMode, report: &mut GcReport) -> Result<(), StoreError> {
+        let folder = self.root().join("tmp");
+        for entry in fs::read_dir(&folder).map_err(at(&folder))? {
+            let entry = entry.map_err(at(&folder))?;
+            if self.root().join("leases").join(entry.file_name()).exists() {
+                continue; // A session's lease is there before its folder, and goes after it.
+            }
+            report.abandoned += 1;
+            if mode == GcMode::Collect {
+                remove_tree(&entry.path()).map_err(at(&entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Verdict {
+    /// Facts about layers that are not live go with them.
+    fn bury_layers(&mut self, state: &State) {
+        let live = &self.live;
+        let dead = |digest: &&Digest| !live.contains(*digest);
+        let layers =
+            state.layers.keys().filter(dead).map(|key| (Table::Layers, key.as_bytes().to_vec()));
+        let diff_ids = state.diff_ids.iter().filter(|(_, layer)| !live.contains(*layer));
+        let diff_ids = diff_ids.map(|(blob, _)| (Table::DiffIds, blob.as_bytes().to_vec()));
+        let sealed =
+            state.sealed.iter().filter(|key| digest(key).is_none_or(|key| !live.contains(&key)));
+        let sealed = sealed.map(|key| (Table::Sealed, key.clone()));
+        let rows: Vec<_> = layers.chain(diff_ids).chain(sealed).collect();
+        self.rows.extend(rows);
+    }
+}
+
+/// What in `folder` is named by a digest that is not live.
+fn dead(folder: &Path, live: &HashSet<Digest>) -> Result<Vec<(Digest, PathBuf)>, StoreError> {
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry.map_err(at(folder))?;
+        let name = entry.file_name().into_string().ok();
+        let digest = name.and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
+        dead.extend(
+            digest.filter(|digest| !live.contains(digest)).map(|digest| (digest, entry.path())),
+        );
+    }
+    Ok(dead)
+}
+
+fn discard(path: &Path, trash: Option<&Path>, name: &str) -> Result<(), StoreError> {
+    let Some(trash) = trash else { return Ok(()) };
+    super::directory::rename_new(path, &trash.join(name)).map_err(errno_at(path))
+}
+
+/// Digests that a blob spells out, when it may be a document.
+fn pointers(path: &Path) -> Vec<Digest> {
+    let Ok(mut file) = File::open(path) else { return Vec::new() };
+    if !file.metadata().is_ok_and(|found| found.len() <= DOCUMENT_BYTES_MAX) {
+        return Vec::new();
+    }
+    let mut bytes = vec![0];
+    let is_json = file.read_exact(&mut bytes).is_ok() && b"{[ \t\r\n".contains(&bytes[0]);
+    if is_json && file.read_to_end(&mut bytes).is_ok() { digests_in(&bytes) } else { Vec::new() }
+}
+
+/// Every `sha256:HEX` in some bytes.
+fn digests_in(bytes: &[u8]) -> Vec<Digest> {
+    const MARK: &[u8] = b"sha256:";
+    let starts = bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    let text = |(start, _): (usize, &[u8])| bytes.get(start..start + MARK.len() + 64);
+    let digest = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
+    starts.filter_map(text).filter_map(digest).collect()
+}

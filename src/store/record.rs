@@ -1,0 +1,105 @@
+//! The records that the store keeps about images, layers, cached results and files.
+//!
+//! Values only; how they become bytes is in `schema/store.md`, where they are kept in `facts`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    graph::KeyTree,
+    oci::{Codec, Descriptor, DiffId, Digest, Platform},
+};
+
+/// An image as the store keeps it: one record a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRecord {
+    /// Full reference with tag (`docker.io/library/x:latest`); `None` for an untagged image.
+    pub reference: Option<String>,
+    /// Manifest or index as stored locally.
+    pub target: Descriptor,
+    /// Image ID: digest of the config (of the host's platform for an index).
+    pub config: Digest,
+    /// Platforms, one for a single image.
+    pub platforms: Vec<Platform>,
+    /// Unix seconds at which the record was made.
+    pub stored_at: i64,
+    /// RFC 3339 `created` of the config.
+    pub created: Option<String>,
+    /// Bytes of all layers, uncompressed.
+    pub size: u64,
+}
+
+/// What is known of a layer, by diff ID.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    /// Length of the plain tar in bytes.
+    pub tar_bytes: u64,
+    /// Sum of its files' sizes in bytes.
+    pub content_bytes: u64,
+    /// Compressed forms whose blobs are (or can be) in the store, by codec and level; a pulled
+    /// layer's original form is among them.
+    pub compressed: Vec<CompressedForm>,
+}
+
+/// A compressed form of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompressedForm {
+    /// Compression.
+    pub codec: Codec,
+    /// Level asked for; `None` for the default, or when somebody else compressed it.
+    pub level: Option<u32>,
+    /// Whether the blob came from a registry or archive, and so is preferred to one of our own.
+    pub original: bool,
+    /// The blob.
+    pub descriptor: Descriptor,
+}
+
+/// Result of an op, by cache key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheRecord {
+    /// The layer that the op made.
+    pub diff_id: DiffId,
+    /// Parts of the key, for explanations.
+    pub tree: KeyTree,
+    /// Where the op stands (project image and Dockerfile line), to find the record of the last run.
+    pub site: String,
+    /// Unix seconds.
+    pub made_at: i64,
+    /// How long the op took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Identity and state of a file on disk, as `statx` gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FileStamp {
+    /// Device number.
+    pub device: u64,
+    /// Inode number.
+    pub inode: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since the epoch.
+    pub mtime_ns: i128,
+    /// Change time, nanoseconds since the epoch.
+    pub ctime_ns: i128,
+}
+
+impl LayerRecord {
+    /// Takes in the compressed forms that `other` knows and this record does not.
+    pub fn learn(&mut self, other: &Self) {
+        for form in &other.compressed {
+            let digest = form.descriptor.digest;
+            if !self.compressed.iter().any(|known| known.descriptor.digest == digest) {
+                self.compressed.push(form.clone());
+            }
+        }
+        self.compressed.sort_by_key(|form| form.descriptor.digest);
+    }
+}
+
+impl ImageRecord {
+    /// The name that the store keeps it under: its reference, or the digest of an untagged image.
+    #[must_use]
+    pub fn key(&self) -> String {
+        self.reference.clone().unwrap_or_else(|| self.target.digest.to_string())
+    }
+}
