@@ -16,3 +16,4 @@ pub mod project;
 // 2. Mechanisms: one resource each (bytes, disk, kernel, network). Blind to one another.
 pub mod layer;
 pub mod store;
+pub mod trust;
