@@ -1,0 +1,289 @@
+//! Plain downloads, as `ADD` of a URL makes them: any web server, without credentials of ours.
+//!
+//! Goes to no link-local or metadata address, whatever a name or a redirect says: those answer with
+//! the secrets of the machine. Knows nothing of the store; what came before is told by its validators.
+
+use std::{
+    io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
+};
+
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{
+        ACCEPT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+        LAST_MODIFIED, LOCATION,
+    },
+};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::time::timeout;
+use url::Url;
+
+use super::{
+    Client, RegistryError,
+    answer::shown_url,
+    retry::{Again, Failure, Tries},
+    site::{Reach, place_of},
+    transport::{HOPS_MAX, is_transient, resolve_location, silent, transport_failure},
+};
+
+/// Longest file that is taken, in bytes.
+const DOWNLOAD_BYTES_MAX: u64 = 16 << 30;
+
+/// What a server said of a file's state, for the question whether it has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validators {
+    /// `ETag`, as it came.
+    pub etag: Option<String>,
+    /// `Last-Modified`, as it came.
+    pub last_modified: Option<String>,
+}
+
+/// What became of a download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Downloaded {
+    /// The server says that it is what the validators were given for; nothing was written.
+    Unchanged,
+    /// All of it was written.
+    Fresh(Validators),
+}
+
+/// Why a file could not be downloaded.
+#[derive(Debug, Error)]
+pub enum DownloadError {
+    /// Not a URL of the web, or one that leads where no build may go.
+    #[error("{url}: {reason}")]
+    Refused {
+        /// The URL, without its secrets.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server has not got it, or does not give it.
+    #[error("{url}: invalid response status {status}")]
+    Status {
+        /// The URL, without its secrets.
+        url: String,
+        /// Status.
+        status: u16,
+    },
+    /// Not reachable, not trusted, or too slow.
+    #[error(transparent)]
+    Transport(#[from] RegistryError),
+    /// It could not be written.
+    #[error(transparent)]
+    Local(#[from] io::Error),
+}
+
+impl Validators {
+    /// `Last-Modified` as Unix seconds.
+    #[must_use]
+    pub fn modified(&self) -> Option<i64> {
+        let text = self.last_modified.as_deref()?;
+        let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+        Some(time.as_second())
+    }
+
+    fn of(headers: &HeaderMap) -> Self {
+        let text =
+            |name| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Self { etag: text(ETAG), last_modified: text(LAST_MODIFIED) }
+    }
+
+    fn ask(&self, headers: &mut HeaderMap) {
+        let value = |text: &Option<String>| HeaderValue::from_str(text.as_deref()?).ok();
+        if let Some(etag) = value(&self.etag) {
+            headers.insert(IF_NONE_MATCH, etag);
+        } else if let Some(time) = value(&self.last_modified) {
+            headers.insert(IF_MODIFIED_SINCE, time);
+        }
+    }
+}
+
+impl Client {
+    /// Writes what is behind a URL (`http` or `https`) to `out`, unless it is still what `known` says.
+    ///
+    /// # Errors
+    ///
+    /// Any [`DownloadError`]. Something may have been written then.
+    pub async fn download(
+        &self,
+        url: &str,
+        known: &Validators,
+        out: &mut (dyn Write + Send),
+    ) -> Result<Downloaded, DownloadError> {
+        let refused = |reason: String| DownloadError::Refused { url: url.to_owned(), reason };
+        let start = Url::parse(url).map_err(|error| refused(error.to_string()))?;
+        let mut tries = Tries::new(self);
+        let answer = loop {
+            match self.answer_to(&start, known).await? {
+                Ok(answer) => break answer,
+                Err(failure) => tries.wait(failure).await?,
+            }
+        };
+        match answer.status() {
+            StatusCode::NOT_MODIFIED => Ok(Downloaded::Unchanged),
+            status if status.is_success() => {
+                let validators = Validators::of(answer.headers());
+                self.write_body(answer, out).await?;
+                Ok(Downloaded::Fresh(validators))
+            }
+            status => {
+                Err(DownloadError::Status { url: shown_url(&start), status: status.as_u16() })
+            }
+        }
+    }
+
+    /// The answer at the end of all redirects; the inner error may go away.
+    async fn answer_to(
+        &self,
+        start: &Url,
+        known: &Validators,
+    ) -> Result<Result<Response, Failure>, DownloadError> {
+        let mut url = start.clone();
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        known.ask(&mut headers);
+        for _ in 0..=HOPS_MAX {
+            check_target(&url)?;
+            let (place, method) = (place_of(&url), Method::GET);
+            let http = self.place_http(&url, Reach::NoMetadata)?;
+            let request = http.get(url.clone()).headers(headers.clone()).send();
+            let answer = match timeout(self.limits().answer, request).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return Ok(Err(transport_failure(&place, &method, &url, error))),
+                Err(_) => return Ok(Err(silent(&place, &method, &url, self.limits().answer))),
+            };
+            let status = answer.status();
+            if is_transient(status.as_u16()) {
+                let (url, status) = (shown_url(&url), status.as_u16());
+                let reason = "it may answer later".to_owned();
+                let error =
+                    RegistryError::Refused { registry: place, url, status, reason, help: None };
+                return Ok(Err(Failure::new(error, Again::Yes)));
+            }
+            if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
+                return Ok(Ok(answer));
+            }
+            let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| resolve_location(&url, location));
+            url = next.ok_or_else(|| DownloadError::Refused {
+                url: shown_url(&url),
+                reason: format!("HTTP {status} to something that is no URL of the web"),
+            })?;
+        }
+        let reason = format!("more than {HOPS_MAX} redirects");
+        Err(DownloadError::Refused { url: shown_url(start), reason })
+    }
+
+    async fn write_body(
+        &self,
+        mut answer: Response,
+        out: &mut (dyn Write + Send),
+    ) -> Result<(), DownloadError> {
+        let (url, limits) = (answer.url().clone(), *self.limits());
+        let place = place_of(&url);
+        let (mut total, mut in_window, mut window) = (0, 0, Instant::now());
+        loop {
+            let slow = || *silent(&place, &Method::GET, &url, limits.slow_window).error;
+            let left = limits.slow_window.saturating_sub(window.elapsed());
+            let chunk = timeout(left, answer.chunk()).await.map_err(|_| slow())?;
+            let failed = |error| transport_failure(&place, &Method::GET, &url, error);
+            let chunk = chunk.map_err(|error| *failed(error).error)?;
+            let Some(chunk) = chunk else { return Ok(()) };
+            total += chunk.len() as u64;
+            in_window += chunk.len() as u64;
+            if total > DOWNLOAD_BYTES_MAX {
+                let reason = format!("longer than {DOWNLOAD_BYTES_MAX} bytes");
+                return Err(DownloadError::Refused { url: shown_url(&url), reason });
+            }
+            out.write_all(&chunk)?;
+            // A window is over early when enough has come in it.
+            if in_window >= limits.slow_bytes {
+                (in_window, window) = (0, Instant::now());
+            }
+        }
+    }
+}
+
+/// Refuses what is no URL of the web, and addresses that are written as such and may not be reached;
+/// names are judged when they are resolved.
+fn check_target(url: &Url) -> Result<(), DownloadError> {
+    let refused = |reason: String| DownloadError::Refused { url: shown_url(url), reason };
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(refused(format!("`{}` is not downloaded, only http and https", url.scheme())));
+    }
+    let address = match url.host() {
+        Some(url::Host::Ipv4(address)) => IpAddr::V4(address),
+        Some(url::Host::Ipv6(address)) => IpAddr::V6(address),
+        Some(url::Host::Domain(_)) => return Ok(()),
+        None => return Err(refused("it names no host".to_owned())),
+    };
+    if gives_secrets(address) {
+        return Err(refused(format!("{address} is a link-local or metadata address")));
+    }
+    Ok(())
+}
+
+/// Whether an address answers with what only this machine may know: link-local ones, where clouds keep
+/// their metadata, and the few metadata addresses elsewhere.
+pub(super) fn gives_secrets(address: IpAddr) -> bool {
+    const METADATA_V4: [Ipv4Addr; 3] = [
+        Ipv4Addr::new(168, 63, 129, 16),   // Azure
+        Ipv4Addr::new(100, 100, 100, 200), // Alibaba
+        Ipv4Addr::new(192, 0, 0, 192),     // Oracle
+    ];
+    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254); // AWS
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            address.is_link_local() || address.is_unspecified() || METADATA_V4.contains(&address)
+        }
+        IpAddr::V6(address) => {
+            let embedded = address.to_ipv4().is_some_and(|v4| v4.is_link_local());
+            address.is_unicast_link_local()
+                || address.is_unspecified()
+                || embedded
+                || address == METADATA_V6
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_a_metadata_address_is_reached() {
+        for (url, allowed) in [
+            ("http://169.254.169.254/latest/meta-data", false),
+            ("http://0xa9fea9fe/", false),
+            ("http://2852039166/", false),
+            ("http://0251.0376.0251.0376/", false),
+            ("http://[::ffff:169.254.169.254]/", false),
+            ("http://[::169.254.169.254]/", false),
+            ("http://[fe80::1]/", false),
+            ("http://[fd00:ec2::254]/", false),
+            ("http://0/", false),
+            ("http://[::]/", false),
+            ("http://168.63.129.16/", false),
+            ("file:///etc/passwd", false),
+            ("gopher://example.com/", false),
+            ("ftp://example.com/x", false),
+            ("http://127.0.0.1:8080/f", true),
+            ("https://example.com/f", true),
+            ("http://10.0.0.1/f", true),
+        ] {
+            assert_eq!(check_target(&Url::parse(url).unwrap()).is_ok(), allowed, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_date_of_http_is_seconds() {
+        let of = |text: &str| Validators { etag: None, last_modified: Some(text.to_owned()) };
+        assert_eq!(of("Sat, 10 Oct 2015 02:34:04 GMT").modified(), Some(1_444_444_444));
+        assert_eq!(of("Thu, 01 Jan 1970 00:00:00 GMT").modified(), Some(0));
+        assert_eq!(of("yesterday").modified(), None);
+    }
+}

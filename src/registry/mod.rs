@@ -1,0 +1,436 @@
+//! The client of the distribution API (`/v2/`): challenge, token, upload, range, mirror, retry.
+//!
+//! Knows nothing of the store or of images: it moves documents and blobs by digest.
+
+mod answer;
+mod auth;
+mod challenge;
+mod download;
+mod ping;
+mod pull;
+mod push;
+mod retry;
+mod site;
+mod transport;
+
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod leaks;
+#[cfg(test)]
+pub(crate) mod rounds;
+#[cfg(test)]
+mod scripted;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, Weak},
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::sync::OnceCell;
+
+pub use self::download::{DownloadError, Downloaded, Validators};
+use self::{
+    retry::Limits,
+    site::{Reach, Site},
+};
+use crate::{
+    oci::{Descriptor, Digest, MediaType, Reference},
+    trust::parse_pem,
+};
+
+/// A client for any number of registries. Cheap to clone; connections and tokens are shared.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+/// What the clones of a client share.
+struct Inner {
+    options: ClientOptions,
+    limits: Limits,
+    /// Registries by name, each looked at once.
+    sites: Mutex<HashMap<String, Arc<OnceCell<Arc<Site>>>>>,
+    /// HTTP clients (connection pools) by host and port.
+    http: Mutex<HashMap<(String, Reach), reqwest::Client>>,
+    /// Blobs that somebody is moving right now.
+    turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// The platform's certificates, read when they are first needed.
+    roots: OnceLock<rustls::RootCertStore>,
+}
+
+/// Gives the credentials of a registry, by host and port.
+pub type CredentialsFor = Arc<dyn Fn(&str) -> Option<Credentials> + Send + Sync>;
+
+/// Takes what failed, which try comes next, and the wait before it.
+pub type OnRetry = Arc<dyn Fn(&str, u32, Duration) + Send + Sync>;
+
+/// What a client is told when it is made; nothing is read from the environment or the home folder.
+#[derive(Default)]
+pub struct ClientOptions {
+    /// Settings by registry host and port.
+    pub registries: BTreeMap<String, RegistryOptions>,
+    /// Mirrors by registry, in order of trial.
+    pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// Asked for credentials of a registry that `registries` gives none for.
+    pub credentials: Option<CredentialsFor>,
+    /// Folder with one PEM file a trusted registry (`HOST:PORT.pem`), as `cert trust` writes.
+    pub trusted_certificates: Option<std::path::PathBuf>,
+    /// Names that resolve to fixed addresses (`gitea.cnoe.localtest.me:8443` → 127.0.0.1).
+    pub resolve: BTreeMap<String, std::net::SocketAddr>,
+    /// Proxies; loopback is always reached directly.
+    pub proxies: ProxyOptions,
+    /// Told about retries: what failed, which try comes next, the wait before it.
+    pub on_retry: Option<OnRetry>,
+}
+
+/// Proxies as the usual environment variables name them; the caller reads those.
+#[derive(Clone, Default)]
+pub struct ProxyOptions {
+    /// URL of the proxy for HTTPS (`HTTPS_PROXY`).
+    pub https: Option<String>,
+    /// URL of the proxy for plain HTTP (`HTTP_PROXY`).
+    pub http: Option<String>,
+    /// Hosts that are reached directly (`NO_PROXY`).
+    pub exempt: Option<String>,
+}
+
+/// How to talk to one registry.
+#[derive(Clone, Default)]
+pub struct RegistryOptions {
+    /// Plain HTTP although not loopback.
+    pub plain_http: bool,
+    /// TLS without checking who answers; plain HTTP is tried when there is no TLS.
+    pub insecure: bool,
+    /// PEM text of certificates to trust for this registry.
+    pub ca_pem: Option<Vec<u8>>,
+    /// SHA-256 of the certificate to trust.
+    pub pin: Option<[u8; 32]>,
+    /// Credentials.
+    pub credentials: Option<Credentials>,
+    /// Realm origins besides the registry's own that may be sent the password.
+    pub auth_realms: Vec<String>,
+}
+
+/// Another address for a registry.
+#[derive(Clone)]
+pub struct Mirror {
+    /// Host, port and optional path prefix.
+    pub address: String,
+    /// Whether the registry itself is asked when the mirror has not got it.
+    pub fallback: bool,
+}
+
+/// Who we say we are. Never shown, not even in debug output.
+#[derive(Clone)]
+pub enum Credentials {
+    /// User name and password, or personal access token.
+    Basic {
+        /// Name.
+        username: String,
+        /// Password or token.
+        password: String,
+    },
+    /// An identity token to be exchanged for access tokens.
+    IdentityToken(String),
+    /// A bearer token as it is.
+    Bearer(String),
+}
+
+/// Why a registry did not do what was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// 401 or 403 with the credentials that we have (or without any).
+    #[error("{registry} refused access to {what}: {reason}")]
+    Auth {
+        /// Host and port.
+        registry: String,
+        /// Repository and action.
+        what: String,
+        /// The registry's words, and whether credentials were sent.
+        reason: String,
+        /// The way out.
+        help: String,
+    },
+    /// The certificate is not trusted, expired, or for another name.
+    #[error("the certificate of {registry} is not trusted: {reason}")]
+    Tls {
+        /// Host and port.
+        registry: String,
+        /// Why.
+        reason: String,
+        /// SHA-256 of what was presented, `AA:BB:…`, when something was.
+        fingerprint: Option<String>,
+        /// Subject and validity of what was presented.
+        presented: Option<String>,
+    },
+    /// No such image, repository or blob.
+    #[error("{0} not found")]
+    NotFound(String),
+    /// Not reachable, or failing after all retries.
+    #[error("{registry}: {reason}")]
+    Network {
+        /// Host and port.
+        registry: String,
+        /// Method, URL, what happened, how often it was tried.
+        reason: String,
+    },
+    /// It answered, and refused for another reason.
+    #[error("{registry}: {url}: HTTP {status}: {reason}")]
+    Refused {
+        /// Host and port.
+        registry: String,
+        /// URL without query.
+        url: String,
+        /// Status.
+        status: u16,
+        /// The registry's words.
+        reason: String,
+        /// The way out, when there is a known one.
+        help: Option<String>,
+    },
+    /// What came does not have the digest that was asked for.
+    #[error("{registry} sent content with digest {found} for {expected}")]
+    DigestMismatch {
+        /// Host and port.
+        registry: String,
+        /// Asked for.
+        expected: Digest,
+        /// Got.
+        found: Digest,
+    },
+    /// Reading or writing the local side of a transfer failed.
+    #[error(transparent)]
+    Local(#[from] std::io::Error),
+    /// The options make no sense (bad PEM, bad address).
+    #[error("{0}")]
+    Options(String),
+}
+
+/// How a blob came to be at its destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uploaded {
+    /// It was there.
+    Existed,
+    /// It was mounted from another repository.
+    Mounted,
+    /// Its bytes were sent.
+    Sent,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Basic { .. } => "Basic(…)",
+            Self::IdentityToken(_) => "IdentityToken(…)",
+            Self::Bearer(_) => "Bearer(…)",
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client with these options.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::Options`].
+    pub fn new(options: ClientOptions) -> Result<Self, RegistryError> {
+        Self::with_limits(options, Limits::default())
+    }
+
+    fn with_limits(mut options: ClientOptions, limits: Limits) -> Result<Self, RegistryError> {
+        let lower = |(name, value): (String, RegistryOptions)| (name.to_ascii_lowercase(), value);
+        options.registries =
+            std::mem::take(&mut options.registries).into_iter().map(lower).collect();
+        for (name, registry) in &options.registries {
+            if let Some(pem) = &registry.ca_pem {
+                parse_pem(pem, &format!("certificates of {name}"))
+                    .map_err(|error| RegistryError::Options(error.to_string()))?;
+            }
+        }
+        for mirror in options.mirrors.values().flatten() {
+            let (registry, prefix) = pull::mirror_parts(&mirror.address);
+            let sample = if prefix.is_empty() { "x".to_owned() } else { format!("{prefix}/x") };
+            let reference = format!("{registry}/{sample}").parse::<Reference>();
+            if !reference.is_ok_and(|reference| reference.registry() == registry) {
+                let address = &mirror.address;
+                let expected = "expected HOST[:PORT][/PREFIX]";
+                return Err(RegistryError::Options(format!("mirror `{address}`: {expected}")));
+            }
+        }
+        let inner = Inner {
+            options,
+            limits,
+            sites: Mutex::default(),
+            http: Mutex::default(),
+            turns: Mutex::default(),
+            roots: OnceLock::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn options(&self) -> &ClientOptions {
+        &self.inner.options
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Gets a manifest or index, verified against the reference's digest when it has one.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn manifest(
+        &self,
+        image: &Reference,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        self.manifest_anywhere(image).await
+    }
+
+    /// Descriptor of what a reference points at, by HEAD where possible.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn resolve(&self, image: &Reference) -> Result<Descriptor, RegistryError> {
+        self.resolve_anywhere(image).await
+    }
+
+    /// What the tag of `image` points at in the registry itself, mirrors aside: one HEAD. `None` when
+    /// there is no such tag, or HEAD does not say.
+    ///
+    /// # Errors
+    ///
+    /// [`RegistryError::DigestMismatch`] when `image` has a digest and the answer another.
+    pub async fn peek(&self, image: &Reference) -> Result<Option<Descriptor>, RegistryError> {
+        let place = pull::Candidate {
+            registry: image.registry().to_owned(),
+            repository: image.repository().to_owned(),
+        };
+        self.head_manifest(&place, image).await
+    }
+
+    /// Streams a blob into `out`, resuming by range after failures; verified over the whole.
+    /// `progress` is told bytes so far. On an error `out` holds garbage and must be dropped.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn pull_blob(
+        &self,
+        image: &Reference,
+        blob: &Descriptor,
+        out: &mut (dyn std::io::Write + Send),
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
+        self.blob_anywhere(image, blob, out, progress).await
+    }
+
+    /// Makes sure the repository of `image` has a blob: asks, mounts from `mount_from` (repositories
+    /// of the same registry), or else sends the file at `source`.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    #[expect(clippy::too_many_arguments, reason = "each is something else")]
+    pub async fn push_blob(
+        &self,
+        image: &Reference,
+        blob: &Descriptor,
+        source: &Path,
+        mount_from: &[String],
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<Uploaded, RegistryError> {
+        let cargo = push::Cargo { blob, source: Some(source), mount_from, progress };
+        let uploaded = self.send_blob(image, cargo).await?;
+        Ok(uploaded.expect("there is a source to send"))
+    }
+
+    /// As [`Client::push_blob`] without anything to send: `None` when the blob is neither there nor
+    /// can be mounted.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn offer_blob(
+        &self,
+        image: &Reference,
+        blob: &Descriptor,
+        mount_from: &[String],
+    ) -> Result<Option<Uploaded>, RegistryError> {
+        let cargo = push::Cargo { blob, source: None, mount_from, progress: &|_| {} };
+        self.send_blob(image, cargo).await
+    }
+
+    /// Whether the repository of `image` has a manifest with this digest.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`] but not-found.
+    pub async fn has_manifest(
+        &self,
+        image: &Reference,
+        digest: Digest,
+    ) -> Result<bool, RegistryError> {
+        self.manifest_is_there(image, digest).await
+    }
+
+    /// Puts a manifest or index under the tag of `image`, or under its digest when it has no tag.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn push_manifest(
+        &self,
+        image: &Reference,
+        media_type: &MediaType,
+        bytes: &[u8],
+    ) -> Result<Digest, RegistryError> {
+        self.send_manifest(image, media_type, bytes).await
+    }
+
+    /// Waits until no other user of this client and its clones moves `blob`, then holds it until the
+    /// result is dropped: two images with one base fetch it once.
+    pub async fn turn(&self, blob: Digest) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut turns = self.inner.turns.lock().expect("nobody panics while holding it");
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let held = turns.get(&blob).and_then(Weak::upgrade);
+            let lock = held.unwrap_or_default();
+            turns.insert(blob, Arc::downgrade(&lock));
+            lock
+        };
+        lock.lock_owned().await
+    }
+
+    /// Tags of a repository, sorted as the registry gives them.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn tags(&self, image: &Reference) -> Result<Vec<String>, RegistryError> {
+        self.all_tags(image).await
+    }
+
+    /// Connects, and asks `GET /v2/` with the credentials at hand: what was found, one fact a line.
+    ///
+    /// # Errors
+    ///
+    /// Any [`RegistryError`].
+    pub async fn ping(&self, registry: &str) -> Result<Vec<String>, RegistryError> {
+        self.look_at(registry).await
+    }
+}

@@ -1,0 +1,468 @@
+//! Getting documents and blobs: mirrors in order, ranges after failures, digests over the whole.
+
+use std::io::Write;
+
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{
+        ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE,
+    },
+};
+use serde::Deserialize;
+use tokio::time::{Instant, timeout};
+
+use super::{
+    Client, RegistryError,
+    answer::shown_url,
+    retry::{Again, Failure, Tries},
+    site::{Site, same_origin},
+    transport::{Action, Ask, Payload, Progress, resolve_location, silent, transport_failure},
+};
+use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference};
+
+/// Longest manifest or index, in bytes.
+pub(super) const MANIFEST_BYTES_MAX: usize = 8 << 20;
+const TAGS_BYTES_MAX: usize = 8 << 20;
+const TAG_PAGES_MAX: usize = 1_000;
+pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json";
+pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
+
+/// One place that may have what a reference names.
+pub(super) struct Candidate {
+    pub(super) registry: String,
+    pub(super) repository: String,
+}
+
+/// A tag list as it comes.
+#[derive(Deserialize)]
+struct TagPage {
+    tags: Option<Vec<String>>,
+}
+
+pub(super) fn pull_scope(repository: &str) -> Vec<String> {
+    vec![format!("repository:{repository}:pull")]
+}
+
+impl Client {
+    /// Where to look for `image`, in order.
+    pub(super) fn candidates(&self, image: &Reference) -> Vec<Candidate> {
+        let mirrors = self.options().mirrors.get(image.registry());
+        let mirrors = mirrors.map(Vec::as_slice).unwrap_or_default();
+        let mirrored = mirrors.iter().map(|mirror| {
+            let (registry, prefix) = mirror_parts(&mirror.address);
+            let repository = match prefix {
+                "" => image.repository().to_owned(),
+                prefix => format!("{prefix}/{}", image.repository()),
+            };
+            Candidate { registry: registry.to_owned(), repository }
+        });
+        let itself = mirrors.iter().all(|mirror| mirror.fallback).then(|| Candidate {
+            registry: image.registry().to_owned(),
+            repository: image.repository().to_owned(),
+        });
+        mirrored.chain(itself).collect()
+    }
+
+    pub(super) async fn manifest_anywhere(
+        &self,
+        image: &Reference,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let candidates = self.candidates(image);
+        let last = candidates.len() - 1;
+        let mut index = 0;
+        loop {
+            let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
+            match self.manifest_at(&candidates[index], image, tries).await {
+                Err(error) if index < last => {
+                    tracing::debug!(%error, mirror = candidates[index].registry, "next place");
+                    index += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn manifest_at(
+        &self,
+        place: &Candidate,
+        image: &Reference,
+        mut tries: Tries<'_>,
+    ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
+        let subject = image.to_string();
+        let scopes = pull_scope(&place.repository);
+        loop {
+            let tried = async {
+                let site = self.site(&place.registry).await?;
+                let ask = manifest_ask(&site, place, image, Method::GET, (&subject, &scopes));
+                let answer = self.succeed(&site, &ask).await?;
+                self.read_manifest(&site, &ask, answer, image.digest()).await
+            };
+            match tried.await {
+                Ok(found) => return Ok(found),
+                Err(failure) => tries.wait(failure).await?,
+            }
+        }
+    }
+
+    async fn read_manifest(
+        &self,
+        site: &Site,
+        ask: &Ask<'_>,
+        answer: Response,
+        wanted: Option<Digest>,
+    ) -> Result<(Descriptor, Vec<u8>), Failure> {
+        let status = answer.status().as_u16();
+        let said = digest_header(answer.headers());
+        let kind = content_type(answer.headers());
+        let url = shown_url(answer.url());
+        let bytes = self.body(site, ask, answer, MANIFEST_BYTES_MAX).await?;
+        let found = Digest::of(&bytes);
+        if let Some(expected) = [wanted, said].into_iter().flatten().find(|digest| *digest != found)
+        {
+            let registry = site.registry.clone();
+            return Err(RegistryError::DigestMismatch { registry, expected, found }.into());
+        }
+        match manifest_type(&bytes, kind.as_deref()) {
+            Ok(media_type) => Ok((Descriptor::new(media_type, found, bytes.len() as u64), bytes)),
+            Err(reason) => Err(RegistryError::Refused {
+                registry: site.registry.clone(),
+                url,
+                status,
+                reason,
+                help: None,
+            }
+            .into()),
+        }
+    }
+
+    pub(super) async fn resolve_anywhere(
+        &self,
+        image: &Reference,
+    ) -> Result<Descriptor, RegistryError> {
+        for place in self.candidates(image) {
+            if let Some(found) = self.head_manifest(&place, image).await? {
+                return Ok(found);
+            }
+        }
+        self.manifest_anywhere(image).await.map(|(descriptor, _)| descriptor)
+    }
+
+    /// What HEAD says, when it says all that is needed; anything else is for GET to find out.
+    pub(super) async fn head_manifest(
+        &self,
+        place: &Candidate,
+        image: &Reference,
+    ) -> Result<Option<Descriptor>, RegistryError> {
+        let subject = image.to_string();
+        let scopes = pull_scope(&place.repository);
+        let tried = async {
+            let site = self.site(&place.registry).await?;
+            let ask = manifest_ask(&site, place, image, Method::HEAD, (&subject, &scopes));
+            self.attempt(&site, &ask).await
+        };
+        let answer = match tried.await {
+            Ok(answer) if answer.status().is_success() => answer,
+            Ok(_) | Err(Failure { .. }) => return Ok(None),
+        };
+        let size = answer.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        let kind = content_type(answer.headers()).map(MediaType::new);
+        let kind = kind.filter(|kind| kind.is_manifest() || kind.is_index());
+        let (Some(digest), Some(size), Some(kind)) = (digest_header(answer.headers()), size, kind)
+        else {
+            return Ok(None);
+        };
+        if let Some(expected) = image.digest().filter(|expected| *expected != digest) {
+            let registry = place.registry.clone();
+            return Err(RegistryError::DigestMismatch { registry, expected, found: digest });
+        }
+        Ok(Some(Descriptor::new(kind, digest, size)))
+    }
+
+    pub(super) async fn blob_anywhere(
+        &self,
+        image: &Reference,
+        blob: &Descriptor,
+        out: &mut (dyn Write + Send),
+        progress: &Progress<'_>,
+    ) -> Result<(), RegistryError> {
+        let candidates = self.candidates(image);
+        let last = candidates.len() - 1;
+        let mut landing =
+            Landing { out, hasher: Hasher::new(), done: 0, size: blob.size, progress };
+        let mut index = 0;
+        loop {
+            let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
+            match self.blob_at(&candidates[index], (image, blob), &mut landing, tries).await {
+                Err(RegistryError::Local(error)) => return Err(error.into()),
+                // The bytes that came already may be the ones that are wrong.
+                Err(error @ RegistryError::DigestMismatch { .. }) => return Err(error),
+                Err(error) if index < last => {
+                    tracing::debug!(%error, mirror = candidates[index].registry, "next place");
+                    index += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(()) => break,
+            }
+        }
+        let found = landing.hasher.finish();
+        if found == blob.digest {
+            return Ok(());
+        }
+        let registry = candidates[index].registry.clone();
+        Err(RegistryError::DigestMismatch { registry, expected: blob.digest, found })
+    }
+
+    async fn blob_at(
+        &self,
+        place: &Candidate,
+        (image, blob): (&Reference, &Descriptor),
+        landing: &mut Landing<'_>,
+        mut tries: Tries<'_>,
+    ) -> Result<(), RegistryError> {
+        let subject = format!("blob {} of {}", blob.digest, image.familiar_name());
+        let scopes = pull_scope(&place.repository);
+        loop {
+            let before = landing.done;
+            let tried = async {
+                let site = self.site(&place.registry).await?;
+                let mut ask = Ask {
+                    method: Method::GET,
+                    url: site.url(&format!("{}/blobs/{}", place.repository, blob.digest)),
+                    headers: HeaderMap::new(),
+                    payload: Payload::Empty,
+                    action: Action::Pull,
+                    subject: &subject,
+                    scopes: &scopes,
+                };
+                if landing.done > 0 && landing.done == landing.size {
+                    return Ok(());
+                }
+                if landing.done > 0 {
+                    let range = HeaderValue::from_str(&format!("bytes={}-", landing.done));
+                    ask.headers.insert(RANGE, range.expect("digits are a header"));
+                }
+                let answer = self.succeed(&site, &ask).await?;
+                self.land(&site, &ask, answer, landing).await
+            };
+            match tried.await {
+                Ok(()) => return Ok(()),
+                Err(failure) => {
+                    if landing.done > before {
+                        tries.reset();
+                    }
+                    tries.wait(failure).await?;
+                }
+            }
+        }
+    }
+
+    /// Takes one answer as far as it goes.
+    async fn land(
+        &self,
+        site: &Site,
+        ask: &Ask<'_>,
+        mut answer: Response,
+        landing: &mut Landing<'_>,
+    ) -> Result<(), Failure> {
+        let start = if answer.status() == StatusCode::PARTIAL_CONTENT {
+            range_start(answer.headers()).unwrap_or(landing.done)
+        } else {
+            0
+        };
+        let broken = |reason: String, again| {
+            let reason = format!("{} {}: {reason}", ask.method, shown_url(&ask.url));
+            Failure::new(RegistryError::Network { registry: site.registry.clone(), reason }, again)
+        };
+        if start > landing.done {
+            return Err(broken(
+                format!("sent a range from {start}, wanted {}", landing.done),
+                Again::Yes,
+            ));
+        }
+        let mut skip = landing.done - start;
+        let limits = self.limits();
+        let mut window = (Instant::now(), 0_u64);
+        loop {
+            let chunk = timeout(limits.slow_window, answer.chunk())
+                .await
+                .map_err(|_| silent(&site.registry, &ask.method, &ask.url, limits.slow_window))?
+                .map_err(|e| transport_failure(&site.registry, &ask.method, &ask.url, e))?;
+            let Some(chunk) = chunk else { break };
+            window.1 += chunk.len() as u64;
+            let skipped = skip.min(chunk.len() as u64);
+            skip -= skipped;
+            let fresh = chunk.slice(usize::try_from(skipped).expect("at most a chunk")..);
+            if landing.done + fresh.len() as u64 > landing.size {
+                let reason = format!("sent more than the {} bytes announced", landing.size);
+                return Err(broken(reason, Again::Never));
+            }
+            landing.take(&fresh).map_err(RegistryError::from)?;
+            if window.0.elapsed() >= limits.slow_window {
+                if window.1 < limits.slow_bytes {
+                    return Err(silent(&site.registry, &ask.method, &ask.url, limits.slow_window));
+                }
+                window = (Instant::now(), 0);
+            }
+        }
+        if landing.done < landing.size {
+            let reason = format!("ended after {} of {} bytes", landing.done, landing.size);
+            return Err(broken(reason, Again::Yes));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn all_tags(&self, image: &Reference) -> Result<Vec<String>, RegistryError> {
+        let subject = image.name();
+        let scopes = pull_scope(image.repository());
+        let mut tries = Tries::new(self);
+        loop {
+            let tried = async {
+                let site = self.site(image.registry()).await?;
+                let mut ask = Ask {
+                    method: Method::GET,
+                    url: site.url(&format!("{}/tags/list", image.repository())),
+                    headers: HeaderMap::new(),
+                    payload: Payload::Empty,
+                    action: Action::Pull,
+                    subject: &subject,
+                    scopes: &scopes,
+                };
+                self.tag_pages(&site, &mut ask).await
+            };
+            match tried.await {
+                Ok(tags) => return Ok(tags),
+                Err(failure) => tries.wait(failure).await?,
+            }
+        }
+    }
+
+    async fn tag_pages(&self, site: &Site, ask: &mut Ask<'_>) -> Result<Vec<String>, Failure> {
+        let mut tags: Vec<String> = Vec::new();
+        let mut seen = vec![ask.url.clone()];
+        loop {
+            let answer = self.succeed(site, ask).await?;
+            let status = answer.status().as_u16();
+            let next = next_page(&ask.url, answer.headers());
+            let body = self.body(site, ask, answer, TAGS_BYTES_MAX).await?;
+            let page: TagPage =
+                serde_json::from_slice(&body).map_err(|_| RegistryError::Refused {
+                    registry: site.registry.clone(),
+                    url: shown_url(&ask.url),
+                    status,
+                    reason: format!(
+                        "the answer is no list of tags: {}",
+                        super::answer::words(&body)
+                    ),
+                    help: None,
+                })?;
+            tags.extend(page.tags.unwrap_or_default());
+            match next.filter(|url| same_origin(url, &site.base) && !seen.contains(url)) {
+                Some(url) if seen.len() < TAG_PAGES_MAX => {
+                    seen.push(url.clone());
+                    ask.url = url;
+                }
+                _ => return Ok(tags),
+            }
+        }
+    }
+}
+
+/// A blob on its way to its file.
+struct Landing<'a> {
+    out: &'a mut (dyn Write + Send),
+    hasher: Hasher,
+    done: u64,
+    size: u64,
+    progress: &'a Progress<'a>,
+}
+
+impl Landing<'_> {
+    fn take(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.out.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.done += bytes.len() as u64;
+        (self.progress)(self.done);
+        Ok(())
+    }
+}
+
+/// Host and port, and the path below which a mirror keeps what it mirrors.
+pub(super) fn mirror_parts(address: &str) -> (&str, &str) {
+    let address = address.trim_start_matches("https://").trim_end_matches('/');
+    address.split_once('/').unwrap_or((address, ""))
+}
+
+fn manifest_ask<'a>(
+    site: &Site,
+    place: &Candidate,
+    image: &Reference,
+    method: Method,
+    (subject, scopes): (&'a str, &'a [String]),
+) -> Ask<'a> {
+    let name = match (image.digest(), image.tag()) {
+        (Some(digest), _) => digest.to_string(),
+        (None, tag) => tag.unwrap_or("latest").to_owned(),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+    Ask {
+        method,
+        url: site.url(&format!("{}/manifests/{name}", place.repository)),
+        headers,
+        payload: Payload::Empty,
+        action: Action::Pull,
+        subject,
+        scopes,
+    }
+}
+
+/// What a document is: its own word first, then the header's.
+fn manifest_type(bytes: &[u8], header: Option<&str>) -> Result<MediaType, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shape {
+        schema_version: Option<u64>,
+        media_type: Option<String>,
+    }
+    let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else {
+        let kind = header.unwrap_or("no type");
+        return Err(format!("the answer is no manifest ({kind}): {}", super::answer::words(bytes)));
+    };
+    if shape.schema_version == Some(1) {
+        return Err(
+            "the image has Docker's schema 1, which is not supported; push it anew".to_owned()
+        );
+    }
+    let kinds = [shape.media_type.as_deref(), header].into_iter().flatten().map(MediaType::new);
+    kinds.into_iter().find(|kind| kind.is_manifest() || kind.is_index()).ok_or_else(|| {
+        format!("the answer is neither a manifest nor an index ({})", header.unwrap_or("no type"))
+    })
+}
+
+pub(super) fn digest_header(headers: &HeaderMap) -> Option<Digest> {
+    headers.get(DIGEST_HEADER)?.to_str().ok()?.trim().parse().ok()
+}
+
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or(value).trim().to_ascii_lowercase())
+}
+
+/// First byte of `Content-Range: bytes 5-9/10`.
+fn range_start(headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    value.trim().strip_prefix("bytes")?.trim().split('-').next()?.trim().parse().ok()
+}
+
+fn next_page(from: &url::Url, headers: &HeaderMap) -> Option<url::Url> {
+    let link = headers.get(LINK)?.to_str().ok()?;
+    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    let is_next = rest.split(';').any(|part| {
+        matches!(part.trim().split_once('='), Some((name, value))
+            if name.eq_ignore_ascii_case("rel") && value.trim_matches('"').eq_ignore_ascii_case("next"))
+    });
+    if is_next { resolve_location(from, target) } else { None }
+}

@@ -1,0 +1,322 @@
+//! One registry as it is reached: its base URL, its HTTP client, its credentials, its tokens.
+//!
+//! Decides between HTTPS and HTTP, once for each registry. Knows nothing of images.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+};
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use rustls::RootCertStore;
+use url::Url;
+
+use super::{
+    Client, ClientOptions, Credentials, RegistryError, RegistryOptions,
+    auth::{Grant, KnownChallenge},
+    download::gives_secrets,
+    retry::Failure,
+};
+use crate::trust::{Trust, TrustError, TrustStore, Verifier, client_config, parse_pem};
+
+/// Where the registry that is called `docker.io` really is.
+const DOCKER_HUB: &str = "docker.io";
+const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
+/// Public DNS answers 127.0.0.1 for every name below it.
+const LOOPBACK_DOMAIN: &str = "localtest.me";
+
+/// A registry that can be talked to.
+pub(super) struct Site {
+    /// As it is called in references.
+    pub(super) registry: String,
+    /// Scheme, host and port.
+    pub(super) base: Url,
+    pub(super) http: reqwest::Client,
+    pub(super) options: RegistryOptions,
+    pub(super) credentials: Option<Credentials>,
+    /// How it asked for authentication.
+    pub(super) challenge: Mutex<Option<KnownChallenge>>,
+    /// Tokens by scope. Held while one is fetched: many transfers start at once and need the same.
+    pub(super) grants: tokio::sync::Mutex<HashMap<String, Grant>>,
+    /// What must never be shown, should the registry repeat it.
+    pub(super) secrets: Mutex<Vec<String>>,
+}
+
+impl Site {
+    /// The URL of a path below `/v2/`.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("/v2/{path}"));
+        url
+    }
+
+    pub(super) fn secrets(&self) -> Vec<String> {
+        self.secrets.lock().map(|secrets| secrets.clone()).unwrap_or_default()
+    }
+}
+
+/// How the scheme of a registry is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SchemeRule {
+    Https,
+    Http,
+    /// HTTPS, and HTTP when the answer is no TLS.
+    Either,
+}
+
+impl Client {
+    /// The registry, looked at once.
+    pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, Failure> {
+        let registry = registry.to_ascii_lowercase();
+        let cell = {
+            let mut sites = self.inner.sites.lock().expect("nobody panics while holding it");
+            Arc::clone(sites.entry(registry.clone()).or_default())
+        };
+        cell.get_or_try_init(|| self.find_site(&registry)).await.cloned()
+    }
+
+    async fn find_site(&self, registry: &str) -> Result<Arc<Site>, Failure> {
+        let options = self.options().registries.get(registry).cloned().unwrap_or_default();
+        let trusted = self.trusted(registry)?;
+        let https = self.make_site(registry, "https", &options)?;
+        let explicit = options.ca_pem.is_some() || options.pin.is_some() || !trusted.is_empty();
+        let rule = match (options.plain_http, options.insecure, explicit) {
+            (true, ..) => SchemeRule::Http,
+            (_, true, _) => SchemeRule::Either,
+            (_, _, false) if is_loopback(&https.base) => SchemeRule::Either,
+            _ => SchemeRule::Https,
+        };
+        match rule {
+            SchemeRule::Https => return Ok(https),
+            SchemeRule::Http => return Ok(self.make_site(registry, "http", &options)?),
+            SchemeRule::Either => {}
+        }
+        match self.probe(&https).await {
+            Ok(()) => Ok(https),
+            Err(failure) if failure.speaks_no_tls => {
+                let http = self.make_site(registry, "http", &options)?;
+                match self.probe(&http).await {
+                    Ok(()) => Ok(http),
+                    Err(failure) => Err(failure.failure),
+                }
+            }
+            Err(failure) => Err(failure.failure),
+        }
+    }
+
+    fn make_site(
+        &self,
+        registry: &str,
+        scheme: &str,
+        options: &RegistryOptions,
+    ) -> Result<Arc<Site>, RegistryError> {
+        let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
+        let base = Url::parse(&format!("{scheme}://{host}/"))
+            .map_err(|error| RegistryError::Options(format!("`{registry}`: {error}")))?;
+        let asked = self.options().credentials.as_ref().and_then(|ask| ask(registry));
+        let credentials = options.credentials.clone().or(asked);
+        let secrets = match &credentials {
+            None => Vec::new(),
+            Some(Credentials::Basic { password, .. }) => vec![password.clone()],
+            Some(Credentials::IdentityToken(token) | Credentials::Bearer(token)) => {
+                vec![token.clone()]
+            }
+        };
+        Ok(Arc::new(Site {
+            registry: registry.to_owned(),
+            http: self.http(registry, &base, options, Reach::Anywhere)?,
+            base,
+            options: options.clone(),
+            credentials,
+            challenge: Mutex::new(None),
+            grants: tokio::sync::Mutex::default(),
+            secrets: Mutex::new(secrets),
+        }))
+    }
+
+    /// An HTTP client for the place of `url`, which is not the registry itself (redirects, realms).
+    pub(super) fn foreign_http(&self, url: &Url) -> Result<reqwest::Client, RegistryError> {
+        self.place_http(url, Reach::Anywhere)
+    }
+
+    /// An HTTP client for the place of `url`, with the settings of a registry that is there.
+    pub(super) fn place_http(
+        &self,
+        url: &Url,
+        reach: Reach,
+    ) -> Result<reqwest::Client, RegistryError> {
+        let place = place_of(url);
+        let options = self.options().registries.get(&place).cloned().unwrap_or_default();
+        self.http(&place, url, &options, reach)
+    }
+
+    fn http(
+        &self,
+        place: &str,
+        base: &Url,
+        options: &RegistryOptions,
+        reach: Reach,
+    ) -> Result<reqwest::Client, RegistryError> {
+        let mut known = self.inner.http.lock().expect("nobody panics while holding it");
+        if let Some(http) = known.get(&(place.to_owned(), reach)) {
+            return Ok(http.clone());
+        }
+        let wrong =
+            |error: &dyn std::fmt::Display| RegistryError::Options(format!("{place}: {error}"));
+        let trust = Trust {
+            given: options
+                .ca_pem
+                .as_ref()
+                .map(|pem| parse_pem(pem, place))
+                .transpose()
+                .map_err(|error| wrong(&error))?
+                .unwrap_or_default(),
+            trusted: self.trusted(place)?,
+            pin: options.pin,
+            insecure: options.insecure,
+        };
+        let needs_roots = trust.pin.is_none() && !trust.insecure && trust.trusted.is_empty();
+        let empty = RootCertStore::empty();
+        let roots = if needs_roots { self.platform_roots() } else { &empty };
+        let tls = Verifier::new(trust, roots).and_then(client_config).map_err(|e| wrong(&e))?;
+        let mut builder = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .tls_info(true)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(self.limits().connect)
+            .user_agent(concat!("idpbuilder/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(Resolver { fixed: fixed_address(self.options(), place, base), reach })
+            .no_proxy();
+        if !is_loopback(base) {
+            for proxy in self.proxies()? {
+                builder = builder.proxy(proxy);
+            }
+        }
+        let http = builder.build().map_err(|error| wrong(&error))?;
+        known.insert((place.to_owned(), reach), http.clone());
+        Ok(http)
+    }
+
+    fn proxies(&self) -> Result<Vec<reqwest::Proxy>, RegistryError> {
+        let options = &self.options().proxies;
+        let exempt = options.exempt.as_deref().and_then(reqwest::NoProxy::from_string);
+        let wrong = |_| RegistryError::Options("the address of the proxy is not a URL".to_owned());
+        let https = options.https.as_deref().map(reqwest::Proxy::https);
+        let http = options.http.as_deref().map(reqwest::Proxy::http);
+        [https, http]
+            .into_iter()
+            .flatten()
+            .map(|proxy| proxy.map(|proxy| proxy.no_proxy(exempt.clone())).map_err(wrong))
+            .collect()
+    }
+
+    fn trusted(
+        &self,
+        place: &str,
+    ) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, RegistryError> {
+        let Some(folder) = &self.options().trusted_certificates else { return Ok(Vec::new()) };
+        match TrustStore::new(folder).read(place) {
+            Err(TrustError::NotRegistry(_)) => Ok(Vec::new()),
+            other => other.map_err(|error| RegistryError::Options(error.to_string())),
+        }
+    }
+
+    fn platform_roots(&self) -> &RootCertStore {
+        self.inner.roots.get_or_init(|| {
+            let mut roots = RootCertStore::empty();
+            let found = rustls_native_certs::load_native_certs();
+            for error in found.errors {
+                tracing::debug!(%error, "the platform's certificates");
+            }
+            roots.add_parsable_certificates(found.certs);
+            roots
+        })
+    }
+}
+
+/// Host and port as registries are named: without the port when it is the scheme's own.
+pub(super) fn place_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// Whether two URLs have the same scheme, host and port.
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme()
+        && a.host_str() == b.host_str()
+        && a.port_or_known_default() == b.port_or_known_default()
+}
+
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+fn fixed_address(options: &ClientOptions, place: &str, base: &Url) -> Option<SocketAddr> {
+    let host = base.host_str().unwrap_or_default();
+    options.resolve.get(place).or_else(|| options.resolve.get(host)).copied()
+}
+
+/// Where the names of a client may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Reach {
+    /// Anywhere.
+    Anywhere,
+    /// To no link-local or metadata address.
+    NoMetadata,
+}
+
+impl Reach {
+    fn allows(self, address: IpAddr) -> bool {
+        self == Self::Anywhere || !gives_secrets(address)
+    }
+}
+
+/// Answers from the options first, then from the system, then for [`LOOPBACK_DOMAIN`] as public DNS
+/// does, so that such names work without a network.
+struct Resolver {
+    fixed: Option<SocketAddr>,
+    reach: Reach,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (fixed, reach) = (self.fixed, self.reach);
+        Box::pin(async move {
+            // Port 0 leaves the port to the URL.
+            if let Some(address) = fixed {
+                let found: Addrs = Box::new(std::iter::once(SocketAddr::new(address.ip(), 0)));
+                return Ok(found);
+            }
+            let host = name.as_str();
+            let local = host == LOOPBACK_DOMAIN || host.ends_with(".localtest.me");
+            match tokio::net::lookup_host((host, 0)).await {
+                Ok(found) => {
+                    let found: Vec<SocketAddr> =
+                        found.filter(|address| reach.allows(address.ip())).collect();
+                    if found.is_empty() {
+                        let message = format!("{host} is at a link-local or metadata address only");
+                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message).into());
+                    }
+                    Ok(Box::new(found.into_iter()) as Addrs)
+                }
+                Err(_) if local => {
+                    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+                    Ok(Box::new(std::iter::once(address)) as Addrs)
+                }
+                Err(error) => {
+                    let message = format!("cannot resolve {host}: {error}");
+                    Err(io::Error::new(error.kind(), message).into())
+                }
+            }
+        })
+    }
+}
