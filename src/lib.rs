@@ -16,5 +16,6 @@ pub mod project;
 // 2. Mechanisms: one resource each (bytes, disk, kernel, network). Blind to one another.
 pub mod layer;
 pub mod registry;
+pub mod sandbox;
 pub mod store;
 pub mod trust;

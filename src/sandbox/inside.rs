@@ -1,0 +1,170 @@
+//! The two processes inside: the init that sets up, waits and reaps, and the process itself.
+//!
+//! Both run after fork of a process that may have threads: they make system calls, use memory that
+//! was there before, and tell what failed through shared memory. The init is process 1 of its
+//! namespace: when it ends, the kernel kills everything else in it.
+
+#![expect(unsafe_code, reason = "forks the process from the init")]
+
+use std::os::fd::AsRawFd as _;
+
+use rustix::io::Errno;
+
+use crate::sandbox::{
+    NetworkMode,
+    identity::Mapping,
+    mounts,
+    prepare::{Plan, Shield},
+    sys::{self, Forked, Sys},
+    told::{At as _, Failure, Step, Told},
+};
+
+/// Exit code of the init and the process when the set-up failed; told in detail elsewhere.
+const FAILED: i32 = 125;
+
+/// Highest capability number that could exist.
+const CAPABILITIES_MAX: u64 = 64;
+
+/// What the process sees of file modes by default.
+const UMASK: u32 = 0o022;
+
+/// The life of process 1. Never unwinds: a panic would end in the abort of this process alone.
+pub(super) extern "C" fn init(plan: &Plan, told: &Told) -> ! {
+    if let Err(failure) = live(plan, told) {
+        told.fail(failure);
+        sys::exit(FAILED);
+    }
+    sys::exit(0)
+}
+
+fn live(plan: &Plan, told: &Told) -> Result<(), Failure> {
+    // The tool's death is ours, even when it is killed.
+    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at(Step::Isolate)?;
+    close_all_but_streams(plan).at(Step::Isolate)?;
+    // Our memory is the tool's: not for the process to look into.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Isolate)?;
+    let _ = rustix::process::setsid();
+    rustix::process::umask(rustix::fs::Mode::empty());
+    rustix::system::sethostname(&plan.hostname).at(Step::HostName)?;
+    if plan.network == NetworkMode::None {
+        sys::raise_loopback().at(Step::Network)?;
+    }
+    mounts::enter(plan, told)?;
+    close_all_but_streams(plan).at(Step::Fork)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+    // SAFETY: this process has one thread.
+    let main = match unsafe { sys::fork(0) }.at(Step::Fork)? {
+        Forked::Child => {
+            let failure = become_process(plan);
+            told.fail(failure);
+            sys::exit(FAILED)
+        }
+        Forked::Parent(pid, pidfd) => {
+            std::mem::forget(pidfd);
+            pid
+        }
+    };
+    sys::close_range(0, u32::MAX).at(Step::Fork)?;
+    loop {
+        let waited = sys::wait(-1).at(Step::Fork)?;
+        if waited.pid == main {
+            told.end(waited.status);
+            return Ok(());
+        }
+    }
+}
+
+fn close_all_but_streams(plan: &Plan) -> Sys<()> {
+    let mut first = 0;
+    for kept in plan.streams.sorted() {
+        let kept = kept.unsigned_abs();
+        if kept > first {
+            sys::close_range(first, kept - 1)?;
+        }
+        first = kept + 1;
+    }
+    sys::close_range(first, u32::MAX)
+}
+
+/// Becomes the process; returns only on failure.
+fn become_process(plan: &Plan) -> Failure {
+    match prepare_process(plan) {
+        Ok(()) => execute(plan),
+        Err(failure) => failure,
+    }
+}
+
+fn prepare_process(plan: &Plan) -> Result<(), Failure> {
+    rustix::process::setsid().at(Step::Streams)?;
+    let streams = &plan.streams;
+    for (number, stream) in [&streams.input, &streams.output, &streams.error].iter().enumerate() {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        sys::duplicate_to(stream.as_raw_fd(), number).at(Step::Streams)?;
+    }
+    sys::close_range(3, u32::MAX).at(Step::Streams)?;
+    sys::forbid_core_files().at(Step::Streams)?;
+    // Kernels without keyrings, and filters around us, have nothing to leave.
+    let _ = sys::leave_keyring();
+    enter_working_directory(plan).at(Step::WorkingDirectory)?;
+    sys::reset_signals();
+    if plan.shield == Shield::Full {
+        limit_capabilities(plan.capabilities).at(Step::Capabilities)?;
+    }
+    become_user(plan)
+}
+
+fn enter_working_directory(plan: &Plan) -> Sys<()> {
+    rustix::process::chdir(plan.cwd.as_c_str())?;
+    match sys::working_directory_starts_with()? {
+        b'/' => Ok(()),
+        _ => Err(Errno::XDEV),
+    }
+}
+
+fn limit_capabilities(kept: u64) -> Sys<()> {
+    const CLEAR_ALL: u64 = libc::PR_CAP_AMBIENT_CLEAR_ALL as u64;
+    // Kernels before 4.3 have no ambient set.
+    let _ = sys::prctl(libc::PR_CAP_AMBIENT, CLEAR_ALL, 0);
+    for capability in (0..CAPABILITIES_MAX).filter(|number| kept & (1 << number) == 0) {
+        match sys::prctl(libc::PR_CAPBSET_DROP, capability, 0) {
+            // Past the last capability of this kernel.
+            Err(Errno::INVAL) => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn become_user(plan: &Plan) -> Result<(), Failure> {
+    let real = plan.mapping != Mapping::Single;
+    if real {
+        sys::set_groups(&plan.groups, plan.gid).at(Step::User)?;
+    }
+    // Needs a capability that goes with the user.
+    if !plan.filter.is_empty() {
+        sys::set_filter(&plan.filter).at(Step::Filter)?;
+    }
+    if real {
+        sys::set_user(plan.uid).at(Step::User)?;
+    }
+    if plan.shield == Shield::Full {
+        let kept = if plan.uid == 0 || !real { plan.capabilities } else { 0 };
+        sys::set_capabilities(kept).at(Step::Capabilities)?;
+    }
+    Ok(())
+}
+
+/// Tries the candidates as runc does: the first that exists and may be executed is the one.
+fn execute(plan: &Plan) -> Failure {
+    let mut told = Errno::NOENT;
+    let alone = plan.candidates.len() == 1;
+    for candidate in &plan.candidates {
+        let errno = sys::execute(candidate.as_c_str(), plan.argv.pointers(), plan.env.pointers());
+        let missing = matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS);
+        if !missing || alone {
+            told = errno;
+            break;
+        }
+    }
+    Failure { step: Step::Exec, item: 0, errno: told }
+}

@@ -1,0 +1,256 @@
+//! One process in one root file system: namespaces, mounts, capabilities, seccomp, at any privilege level.
+//!
+//! Knows nothing of images, layers or the store: it is given directories and numbers.
+
+mod filter;
+mod identity;
+mod inside;
+mod mounts;
+mod outside;
+mod points;
+mod prepare;
+mod probe;
+mod rootless;
+mod sys;
+mod told;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use crate::event::Stream;
+
+/// The root file system of a process: an overlay that is mounted for the process alone.
+#[derive(Clone, Debug)]
+pub struct RootFs {
+    /// Read-only directories, topmost first; may be empty (`FROM scratch`).
+    pub lowers: Vec<PathBuf>,
+    /// Receives the changes.
+    pub upper: PathBuf,
+    /// Empty directory on the file system of `upper`, for overlay's own use.
+    pub work: PathBuf,
+}
+
+/// Something mounted into the root file system for the time of the process.
+#[derive(Clone, Debug)]
+pub struct Bind {
+    /// What: a file or directory of the host.
+    pub source: PathBuf,
+    /// Where, absolute within the root file system; made when missing and removed afterwards.
+    pub target: String,
+    /// Whether the process may not write.
+    pub read_only: bool,
+}
+
+/// A tmpfs for the time of the process.
+#[derive(Clone, Debug)]
+pub struct Tmpfs {
+    /// Where, absolute within the root file system.
+    pub target: String,
+    /// Limit in bytes.
+    pub size: Option<u64>,
+    /// Files to put in it before the process starts (secrets): name, bytes, mode, uid, gid. One file
+    /// without a name is mounted at `target` itself, as a file.
+    pub files: Vec<(String, Vec<u8>, u32, u32, u32)>,
+}
+
+/// One mount of a process.
+#[derive(Clone, Debug)]
+pub enum Mount {
+    /// A file or directory of the host.
+    Bind(Bind),
+    /// A file system in memory.
+    Tmpfs(Tmpfs),
+}
+
+/// Whose network the process sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// A new one with loopback only.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// A process to run.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// Its root file system.
+    pub rootfs: RootFs,
+    /// Program and arguments; the program is looked up in `PATH` of `env` when it has no slash.
+    pub argv: Vec<String>,
+    /// The whole environment, `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory, absolute; made 0755 when missing.
+    pub cwd: String,
+    /// Numeric user, as inside the image.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Host name; `buildkitsandbox` by default in builds.
+    pub hostname: String,
+    /// Network.
+    pub network: NetworkMode,
+    /// Mounts besides the system's own, in order: a later one may stand within an earlier one.
+    pub mounts: Vec<Mount>,
+    /// Lines for `/etc/hosts` besides localhost: name and address.
+    pub hosts: Vec<(String, String)>,
+    /// Name servers and options for `/etc/resolv.conf`, whole text.
+    pub resolv_conf: Vec<u8>,
+    /// All capabilities, no seccomp filter (`--security=insecure`).
+    pub insecure: bool,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// Exit code; 128 + signal when a signal ended it.
+    pub code: i32,
+    /// Signal, when one ended it.
+    pub signal: Option<i32>,
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// Peak resident memory in bytes; at least what this program had when it started the process.
+    pub memory_peak: u64,
+    /// Mount-point stubs that the sandbox left in the upper directory and that are no change of the
+    /// process: absolute paths.
+    pub stubs: Vec<String>,
+}
+
+/// Why a process could not be run.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// This place cannot isolate a process; the way out is said with it.
+    #[error("RUN is not possible here: {reason}")]
+    Unavailable {
+        /// What failed when it was tried.
+        reason: String,
+        /// What would make it possible.
+        help: String,
+    },
+    /// A set-up step failed inside.
+    #[error("sandbox: {step}: {source}")]
+    Setup {
+        /// Which step.
+        step: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The program could not be started (not found, not executable, wrong format).
+    #[error("exec: \"{program}\": {reason}")]
+    Exec {
+        /// First word of the command.
+        program: String,
+        /// As a shell would say it.
+        reason: String,
+    },
+    /// Stopped because the caller asked.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Set by the caller to stop the process; looked at at least every 100 ms.
+pub type CancelFlag = Arc<AtomicBool>;
+
+/// What this place can do, found by doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ability {
+    /// Who we are to the kernel.
+    pub privilege: Privilege,
+    /// Whether processes can be run in isolation.
+    pub run: Result<(), Obstacle>,
+    /// Whether overlay can be mounted on the probed folder.
+    pub overlay: Result<(), Obstacle>,
+    /// One line a downgrade or fact worth knowing.
+    pub notes: Vec<String>,
+}
+
+/// Why something is not possible, and what would make it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What failed.
+    pub reason: String,
+    /// The way out.
+    pub help: String,
+}
+
+/// Who we are to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privilege {
+    /// Root in the initial user namespace, with the capabilities that it takes.
+    Root,
+    /// Root in a user namespace of our own, with many ids mapped.
+    Mapped,
+    /// Root in a user namespace of our own, with one id mapped: ownership is recorded, not real.
+    SingleId,
+    /// An ordinary user that cannot have a user namespace.
+    None,
+}
+
+/// Runs a process to its end. `output` is called with raw bytes as they come, from this thread.
+/// Nothing is left behind: no process, no mount, no file but the changes in `upper`. Meanwhile a folder
+/// named as `work` with `.aid` appended lies beside it. The changes are not on the disk yet: overlay is
+/// mounted `volatile`, so that a process's fsync costs nothing; who keeps `upper` must sync it.
+///
+/// # Errors
+///
+/// When it cannot be started, or was cancelled. A non-zero exit is no error.
+pub fn run(
+    spec: &ProcessSpec,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelFlag,
+) -> Result<Exit, SandboxError> {
+    outside::run(spec, output, cancel)
+}
+
+/// Who this process is to the kernel, without trying anything: [`Privilege::None`] says that it has
+/// not entered a user namespace of its own.
+#[must_use]
+pub fn privilege() -> Privilege {
+    identity::privilege()
+}
+
+/// Finds out what this place can do; tries mounts in `folder` (on the store's file system).
+#[must_use]
+pub fn probe(folder: &std::path::Path) -> Ability {
+    probe::probe(folder)
+}
+
+/// As [`probe`], but does not try again what worked under the very same circumstances (boot,
+/// namespaces, rights, filters, file system): a mark in `folder` tells. What failed is always tried
+/// again.
+#[must_use]
+pub fn ability(folder: &std::path::Path) -> Ability {
+    probe::ability(folder)
+}
+
+/// As an ordinary user: enters a user and mount namespace in which we are root (with all subordinate
+/// ids mapped by `newuidmap` where possible, else one id), in place: nothing is run again. Returns at
+/// once when we are root and may mount, or are inside already. With [`Privilege::None`] nothing has
+/// changed: [`probe`] tells why, and what would help.
+///
+/// Must be called before any thread is started. What is on the host by other ids than ours is out of
+/// reach afterwards.
+#[must_use]
+pub fn enter(argv: &[std::ffi::OsString]) -> Entered {
+    rootless::enter(argv)
+}
+
+/// What [`enter`] did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// Go on here, with this privilege.
+    Continue(Privilege),
+    /// The program ran inside and ended with this code: end with it too.
+    Ran(i32),
+}
+
+#[cfg(test)]
+mod tests;

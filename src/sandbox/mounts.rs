@@ -1,0 +1,384 @@
+//! The root file system of a process, mounted from inside its own mount namespace.
+//!
+//! Every target is found by `openat2` within the root, never by a path of the host, and every mount
+//! is attached to a descriptor: a link in the image cannot lead anywhere. Makes system calls only.
+
+use std::{
+    ffi::CStr,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
+    io::Errno,
+    mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
+        OpenTreeFlags, UnmountFlags,
+    },
+};
+
+use crate::sandbox::{
+    points::{self, Record},
+    prepare::{Content, Plan, PlannedBind, PlannedMount, PlannedTmpfs, Shield},
+    sys::{self, Depth, Sys},
+    told::{At as _, Failure, PointKind, Step, Told},
+};
+
+const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const DATA: u64 = PLAIN | libc::MOUNT_ATTR_NOEXEC;
+
+/// Device files that every process sees: name, major, minor.
+const DEVICES: &[(&CStr, u32, u32)] = &[
+    (c"null", 1, 3),
+    (c"zero", 1, 5),
+    (c"full", 1, 7),
+    (c"random", 1, 8),
+    (c"urandom", 1, 9),
+    (c"tty", 5, 0),
+];
+
+/// Links in `/dev`: name and text.
+const DEVICE_LINKS: &[(&CStr, &CStr)] = &[
+    (c"ptmx", c"pts/ptmx"),
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"core", c"/proc/kcore"),
+];
+
+/// Kernel interfaces that are hidden, as Docker hides them.
+const MASKED: &[&CStr] = &[
+    c"proc/acpi",
+    c"proc/asound",
+    c"proc/interrupts",
+    c"proc/kcore",
+    c"proc/keys",
+    c"proc/latency_stats",
+    c"proc/timer_list",
+    c"proc/timer_stats",
+    c"proc/sched_debug",
+    c"proc/scsi",
+    c"sys/firmware",
+    c"sys/devices/virtual/powercap",
+];
+
+/// Kernel interfaces that may only be read, as with Docker.
+const READ_ONLY_PATHS: &[&CStr] =
+    &[c"proc/bus", c"proc/fs", c"proc/irq", c"proc/sys", c"proc/sysrq-trigger"];
+
+/// Mounts everything and makes it the root of this process.
+pub(super) fn enter(plan: &Plan, told: &Told) -> Result<(), Failure> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", private).at(Step::Isolate)?;
+    let sources = open_sources(plan)?;
+    let root = overlay(plan).at(Step::Overlay)?;
+    let root = root.as_fd();
+    proc(root, plan, told).at(Step::Proc)?;
+    system(root, plan, told).at(Step::Sys)?;
+    devices(root, told).at(Step::Dev)?;
+    if plan.shield == Shield::Full {
+        mask(root, plan).at(Step::Mask)?;
+    }
+    for (index, file) in plan.etc_files.iter().enumerate() {
+        etc_file(root, file, told).at_item(Step::EtcFile, index)?;
+    }
+    for (index, (mount, source)) in plan.mounts.iter().zip(&sources).enumerate() {
+        match (mount, source) {
+            (PlannedMount::Bind(bind), Some(source)) => {
+                attach_bind(root, bind, source, told).at_item(Step::Bind, index)?;
+            }
+            (PlannedMount::Tmpfs(tmpfs), _) => {
+                mount_tmpfs(root, tmpfs, plan, told).at_item(Step::Tmpfs, index)?;
+            }
+            (PlannedMount::Bind(_), None) => Err(Errno::BADF).at_item(Step::Bind, index)?,
+        }
+    }
+    points::find(root, &plan.cwd, PointKind::Directory, Record::Nothing)
+        .at(Step::MakeWorkingDirectory)?;
+    pivot(root).at(Step::Pivot)
+}
+
+/// The source of each mount that has one, opened while the host can still be seen. A fixed array,
+/// because nothing may be allocated here.
+fn open_sources(plan: &Plan) -> Result<Sources, Failure> {
+    let mut sources = [const { None }; MOUNTS_MAX];
+    for (index, (mount, place)) in plan.mounts.iter().zip(&mut sources).enumerate() {
+        if let PlannedMount::Bind(bind) = mount {
+            *place = Some(clone_mount(&bind.source).at_item(Step::Bind, index)?);
+        }
+    }
+    Ok(sources)
+}
+
+/// Mounts that one process may have.
+pub(super) const MOUNTS_MAX: usize = 128;
+
+type Sources = [Option<OwnedFd>; MOUNTS_MAX];
+
+fn overlay(plan: &Plan) -> Sys<OwnedFd> {
+    let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, c"source", c"overlay")?;
+    for lower in &plan.lowers {
+        rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;
+    }
+    rustix::mount::fsconfig_set_string(&fs, c"upperdir", plan.upper.as_c_str())?;
+    rustix::mount::fsconfig_set_string(&fs, c"workdir", plan.work.as_c_str())?;
+    // Whatever a distribution made the default: the upper must hold whole files and plain marks.
+    for (option, value) in [
+        (c"redirect_dir", c"nofollow"),
+        (c"metacopy", c"off"),
+        (c"index", c"off"),
+        (c"xino", c"off"),
+    ] {
+        rustix::mount::fsconfig_set_string(&fs, option, value)?;
+    }
+    for flag in plan.overlay_flags {
+        rustix::mount::fsconfig_set_flag(&fs, *flag)?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let attributes = match plan.shield {
+        Shield::Full => MountAttrFlags::MOUNT_ATTR_NODEV,
+        Shield::Open => MountAttrFlags::empty(),
+    };
+    let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    // Any directory of the host will do to hang it up; overlay keeps its own way to the upper.
+    rustix::mount::move_mount(
+        &mount,
+        c"",
+        CWD,
+        plan.upper.as_c_str(),
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    Ok(mount)
+}
+
+/// A new file system, mounted nowhere yet.
+fn new_mount(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> Sys<OwnedFd> {
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(&fs, c"source", kind)?;
+    for (option, value) in options {
+        rustix::mount::fsconfig_set_string(&fs, *option, *value)?;
+    }
+    rustix::mount::fsconfig_create(&fs)?;
+    let attributes = MountAttrFlags::from_bits_retain(
+        u32::try_from(attributes).expect("mount attributes are 32 bits wide"),
+    );
+    rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// A copy of the mount at a path of the host, mounted nowhere yet. The path's end is no link.
+fn clone_mount(path: &CStr) -> Sys<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let mount = rustix::mount::open_tree(CWD, path, flags)?;
+    if FileType::from_raw_mode(rustix::fs::fstat(&mount)?.st_mode) == FileType::Symlink {
+        return Err(Errno::LOOP);
+    }
+    Ok(mount)
+}
+
+fn attach(mount: &OwnedFd, target: BorrowedFd<'_>) -> Sys<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", target, c"", flags)
+}
+
+/// `/proc`, `/sys` and `/dev` of an image must be directories: a link there is never followed.
+fn system_point(root: BorrowedFd<'_>, name: &CStr, told: &Told) -> Sys<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(root, name, flags, Mode::empty(), inside) {
+        Err(Errno::NOENT) => points::find(root, name, PointKind::Directory, Record::In(told)),
+        other => other,
+    }
+}
+
+fn proc(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
+    let point = system_point(root, c"proc", told)?;
+    let mount = new_mount(c"proc", &[], DATA)?;
+    attach(&mount, point.as_fd())?;
+    if plan.shield == Shield::Open {
+        return Ok(());
+    }
+    for path in READ_ONLY_PATHS {
+        let Some(point) = existing(root, path)? else { continue };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let copy = rustix::mount::open_tree(&point, c"", flags)?;
+        sys::set_mount_attributes(copy.as_fd(), DATA | READ_ONLY, Depth::Tree)?;
+        attach(&copy, point.as_fd())?;
+    }
+    Ok(())
+}
+
+fn system(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
+    let point = system_point(root, c"sys", told)?;
+    let attributes = match plan.shield {
+        Shield::Full => DATA | READ_ONLY,
+        Shield::Open => DATA,
+    };
+    let mount = match new_mount(c"sysfs", &[], attributes) {
+        // In a user namespace with the host's network: the host's own /sys, read-only.
+        Err(Errno::PERM) => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let copy = rustix::mount::open_tree(CWD, c"/sys", flags)?;
+            sys::set_mount_attributes(copy.as_fd(), DATA | READ_ONLY, Depth::Tree)?;
+            return attach(&copy, point.as_fd());
+        }
+        other => other?,
+    };
+    attach(&mount, point.as_fd())?;
+    let Some(point) = existing(root, c"sys/fs/cgroup")? else { return Ok(()) };
+    // Without the unified hierarchy there is nothing to show: an empty directory then.
+    let cgroup = new_mount(c"cgroup2", &[], attributes)
+        .or_else(|_| new_mount(c"tmpfs", &[(c"size", c"4096")], DATA | READ_ONLY))?;
+    attach(&cgroup, point.as_fd())
+}
+
+fn existing(root: BorrowedFd<'_>, path: &CStr) -> Sys<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(root, path, flags, Mode::empty(), inside) {
+        Ok(found) => Ok(Some(found)),
+        // NOTDIR and ACCESS: a path of the kernel that this kernel keeps differently or closed.
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn devices(root: BorrowedFd<'_>, told: &Told) -> Sys<()> {
+    let point = system_point(root, c"dev", told)?;
+    let dev = new_mount(c"tmpfs", &[(c"mode", c"0755"), (c"size", c"65536k")], PLAIN)?;
+    attach(&dev, point.as_fd())?;
+    for (name, major, minor) in DEVICES {
+        let mount = host_device(name, *major, *minor)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dev, *name, flags, Mode::from_raw_mode(0o666))?;
+        attach(&mount, file.as_fd())?;
+    }
+    let pts_options: &[(&CStr, &CStr)] =
+        &[(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
+    let pts = new_mount(c"devpts", pts_options, PLAIN & !libc::MOUNT_ATTR_NODEV)
+        // Where group 5 is not mapped.
+        .or_else(|_| new_mount(c"devpts", &pts_options[..2], PLAIN & !libc::MOUNT_ATTR_NODEV))?;
+    let shm = new_mount(c"tmpfs", &[(c"mode", c"1777"), (c"size", c"65536k")], DATA)?;
+    let mqueue = new_mount(c"mqueue", &[], DATA)?;
+    for (name, mount) in [(c"pts", pts), (c"shm", shm), (c"mqueue", mqueue)] {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&dev, name, flags, Mode::empty())?;
+        attach(&mount, directory.as_fd())?;
+    }
+    for (name, text) in DEVICE_LINKS {
+        rustix::fs::symlinkat(*text, &dev, *name)?;
+    }
+    Ok(())
+}
+
+/// A device file of the host, after a look at what it really is.
+fn host_device(name: &CStr, major: u32, minor: u32) -> Sys<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let path = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let host_dev = rustix::fs::open(c"/dev", path, Mode::empty())?;
+    let mount = rustix::mount::open_tree(&host_dev, name, flags)?;
+    let stat = rustix::fs::fstat(&mount)?;
+    let character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if !character || stat.st_rdev != rustix::fs::makedev(major, minor) {
+        return Err(Errno::NXIO);
+    }
+    Ok(mount)
+}
+
+fn mask(root: BorrowedFd<'_>, plan: &Plan) -> Sys<()> {
+    let own = plan.masked.iter().map(|path| path.as_c_str());
+    for path in MASKED.iter().copied().chain(own) {
+        let Some(point) = existing(root, path)? else { continue };
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&point)?.st_mode);
+        let cover = if kind == FileType::Directory {
+            new_mount(c"tmpfs", &[(c"size", c"4096"), (c"mode", c"0555")], DATA | READ_ONLY)?
+        } else {
+            host_device(c"null", 1, 3)?
+        };
+        attach(&cover, point.as_fd())?;
+    }
+    Ok(())
+}
+
+fn etc_file(root: BorrowedFd<'_>, bind: &PlannedBind, told: &Told) -> Sys<()> {
+    let mount = clone_mount(&bind.source)?;
+    attach_bind(root, bind, &mount, told)
+}
+
+fn attach_bind(root: BorrowedFd<'_>, bind: &PlannedBind, mount: &OwnedFd, told: &Told) -> Sys<()> {
+    let found = FileType::from_raw_mode(rustix::fs::fstat(mount)?.st_mode);
+    let directory = found == FileType::Directory;
+    let kind = if directory { PointKind::Directory } else { PointKind::File };
+    sys::set_mount_attributes(mount.as_fd(), bind.attributes, Depth::Single)?;
+    let point = points::find(root, &bind.target, kind, Record::In(told))?;
+    attach(mount, point.as_fd())
+}
+
+/// Attributes of a bind.
+pub(super) fn bind_attributes(read_only: ReadOnly) -> u64 {
+    match read_only {
+        ReadOnly::Yes => PLAIN | READ_ONLY,
+        ReadOnly::No => PLAIN,
+    }
+}
+
+/// Whether writing is refused.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadOnly {
+    Yes,
+    No,
+}
+
+fn mount_tmpfs(root: BorrowedFd<'_>, tmpfs: &PlannedTmpfs, plan: &Plan, told: &Told) -> Sys<()> {
+    let options: &[(&CStr, &CStr)] = &[(c"mode", &tmpfs.mode), (c"size", &tmpfs.size)];
+    let options = if tmpfs.size.is_empty() { &options[..1] } else { options };
+    let mount = new_mount(c"tmpfs", options, PLAIN)?;
+    for content in &tmpfs.files {
+        write_file(mount.as_fd(), content)?;
+    }
+    let Some(single) = &tmpfs.single else {
+        let point = points::find(root, &tmpfs.target, PointKind::Directory, Record::In(told))?;
+        return attach(&mount, point.as_fd());
+    };
+    // A file alone: hung up where the old root is about to vanish, and bound from there.
+    let aid = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let aid = rustix::fs::open(plan.hook.as_c_str(), aid, Mode::empty())?;
+    attach(&mount, aid.as_fd())?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let file = rustix::mount::open_tree(&mount, single.as_c_str(), flags)?;
+    let point = points::find(root, &tmpfs.target, PointKind::File, Record::In(told))?;
+    attach(&file, point.as_fd())
+}
+
+fn write_file(directory: BorrowedFd<'_>, content: &Content) -> Sys<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::openat(directory, content.name.as_c_str(), flags, Mode::from_raw_mode(0o600))?;
+    let mut rest = content.bytes.as_slice();
+    while !rest.is_empty() {
+        let written = rustix::io::write(&file, rest)?;
+        rest = &rest[written..];
+    }
+    let (uid, gid) = (Uid::from_raw(content.uid), Gid::from_raw(content.gid));
+    rustix::fs::fchown(&file, Some(uid), Some(gid))?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(content.mode))
+}
+
+fn pivot(root: BorrowedFd<'_>) -> Sys<()> {
+    rustix::process::fchdir(root)?;
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")
+}

@@ -1,0 +1,318 @@
+//! A process as seen from outside: started, listened to, cancelled, waited for, cleared up after.
+
+#![expect(unsafe_code, reason = "forks the sandbox's init from a process with threads")]
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    process::ExitStatus,
+    sync::atomic::Ordering,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::OFlags,
+    io::Errno,
+    pipe::PipeFlags,
+    process::Signal,
+};
+
+use crate::event::Stream;
+
+use crate::sandbox::{
+    CancelFlag, Exit, Mount, NetworkMode, ProcessSpec, SandboxError, inside, points,
+    prepare::{self, Plan, Streams, setup},
+    sys::{self, Forked, SharedMemory},
+    told::{Failure, Step, Told},
+};
+
+/// How long cancellation may go unnoticed, in milliseconds.
+const CANCEL_POLL_MS: i64 = 50;
+
+/// Bytes read from a pipe at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// First part of an exit code that tells of a signal.
+const SIGNAL_BASE: i32 = 128;
+
+/// Signals that everything blocks while forking: all of them.
+const SIGNALS_ALL: u64 = u64::MAX;
+
+/// See [`super::run`].
+pub(super) fn run(
+    spec: &ProcessSpec,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelFlag,
+) -> Result<Exit, SandboxError> {
+    if cancel.load(Ordering::Relaxed) {
+        return Err(SandboxError::Cancelled);
+    }
+    let told = SharedMemory::<Told>::new().map_err(|errno| setup("share memory", errno.into()))?;
+    let (streams, mut ears) = streams().map_err(|error| setup("make pipes", error))?;
+    let plan = prepare::plan(spec, streams)?;
+    let mut process = start(&plan, told.get())?;
+    // Our ends of the process's streams: their last writer must be inside.
+    let Plan { streams, _aid: aid, .. } = plan;
+    drop(streams);
+    let cancelled = listen(&mut process, &mut ears, output, cancel);
+    let usage = process.wait().map_err(|errno| setup("wait for the process", errno.into()))?;
+    drop(aid);
+    let made = told.get().all_made();
+    points::remove(&spec.rootfs.upper, &made)
+        .map_err(|error| setup("remove mount points", error))?;
+    clear_work(spec);
+    if cancelled? == Listened::Cancelled {
+        return Err(SandboxError::Cancelled);
+    }
+    if let Some(failure) = told.get().failure() {
+        return Err(explain(spec, failure));
+    }
+    let status = told.get().ended().ok_or_else(|| SandboxError::Setup {
+        step: "wait for the process".to_owned(),
+        source: io::Error::other("it was killed from outside, or memory ran out"),
+    })?;
+    Ok(exit(status, &usage))
+}
+
+/// What is read from the process.
+struct Ears {
+    output: OwnedFd,
+    error: OwnedFd,
+}
+
+fn streams() -> io::Result<(Streams, Ears)> {
+    let null = rustix::fs::open(
+        c"/dev/null",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )?;
+    let (output_read, output_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let (error_read, error_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    for ear in [&output_read, &error_read] {
+        rustix::fs::fcntl_setfl(ear, OFlags::NONBLOCK)?;
+    }
+    let streams = Streams {
+        input: prepare::raised(null.as_fd())?,
+        output: prepare::raised(output_write.as_fd())?,
+        error: prepare::raised(error_write.as_fd())?,
+    };
+    Ok((streams, Ears { output: output_read, error: error_read }))
+}
+
+/// The sandbox's init. Killed and waited for when dropped, so that nothing outlives the call.
+struct Process {
+    pid: libc::pid_t,
+    pidfd: OwnedFd,
+    waited: bool,
+}
+
+impl Process {
+    fn kill(&self) {
+        // An error says that it has ended already.
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    fn wait(&mut self) -> Result<libc::rusage, Errno> {
+        self.waited = true;
+        sys::wait(self.pid).map(|waited| waited.usage)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.waited {
+            self.kill();
+            let _ = self.wait();
+        }
+    }
+}
+
+fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
+    let mut namespaces = libc::CLONE_NEWNS
+        | libc::CLONE_NEWPID
+        | libc::CLONE_NEWUTS
+        | libc::CLONE_NEWIPC
+        | libc::CLONE_NEWCGROUP;
+    if plan.network == NetworkMode::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    let failed = |errno: Errno| setup("start a process in new namespaces", errno.into());
+    // Handlers of the tool must not run in the child, where they would speak through shared pipes.
+    let mask = sys::set_signal_mask(SIGNALS_ALL).map_err(failed)?;
+    // SAFETY: the child calls `inside::init` alone, which is made for this and never returns.
+    let forked = unsafe { sys::fork(namespaces) };
+    if matches!(forked, Ok(Forked::Child)) {
+        inside::init(plan, told);
+    }
+    sys::set_signal_mask(mask).map_err(failed)?;
+    match forked.map_err(failed)? {
+        Forked::Parent(pid, Some(pidfd)) => Ok(Process { pid, pidfd, waited: false }),
+        Forked::Parent(_, None) | Forked::Child => unreachable!("a pidfd was asked for"),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Listened {
+    ToTheEnd,
+    Cancelled,
+}
+
+/// Hands output on until the process has ended, or kills it when the caller asks.
+fn listen(
+    process: &mut Process,
+    ears: &mut Ears,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelFlag,
+) -> Result<Listened, SandboxError> {
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    let mut open = [true, true];
+    let wait = Timespec { tv_sec: 0, tv_nsec: CANCEL_POLL_MS * 1_000_000 };
+    let failed = |errno: Errno| setup("read the output", errno.into());
+    loop {
+        let (heard, ended) = poll(process, ears, open, &wait).map_err(failed)?;
+        for (index, heard) in heard.into_iter().enumerate() {
+            // After the end, whatever is left in the pipes; nobody writes any more.
+            while open[index] && (heard || ended) {
+                let (ear, stream) = match index {
+                    0 => (&ears.output, Stream::Stdout),
+                    _ => (&ears.error, Stream::Stderr),
+                };
+                match rustix::io::read(ear, &mut buffer) {
+                    Ok(0) => open[index] = false,
+                    Ok(len) => output(stream, &buffer[..len]),
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => break,
+                    Err(errno) => return Err(failed(errno)),
+                }
+                if !ended {
+                    break;
+                }
+            }
+        }
+        if cancel.load(Ordering::Relaxed) {
+            process.kill();
+            return Ok(Listened::Cancelled);
+        }
+        if ended {
+            return Ok(Listened::ToTheEnd);
+        }
+    }
+}
+
+/// Waits for output, the end, or the time: which pipes have something, and whether it has ended.
+fn poll(
+    process: &Process,
+    ears: &Ears,
+    open: [bool; 2],
+    wait: &Timespec,
+) -> Result<([bool; 2], bool), Errno> {
+    let interest = |open: bool| if open { PollFlags::IN } else { PollFlags::empty() };
+    let mut watched = [
+        PollFd::new(&process.pidfd, PollFlags::IN),
+        PollFd::new(&ears.output, interest(open[0])),
+        PollFd::new(&ears.error, interest(open[1])),
+    ];
+    // A closed pipe would be reported for ever: it is left out.
+    let count = match open {
+        [_, true] => 3,
+        [true, false] => 2,
+        [false, false] => 1,
+    };
+    if open == [false, true] {
+        watched.swap(1, 2);
+        return match rustix::event::poll(&mut watched[..2], Some(wait)) {
+            Ok(_) => {
+                Ok(([false, !watched[1].revents().is_empty()], !watched[0].revents().is_empty()))
+            }
+            Err(Errno::INTR) => Ok(([false, false], false)),
+            Err(errno) => Err(errno),
+        };
+    }
+    match rustix::event::poll(&mut watched[..count], Some(wait)) {
+        Ok(_) => {
+            let [ended, output, error] = watched.map(|one| !one.revents().is_empty());
+            Ok(([output, error], ended))
+        }
+        Err(Errno::INTR) => Ok(([false, false], false)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Overlay leaves `work/work` behind, with a mark that forbids its reuse after a crash.
+fn clear_work(spec: &ProcessSpec) {
+    for name in ["work", "index"] {
+        drop(std::fs::remove_dir_all(spec.rootfs.work.join(name)));
+    }
+}
+
+fn exit(status: i32, usage: &libc::rusage) -> Exit {
+    let status = ExitStatus::from_raw(status);
+    let signal = status.signal();
+    let time = |time: libc::timeval| {
+        let micros = time.tv_sec.saturating_mul(1_000_000).saturating_add(time.tv_usec);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    };
+    let kibibytes = u64::try_from(usage.ru_maxrss).unwrap_or(0);
+    Exit {
+        code: status.code().unwrap_or_else(|| SIGNAL_BASE + signal.unwrap_or(0)),
+        signal,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        memory_peak: kibibytes * 1024,
+        stubs: Vec::new(),
+    }
+}
+
+fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
+    let source = io::Error::from(failure.errno);
+    let item = failure.item as usize;
+    let target = match failure.step {
+        Step::Exec => return exec_error(spec, failure.errno),
+        Step::EtcFile => ["/etc/hosts", "/etc/resolv.conf"].get(item).map(|&name| name.to_owned()),
+        Step::Bind | Step::Tmpfs => spec.mounts.get(item).map(|mount| match mount {
+            Mount::Bind(bind) => format!("{} at {}", bind.source.display(), bind.target),
+            Mount::Tmpfs(tmpfs) => tmpfs.target.clone(),
+        }),
+        Step::WorkingDirectory | Step::MakeWorkingDirectory => Some(spec.cwd.clone()),
+        Step::User => Some(format!("{}:{}", spec.uid, spec.gid)),
+        Step::Isolate
+        | Step::Overlay
+        | Step::Proc
+        | Step::Sys
+        | Step::Dev
+        | Step::Mask
+        | Step::Pivot
+        | Step::Network
+        | Step::HostName
+        | Step::Fork
+        | Step::Streams
+        | Step::Capabilities
+        | Step::Filter => None,
+    };
+    let words = failure.step.words();
+    SandboxError::Setup {
+        step: target.map_or_else(|| words.to_owned(), |target| format!("{words} {target}")),
+        source,
+    }
+}
+
+fn exec_error(spec: &ProcessSpec, errno: Errno) -> SandboxError {
+    let program = spec.argv.first().cloned().unwrap_or_default();
+    let reason = match errno {
+        Errno::NOENT | Errno::NOTDIR if !program.contains('/') => {
+            "executable file not found in $PATH".to_owned()
+        }
+        Errno::NOENT => "no such file or directory".to_owned(),
+        Errno::NOTDIR => "not a directory".to_owned(),
+        Errno::ACCESS => "permission denied".to_owned(),
+        Errno::NOEXEC => "exec format error".to_owned(),
+        Errno::TOOBIG => {
+            "argument list too long: shorten the command or its environment".to_owned()
+        }
+        other => io::Error::from(other).to_string(),
+    };
+    SandboxError::Exec { program, reason }
+}

@@ -1,0 +1,385 @@
+//! Everything that a process needs, worked out before it is forked: after that nothing may be
+//! allocated. Also the few files that lie beside the overlay's work directory meanwhile.
+
+#![expect(unsafe_code, reason = "lists of pointers for execve cross the fork")]
+
+use std::{
+    ffi::{CStr, CString, OsString},
+    fs, io,
+    os::{
+        fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
+    },
+    path::{Path, PathBuf},
+    ptr,
+};
+
+use crate::sandbox::{
+    Bind, Mount, NetworkMode, ProcessSpec, RootFs, SandboxError, Tmpfs, filter, identity,
+    identity::Mapping,
+    mounts::{self, MOUNTS_MAX, ReadOnly},
+};
+
+/// Longest string that fsconfig(2) takes, with its end.
+const FSCONFIG_BYTES_MAX: usize = 256;
+
+/// The capabilities of Docker's default: the bits of `CapBnd: 00000000a80425fb`.
+const CAPABILITIES_DOCKER: u64 = 0xa804_25fb;
+
+/// How much is hidden from the process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shield {
+    /// Masks, read-only kernel interfaces, 14 capabilities, the system call filter.
+    Full,
+    /// Nothing (`--security=insecure`).
+    Open,
+}
+
+/// A bind, ready for the kernel.
+pub(super) struct PlannedBind {
+    pub(super) source: CString,
+    pub(super) target: CString,
+    pub(super) attributes: u64,
+}
+
+/// A tmpfs, ready for the kernel.
+pub(super) struct PlannedTmpfs {
+    pub(super) target: CString,
+    pub(super) mode: CString,
+    /// Empty for no limit.
+    pub(super) size: CString,
+    pub(super) files: Vec<Content>,
+    /// Name of the one file that is mounted instead of the directory.
+    pub(super) single: Option<CString>,
+}
+
+/// One mount, ready for the kernel.
+pub(super) enum PlannedMount {
+    Bind(PlannedBind),
+    Tmpfs(PlannedTmpfs),
+}
+
+/// A file to write into a tmpfs.
+pub(super) struct Content {
+    pub(super) name: CString,
+    pub(super) bytes: Vec<u8>,
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+/// A list of strings as execve(2) takes it.
+pub(super) struct StringList {
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+/// All that the child needs.
+pub(super) struct Plan {
+    pub(super) lowers: Vec<CString>,
+    pub(super) upper: CString,
+    pub(super) work: CString,
+    pub(super) overlay_flags: &'static [&'static CStr],
+    pub(super) hook: CString,
+    pub(super) etc_files: Vec<PlannedBind>,
+    pub(super) mounts: Vec<PlannedMount>,
+    pub(super) masked: Vec<CString>,
+    pub(super) cwd: CString,
+    pub(super) hostname: Vec<u8>,
+    pub(super) candidates: Vec<CString>,
+    pub(super) argv: StringList,
+    pub(super) env: StringList,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) groups: Vec<u32>,
+    pub(super) mapping: Mapping,
+    pub(super) capabilities: u64,
+    pub(super) filter: Vec<libc::sock_filter>,
+    pub(super) shield: Shield,
+    pub(super) network: NetworkMode,
+    pub(super) streams: Streams,
+    pub(super) _aid: Aid,
+}
+
+/// Standard input, output and error of the process; all above 2.
+pub(super) struct Streams {
+    pub(super) input: OwnedFd,
+    pub(super) output: OwnedFd,
+    pub(super) error: OwnedFd,
+}
+
+impl Streams {
+    /// The descriptors, lowest first.
+    pub(super) fn sorted(&self) -> [RawFd; 3] {
+        let mut all = [self.input.as_raw_fd(), self.output.as_raw_fd(), self.error.as_raw_fd()];
+        all.sort_unstable();
+        all
+    }
+}
+
+impl StringList {
+    fn new(strings: Vec<CString>) -> Self {
+        let ends = std::iter::once(ptr::null());
+        let pointers = strings.iter().map(|string| string.as_ptr()).chain(ends).collect();
+        Self { _strings: strings, pointers }
+    }
+
+    pub(super) fn pointers(&self) -> &[*const libc::c_char] {
+        &self.pointers
+    }
+}
+
+// SAFETY: the pointers lead into the strings that are owned beside them and never change.
+unsafe impl Send for StringList {}
+
+/// Files beside the work directory: the lowest layer with its mount points, `hosts`, `resolv.conf`.
+/// Removed when dropped.
+pub(super) struct Aid {
+    folder: PathBuf,
+}
+
+impl Drop for Aid {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+impl Aid {
+    fn new(spec: &ProcessSpec) -> io::Result<Self> {
+        let mut folder = OsString::from(&spec.rootfs.work);
+        folder.push(".aid");
+        let aid = Self { folder: folder.into() };
+        match fs::remove_dir_all(&aid.folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut directory = fs::DirBuilder::new();
+        directory.mode(0o755);
+        directory.create(&aid.folder)?;
+        for name in ["hook", "lower", "lower/proc", "lower/sys", "lower/dev", "lower/etc"] {
+            directory.create(aid.folder.join(name))?;
+        }
+        fs::write(aid.folder.join("lower/etc/hosts"), b"")?;
+        fs::write(aid.folder.join("lower/etc/resolv.conf"), b"")?;
+        fs::write(aid.folder.join("hosts"), hosts_text(&spec.hosts))?;
+        fs::write(aid.folder.join("resolv.conf"), &spec.resolv_conf)?;
+        Ok(aid)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+/// `/etc/hosts`: the lines that every container has, then the ones asked for.
+fn hosts_text(hosts: &[(String, String)]) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
+    );
+    for (name, address) in hosts {
+        text.push_str(address);
+        text.push('\t');
+        text.push_str(name);
+        text.push('\n');
+    }
+    text
+}
+
+/// Works everything out. The streams come from the caller.
+pub(super) fn plan(spec: &ProcessSpec, streams: Streams) -> Result<Plan, SandboxError> {
+    let mapping = identity::mapping().map_err(|error| setup("read /proc/self/uid_map", error))?;
+    check(spec)?;
+    if spec.rootfs.lowers.is_empty() {
+        make_scratch_points(&spec.rootfs.upper)?;
+    }
+    let aid = Aid::new(spec)
+        .map_err(|error| setup(&format!("write beside {}", spec.rootfs.work.display()), error))?;
+    let shield = if spec.insecure { Shield::Open } else { Shield::Full };
+    let program = spec.argv.first().map_or("", String::as_str);
+    Ok(Plan {
+        lowers: lowers(&spec.rootfs, &aid)?,
+        upper: option_path(&spec.rootfs.upper)?,
+        work: option_path(&spec.rootfs.work)?,
+        overlay_flags: match mapping {
+            Mapping::Initial => &[c"volatile"],
+            Mapping::Many | Mapping::Single => &[c"volatile", c"userxattr"],
+        },
+        hook: path(&aid.path("hook"))?,
+        etc_files: etc_files(&aid)?,
+        mounts: spec.mounts.iter().map(mount).collect::<Result<_, _>>()?,
+        masked: thermal_throttles(),
+        cwd: text(&spec.cwd)?,
+        hostname: spec.hostname.clone().into_bytes(),
+        candidates: candidates(program, &spec.env)?,
+        argv: strings(&spec.argv)?,
+        env: strings(&spec.env)?,
+        uid: spec.uid,
+        gid: spec.gid,
+        groups: spec.groups.clone(),
+        mapping,
+        capabilities: match shield {
+            Shield::Full => CAPABILITIES_DOCKER,
+            Shield::Open => u64::MAX,
+        },
+        filter: filter::program(shield, mapping),
+        shield,
+        network: spec.network,
+        streams,
+        _aid: aid,
+    })
+}
+
+fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
+    let refuse = |what: &str, why: &str| {
+        Err(setup(what, io::Error::new(io::ErrorKind::InvalidInput, why.to_owned())))
+    };
+    if spec.argv.is_empty() {
+        return refuse("execute", "the command is empty");
+    }
+    // -1 means "leave it" to the kernel, which would leave root.
+    if spec.uid == u32::MAX || spec.gid == u32::MAX || spec.groups.contains(&u32::MAX) {
+        return refuse("become the user", "4294967295 is no user or group");
+    }
+    if !spec.cwd.starts_with('/') {
+        return refuse("enter the working directory", "it is not absolute");
+    }
+    if spec.mounts.len() > MOUNTS_MAX {
+        return refuse("mount", &format!("more than {MOUNTS_MAX} mounts"));
+    }
+    if let Some(name) = spec.env.iter().find(|entry| !entry.contains('=')) {
+        return refuse("prepare the environment", &format!("`{name}` has no `=`"));
+    }
+    Ok(())
+}
+
+/// A process on nothing leaves these directories in its layer, as it does with BuildKit.
+fn make_scratch_points(upper: &Path) -> Result<(), SandboxError> {
+    for name in ["dev", "proc", "sys"] {
+        let place = upper.join(name);
+        match fs::DirBuilder::new().mode(0o755).create(&place) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(setup(&format!("make {}", place.display()), error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn lowers(rootfs: &RootFs, aid: &Aid) -> Result<Vec<CString>, SandboxError> {
+    let lowest = aid.path("lower");
+    rootfs.lowers.iter().chain([&lowest]).map(|lower| option_path(lower)).collect()
+}
+
+fn etc_files(aid: &Aid) -> Result<Vec<PlannedBind>, SandboxError> {
+    let file = |name: &str| {
+        Ok(PlannedBind {
+            source: path(&aid.path(name))?,
+            target: text(&format!("/etc/{name}"))?,
+            attributes: mounts::bind_attributes(ReadOnly::Yes),
+        })
+    };
+    Ok(vec![file("hosts")?, file("resolv.conf")?])
+}
+
+fn mount(mount: &Mount) -> Result<PlannedMount, SandboxError> {
+    Ok(match mount {
+        Mount::Bind(of_host) => PlannedMount::Bind(bind(of_host)?),
+        Mount::Tmpfs(in_memory) => PlannedMount::Tmpfs(tmpfs(in_memory)?),
+    })
+}
+
+fn bind(bind: &Bind) -> Result<PlannedBind, SandboxError> {
+    let read_only = if bind.read_only { ReadOnly::Yes } else { ReadOnly::No };
+    Ok(PlannedBind {
+        source: path(&bind.source)?,
+        target: text(&bind.target)?,
+        attributes: mounts::bind_attributes(read_only),
+    })
+}
+
+fn tmpfs(tmpfs: &Tmpfs) -> Result<PlannedTmpfs, SandboxError> {
+    let alone = matches!(tmpfs.files.as_slice(), [(name, ..)] if name.is_empty());
+    let single = if alone { Some(c"file".to_owned()) } else { None };
+    let mut files = Vec::with_capacity(tmpfs.files.len());
+    for (name, bytes, mode, uid, gid) in &tmpfs.files {
+        let name = match &single {
+            Some(single) => single.clone(),
+            None => text(name)?,
+        };
+        files.push(Content { name, bytes: bytes.clone(), mode: *mode, uid: *uid, gid: *gid });
+    }
+    // A directory of secrets is for looking them up by name; a plain tmpfs is like /tmp.
+    let mode = if tmpfs.files.is_empty() { "1777" } else { "0755" };
+    Ok(PlannedTmpfs {
+        target: text(&tmpfs.target)?,
+        mode: text(mode)?,
+        size: text(&tmpfs.size.map(|bytes| bytes.to_string()).unwrap_or_default())?,
+        files,
+        single,
+    })
+}
+
+/// Per-processor counters that tell of the host's other work.
+fn thermal_throttles() -> Vec<CString> {
+    let Ok(processors) = fs::read_dir("/sys/devices/system/cpu") else { return Vec::new() };
+    let throttles = processors.flatten().map(|entry| entry.path().join("thermal_throttle"));
+    let existing = throttles.filter(|place| place.is_dir());
+    existing
+        .filter_map(|place| {
+            let relative = place.strip_prefix("/").ok()?;
+            CString::new(relative.as_os_str().as_bytes()).ok()
+        })
+        .collect()
+}
+
+/// The paths to try for a program, in order: itself when it has a slash, else along `PATH`.
+fn candidates(program: &str, env: &[String]) -> Result<Vec<CString>, SandboxError> {
+    if program.contains('/') {
+        return Ok(vec![text(program)?]);
+    }
+    if program.is_empty() {
+        return Ok(Vec::new());
+    }
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or("");
+    let folders = path.split(':').filter(|folder| !folder.is_empty());
+    folders.map(|folder| text(&format!("{}/{program}", folder.trim_end_matches('/')))).collect()
+}
+
+fn strings(list: &[String]) -> Result<StringList, SandboxError> {
+    Ok(StringList::new(list.iter().map(|string| text(string)).collect::<Result<_, _>>()?))
+}
+
+fn text(string: &str) -> Result<CString, SandboxError> {
+    CString::new(string).map_err(|error| setup(&format!("take `{string}`"), error.into()))
+}
+
+fn path(place: &Path) -> Result<CString, SandboxError> {
+    CString::new(place.as_os_str().as_bytes())
+        .map_err(|error| setup(&format!("take {}", place.display()), error.into()))
+}
+
+/// A path that goes into an option of overlay, whose length the kernel limits.
+fn option_path(place: &Path) -> Result<CString, SandboxError> {
+    let place = path(place)?;
+    if place.as_bytes_with_nul().len() > FSCONFIG_BYTES_MAX {
+        let why = format!(
+            "longer than the {FSCONFIG_BYTES_MAX} bytes that overlay takes; use a store with a shorter path"
+        );
+        let shown = place.to_string_lossy().into_owned();
+        return Err(setup(&shown, io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    Ok(place)
+}
+
+pub(super) fn setup(step: &str, source: io::Error) -> SandboxError {
+    SandboxError::Setup { step: step.to_owned(), source }
+}
+
+/// A descriptor above 2, closed on exec.
+pub(super) fn raised(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    const ABOVE_STANDARD: RawFd = 3;
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, ABOVE_STANDARD)?)
+}

@@ -1,0 +1,321 @@
+//! System calls as a forked child may make them: no allocation, no lock, no word to other threads.
+//!
+//! rustix has most of them; here is what it lacks. Knows nothing of mounts or processes as a whole.
+
+#![expect(unsafe_code, reason = "raw system calls that no crate wraps for use after fork")]
+
+use std::{
+    ffi::CStr,
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    ptr,
+};
+
+use rustix::io::Errno;
+
+/// Result of a system call.
+pub(super) type Sys<T> = Result<T, Errno>;
+
+/// Signals of Linux are numbered 1 to 64.
+const SIGNALS_MAX: i32 = 64;
+
+/// Size of the kernel's signal set in bytes.
+const SIGNAL_SET_BYTES: usize = 8;
+
+/// `KEYCTL_JOIN_SESSION_KEYRING` of keyctl(2).
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+
+/// Both halves of what clone(2) returns twice.
+pub(super) enum Forked {
+    /// In the parent: the child and a descriptor of it when asked for.
+    Parent(libc::pid_t, Option<OwnedFd>),
+    /// In the child.
+    Child,
+}
+
+fn check(result: libc::c_long) -> Sys<libc::c_long> {
+    if result == -1 {
+        // SAFETY: the address of this thread's errno is always valid.
+        let errno = unsafe { *libc::__errno_location() };
+        return Err(Errno::from_raw_os_error(errno));
+    }
+    Ok(result)
+}
+
+/// Forks into new namespaces (`CLONE_NEW*`).
+///
+/// # Safety
+///
+/// The child of a process with threads may only make system calls and touch memory that it has.
+pub(super) unsafe fn fork(namespaces: libc::c_int) -> Sys<Forked> {
+    let mut pidfd: RawFd = -1;
+    let flags = namespaces | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let none = ptr::null_mut::<libc::c_void>();
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2); `pidfd` outlives the call.
+    let pid = check(unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(flags), none, &raw mut pidfd, none, none)
+    })?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok(Forked::Parent(libc::pid_t::try_from(pid).expect("a process id fits its type"), pidfd))
+}
+
+/// Ends this process at once.
+pub(super) fn exit(code: i32) -> ! {
+    // SAFETY: never returns and touches nothing.
+    unsafe { libc::_exit(code) }
+}
+
+/// What `wait4` told of a child.
+pub(super) struct Waited {
+    pub(super) pid: libc::pid_t,
+    pub(super) status: libc::c_int,
+    pub(super) usage: libc::rusage,
+}
+
+/// Waits for a child; -1 for any.
+pub(super) fn wait(pid: libc::pid_t) -> Sys<Waited> {
+    loop {
+        let mut status = 0;
+        // SAFETY: all-zero is a valid rusage.
+        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: both pointers are valid for the call.
+        let result = check(unsafe {
+            libc::syscall(
+                libc::SYS_wait4,
+                libc::c_long::from(pid),
+                &raw mut status,
+                0 as libc::c_long,
+                &raw mut usage,
+            )
+        });
+        match result {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(pid) => {
+                let pid = libc::pid_t::try_from(pid).expect("a process id fits its type");
+                return Ok(Waited { pid, status, usage });
+            }
+        }
+    }
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) of a mount that is not in use yet.
+pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, whole_tree: Depth) -> Sys<()> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let mut flags = libc::AT_EMPTY_PATH;
+    if whole_tree == Depth::Tree {
+        flags |= libc::AT_RECURSIVE;
+    }
+    // SAFETY: path and attributes are valid for the call, the size is that of the struct.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// How much of a mount tree is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// The one mount.
+    Single,
+    /// With everything mounted below.
+    Tree,
+}
+
+/// prctl(2) with up to two arguments.
+pub(super) fn prctl(option: libc::c_int, first: u64, second: u64) -> Sys<()> {
+    // SAFETY: only options without pointers are used in this module.
+    check(unsafe { libc::syscall(libc::SYS_prctl, option, first, second, 0u64, 0u64) }).map(drop)
+}
+
+/// Groups and group, of this thread alone.
+pub(super) fn set_groups(groups: &[u32], gid: u32) -> Sys<()> {
+    // SAFETY: the pointer and length are those of a slice.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }).map(drop)
+}
+
+/// User, of this thread alone.
+pub(super) fn set_user(uid: u32) -> Sys<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// Makes `permitted` permitted and effective, and nothing inheritable.
+pub(super) fn set_capabilities(permitted: u64) -> Sys<()> {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header: [u32; 2] = [VERSION_3, 0];
+    let (low, high) = (permitted as u32, (permitted >> 32) as u32);
+    // Effective, permitted, inheritable of the low half, then of the high half.
+    let sets: [u32; 6] = [low, low, 0, high, high, 0];
+    // SAFETY: header and sets have the layout of capset(2), version 3.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).map(drop)
+}
+
+/// Installs a seccomp filter on this thread.
+pub(super) fn set_filter(program: &[libc::sock_filter]) -> Sys<()> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::TOOBIG)?;
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the program is valid for the call; the kernel copies it and writes nothing.
+    check(unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+    })
+    .map(drop)
+}
+
+/// Closes every descriptor from `first` to `last`.
+pub(super) fn close_range(first: u32, last: u32) -> Sys<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: closes descriptors; the caller no longer uses any of them.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Makes `to` another name of `from`.
+pub(super) fn duplicate_to(from: RawFd, to: RawFd) -> Sys<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_dup3, from, to, 0) }).map(drop)
+}
+
+/// All signals back to their defaults and none blocked.
+pub(super) fn reset_signals() {
+    // The kernel's own sigaction: handler, flags, restorer, mask; all zero is the default.
+    let default = [0u64; 4];
+    for signal in 1..=SIGNALS_MAX {
+        let none = ptr::null_mut::<libc::c_void>();
+        // SAFETY: `default` is as large as the kernel's struct. KILL and STOP fail, as they may.
+        let _ = check(unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_BYTES)
+        });
+    }
+    let _ = set_signal_mask(0);
+}
+
+/// Replaces the set of blocked signals of this thread and returns the old one.
+pub(super) fn set_signal_mask(blocked: u64) -> Sys<u64> {
+    let mut old = 0u64;
+    // SAFETY: both sets have the kernel's size.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const blocked,
+            &raw mut old,
+            SIGNAL_SET_BYTES,
+        )
+    })?;
+    Ok(old)
+}
+
+/// No core files, whatever the limit was.
+pub(super) fn forbid_core_files() -> Sys<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is valid for the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) }.into()).map(drop)
+}
+
+/// Leaves the session keyring of whoever started us.
+pub(super) fn leave_keyring() -> Sys<()> {
+    let anonymous = ptr::null::<libc::c_char>();
+    // SAFETY: a null name asks for an anonymous keyring.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) })
+        .map(drop)
+}
+
+/// Switches the loopback interface of this network namespace on.
+pub(super) fn raise_loopback() -> Sys<()> {
+    // SAFETY: takes numbers only.
+    let socket = check(unsafe {
+        libc::syscall(libc::SYS_socket, libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0)
+    })?;
+    let socket = RawFd::try_from(socket).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all-zero is a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l'.cast_signed();
+    request.ifr_name[1] = b'o'.cast_signed();
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request is valid for the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            socket.as_raw_fd(),
+            libc::c_ulong::from(libc::SIOCSIFFLAGS as u32),
+            &raw const request,
+        )
+    })
+    .map(drop)
+}
+
+/// First byte of the kernel's name for the working directory: `(` when it is out of the root.
+pub(super) fn working_directory_starts_with() -> Sys<u8> {
+    let mut name = [0u8; 4096];
+    // SAFETY: the buffer has the length that is told.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, name.as_mut_ptr(), name.len()) })?;
+    Ok(name[0])
+}
+
+/// Becomes the program; returns only on failure. Both lists end with a null pointer.
+pub(super) fn execute(
+    path: &CStr,
+    argv: &[*const libc::c_char],
+    env: &[*const libc::c_char],
+) -> Errno {
+    debug_assert!(argv.last().is_some_and(|end| end.is_null()));
+    // SAFETY: both lists end with null and their strings outlive the call.
+    let result = check(unsafe {
+        libc::syscall(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), env.as_ptr())
+    });
+    result.err().unwrap_or(Errno::NOEXEC)
+}
+
+/// Memory that a process shares with the children it forks, zeroed, unmapped when dropped.
+pub(super) struct SharedMemory<T> {
+    place: ptr::NonNull<T>,
+}
+
+impl<T: Shareable> SharedMemory<T> {
+    pub(super) fn new() -> Sys<Self> {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
+        // SAFETY: asks for new memory; nothing is replaced.
+        let place =
+            unsafe { libc::mmap(ptr::null_mut(), size_of::<T>(), protection, flags, -1, 0) };
+        if place == libc::MAP_FAILED {
+            return Err(Errno::NOMEM);
+        }
+        Ok(Self { place: ptr::NonNull::new(place.cast()).ok_or(Errno::NOMEM)? })
+    }
+
+    pub(super) fn get(&self) -> &T {
+        // SAFETY: mapped until dropped; zeroes are a valid `T`, and `T` is made of atomics.
+        unsafe { self.place.as_ref() }
+    }
+}
+
+impl<T> Drop for SharedMemory<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this size, and no reference outlives `self`.
+        unsafe { libc::munmap(self.place.as_ptr().cast(), size_of::<T>()) };
+    }
+}
+
+/// Types of atomics alone, valid when zeroed.
+///
+/// # Safety
+///
+/// All-zero bytes are a valid value, and every part may be written by another process at any time.
+pub(super) unsafe trait Shareable {}
