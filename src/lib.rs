@@ -19,3 +19,6 @@ pub mod registry;
 pub mod sandbox;
 pub mod store;
 pub mod trust;
+// 3. Image work: mechanisms combined.
+pub mod image;
+pub mod snapshot;

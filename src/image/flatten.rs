@@ -1,0 +1,189 @@
+//! The root file system that a stack of layers makes, as one tree: the `tar` and `local` outputs.
+//!
+//! Works on listings and plain tars; nothing is mounted and nothing unpacked on the way. Knows no
+//! manifests.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::{self, Read, Seek as _, SeekFrom, Write},
+    os::fd::AsFd as _,
+    thread,
+};
+
+use super::{ImageError, assemble};
+use crate::{
+    layer::{LayerError, LayerWriter, Listing, OverlayMarks, Ownership, unpack_as},
+    oci::DiffId,
+    store::Store,
+    tree::{Change, Entry, Kind, Meta, TreePath},
+};
+
+/// Mode of directories that no layer has an entry for.
+const IMPLICIT_MODE: u32 = 0o755;
+
+/// Who owns the files of an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owners {
+    /// As in the image.
+    Image,
+    /// Whoever runs this, as BuildKit's local output does.
+    Process,
+}
+
+/// What stands in the end, and in which layer.
+type Merged = BTreeMap<TreePath, Standing>;
+
+#[derive(Clone)]
+struct Standing {
+    layer: usize,
+    entry: Entry,
+    offset: u64,
+}
+
+/// Writes the tree of `layers`, bottom first, below `prefix`.
+pub(super) fn write_tree<W: Write>(
+    store: &Store,
+    layers: &[DiffId],
+    prefix: &TreePath,
+    owners: Owners,
+    out: &mut LayerWriter<W>,
+) -> Result<(), ImageError> {
+    let mut listings = Vec::new();
+    let mut tars = Vec::new();
+    for layer in layers {
+        listings.push(assemble::listing_of(store, *layer)?);
+        tars.push(assemble::plain_tar(store, *layer)?);
+    }
+    let merged = merge(&listings);
+    let mut first_names: HashMap<(usize, TreePath), TreePath> = HashMap::new();
+    for (path, standing) in &merged {
+        let (entry, source) = match inode(&listings, standing) {
+            None => (standing.entry.clone(), standing.clone()),
+            Some(node) => match first_names.get(&(node.layer, node.entry.path.clone())) {
+                Some(first) => {
+                    let kind = Kind::Hardlink { target: prefix.join(first) };
+                    (Entry { kind, ..standing.entry.clone() }, standing.clone())
+                }
+                None => {
+                    let key = (node.layer, node.entry.path.clone());
+                    first_names.insert(key, path.clone());
+                    (node.entry.clone(), node)
+                }
+            },
+        };
+        let mut entry = Entry { path: prefix.join(path), ..entry };
+        if owners == Owners::Process {
+            entry.meta.uid = rustix::process::geteuid().as_raw();
+            entry.meta.gid = rustix::process::getegid().as_raw();
+        }
+        put(out, &entry, &mut tars[source.layer], source.offset)?;
+    }
+    Ok(())
+}
+
+/// Writes the tree as files below `directory`.
+pub(super) fn write_folder(
+    store: &Store,
+    layers: &[DiffId],
+    directory: &File,
+) -> Result<(), ImageError> {
+    let (reader, writer) = io::pipe().map_err(LayerError::Io)?;
+    thread::scope(|scope| {
+        // The pipe's end moves in, so that an error here ends the reading side as well.
+        let produced = scope.spawn(move || {
+            let mut out = LayerWriter::new(io::BufWriter::with_capacity(1 << 20, writer));
+            write_tree(store, layers, &TreePath::root(), Owners::Process, &mut out)?;
+            out.finish().map(|_| ()).map_err(ImageError::from)
+        });
+        let unpacked = unpack_as(reader, directory.as_fd(), OverlayMarks::User, Ownership::Own);
+        let produced = produced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        match (unpacked, produced) {
+            (Ok(_), produced) => produced,
+            // A broken pipe only says that the other side failed.
+            (Err(unpacked), Err(ImageError::Layer(LayerError::Io(pipe))))
+                if pipe.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Err(unpacked.into())
+            }
+            (Err(_), Err(produced)) => Err(produced),
+            (Err(unpacked), Ok(())) => Err(unpacked.into()),
+        }
+    })
+}
+
+fn put<W: Write>(
+    out: &mut LayerWriter<W>,
+    entry: &Entry,
+    tar: &mut File,
+    offset: u64,
+) -> Result<(), ImageError> {
+    if matches!(entry.kind, Kind::File { .. }) {
+        tar.seek(SeekFrom::Start(offset)).map_err(LayerError::Io)?;
+    }
+    Ok(out.put(entry, &mut tar.take(entry.size()))?)
+}
+
+/// Puts the layers over one another, bottom first.
+fn merge(listings: &[Listing]) -> Merged {
+    let mut merged = Merged::new();
+    for (layer, listing) in listings.iter().enumerate() {
+        // Deletions first: they are meant for the layers below.
+        for listed in &listing.changes {
+            match &listed.change {
+                Change::Whiteout(path) => remove(&mut merged, path, Keep::Nothing),
+                Change::Opaque(path) => remove(&mut merged, path, Keep::Directory),
+                Change::Put(_) => {}
+            }
+        }
+        for listed in &listing.changes {
+            let Change::Put(entry) = &listed.change else { continue };
+            if !entry.is_directory() {
+                remove(&mut merged, &entry.path, Keep::Nothing);
+            }
+            for parent in entry.path.ancestors() {
+                let there = merged.get(&parent).is_some_and(|there| there.entry.is_directory());
+                if !there {
+                    let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
+                    let entry = Entry::directory(parent.clone(), meta);
+                    merged.insert(parent, Standing { layer, entry, offset: 0 });
+                }
+            }
+            let standing = Standing { layer, entry: entry.clone(), offset: listed.offset };
+            merged.insert(entry.path.clone(), standing);
+        }
+    }
+    merged
+}
+
+/// What stays of a directory whose content goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Nothing,
+    Directory,
+}
+
+fn remove(merged: &mut Merged, path: &TreePath, keep: Keep) {
+    let below = merged.range(path.clone()..).take_while(|(there, _)| there.starts_with(path));
+    let gone: Vec<_> = below.map(|(there, _)| there.clone()).collect();
+    for there in gone.iter().filter(|there| keep == Keep::Nothing || *there != path) {
+        merged.remove(there);
+    }
+}
+
+/// The first name of what stands at a path, when that is a file or another name of one; the name may
+/// be hidden by now, its content is still there.
+fn inode(listings: &[Listing], standing: &Standing) -> Option<Standing> {
+    let mut node = standing.clone();
+    // Links to links end after as many steps as the layer has entries; honest ones have one.
+    for _ in 0..=listings[standing.layer].changes.len() {
+        let Kind::Hardlink { target } = &node.entry.kind else {
+            let several = matches!(node.entry.kind, Kind::Directory);
+            return (!several).then_some(node);
+        };
+        let listed = listings[standing.layer].at(target)?;
+        let Change::Put(entry) = &listed.change else { return None };
+        node = Standing { layer: standing.layer, entry: entry.clone(), offset: listed.offset };
+    }
+    None
+}

@@ -1,0 +1,249 @@
+//! Getting layers from registries into the store: several at once, each verified twice.
+//!
+//! The digest says that the bytes are those of the manifest; the diff ID, that the manifest and the
+//! config speak of the same layer.
+
+use std::{
+    io::Read,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use super::{Image, ImageError, resolve::origins};
+use crate::{
+    event::{Direction, Emit, Event},
+    layer::{LayerSummary, decompress, read_layer},
+    oci::{Codec, Descriptor, DiffId, Digest, Reference},
+    registry::{Client, RegistryError},
+    store::{CompressedForm, LayerRecord, Store},
+};
+
+/// Blobs of one image that travel at once.
+pub(super) const TRANSFERS_MAX: usize = 4;
+/// Shortest time between two events about one blob.
+const EVENT_EVERY: Duration = Duration::from_millis(100);
+
+/// Makes sure that the bytes of all layers are in the store in some form (blob, tar or snapshot),
+/// pulling what is missing, several at once; records diff IDs.
+///
+/// # Errors
+///
+/// Any [`ImageError`].
+pub async fn fetch_layers(
+    store: &Store,
+    client: &Client,
+    image: &Image,
+    name: &str,
+    emit: &Emit,
+) -> Result<(), ImageError> {
+    let slots = Arc::new(Semaphore::new(TRANSFERS_MAX));
+    let mut running = JoinSet::new();
+    let layers = image.manifest.value.layers.iter().zip(&image.config.value.rootfs.diff_ids);
+    for (descriptor, diff_id) in layers {
+        let fetch = Fetch {
+            store: store.clone(),
+            client: client.clone(),
+            descriptor: descriptor.clone(),
+            diff_id: *diff_id,
+            origin: image.origin.clone(),
+            teller: Teller::new(name, emit, Direction::Pull, descriptor),
+        };
+        let slots = Arc::clone(&slots);
+        running.spawn(async move {
+            let _slot = slots.acquire_owned().await.expect("nobody closes it");
+            fetch.run().await
+        });
+    }
+    while let Some(done) = running.join_next().await {
+        joined(done)?;
+    }
+    Ok(())
+}
+
+/// One layer to get.
+struct Fetch {
+    store: Store,
+    client: Client,
+    descriptor: Descriptor,
+    diff_id: DiffId,
+    origin: Option<Reference>,
+    teller: Teller,
+}
+
+impl Fetch {
+    async fn run(self) -> Result<(), ImageError> {
+        // Images that share a base fetch it once.
+        let _turn = self.client.turn(self.descriptor.digest).await;
+        if self.is_here()? {
+            self.teller.skipped("exists");
+            return Ok(());
+        }
+        if self.store.blob_size(self.descriptor.digest).is_none() {
+            let mut writer = Some(self.store.blob_writer()?);
+            let places = places(&self.store, self.origin.as_ref(), self.descriptor.digest)?;
+            for place in &places {
+                let out = writer.as_mut().expect("it is put back before the next place");
+                let progress = |done| self.teller.moved(done);
+                match self.client.pull_blob(place, &self.descriptor, out, &progress).await {
+                    Ok(()) => break,
+                    Err(error) if Some(place) == places.last() => return Err(error.into()),
+                    Err(error) => {
+                        tracing::debug!(%error, %place, "next place");
+                        writer = Some(self.store.blob_writer()?);
+                    }
+                }
+            }
+            let Some(writer) = writer.filter(|_| !places.is_empty()) else {
+                return Err(nowhere(self.descriptor.digest));
+            };
+            let expected = self.descriptor.digest;
+            blocking(move || writer.commit(Some(expected))).await?;
+        }
+        let (store, descriptor, diff_id) =
+            (self.store.clone(), self.descriptor.clone(), self.diff_id);
+        blocking(move || examine(&store, &descriptor, diff_id)).await
+    }
+
+    /// In a form that can be used, with all that is to be known of it.
+    fn is_here(&self) -> Result<bool, ImageError> {
+        if self.store.snapshot(self.diff_id).is_some() {
+            return Ok(true);
+        }
+        let known = self.store.layer(self.diff_id)?;
+        let examined = known.is_some_and(|record| record.tar_bytes > 0);
+        let blobs = [self.diff_id.0, self.descriptor.digest];
+        Ok(examined && blobs.iter().any(|blob| self.store.blob_size(*blob).is_some()))
+    }
+}
+
+/// Decompresses a layer's blob, holds it against its diff ID, and records what it is.
+fn examine(store: &Store, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), ImageError> {
+    let blob = store.open_blob(descriptor.digest)?;
+    let plain = decompress(Box::new(blob)).map_err(crate::layer::LayerError::from)?;
+    let summary = summed_up(plain)?;
+    if summary.diff_id != diff_id {
+        return Err(ImageError::Invalid {
+            image: format!("layer {}", descriptor.digest),
+            reason: format!("its content is {}, the config says {diff_id}", summary.diff_id),
+        });
+    }
+    store.put_listing(diff_id, &summary.listing.encode())?;
+    let form = CompressedForm {
+        codec: descriptor.media_type.codec().unwrap_or(Codec::Plain),
+        level: None,
+        original: true,
+        descriptor: descriptor.clone(),
+    };
+    let record = LayerRecord {
+        tar_bytes: summary.tar_bytes,
+        content_bytes: summary.content_bytes,
+        compressed: vec![form],
+    };
+    Ok(store.put_layer(diff_id, &record)?)
+}
+
+fn summed_up(plain: impl Read) -> Result<LayerSummary, ImageError> {
+    Ok(read_layer(plain, |_, _| Ok(()))?)
+}
+
+/// Where a blob may be had: where the image came from, then wherever it was seen.
+pub(super) fn places(
+    store: &Store,
+    origin: Option<&Reference>,
+    blob: Digest,
+) -> Result<Vec<Reference>, ImageError> {
+    let mut places: Vec<Reference> = origin.cloned().into_iter().collect();
+    for seen in origins(store, blob)? {
+        if places.iter().all(|place| place.name() != seen.name()) {
+            places.push(seen);
+        }
+    }
+    Ok(places)
+}
+
+pub(super) fn nowhere(blob: Digest) -> ImageError {
+    let what = format!("blob {blob} (neither in the store nor in any registry it is known from)");
+    RegistryError::NotFound(what).into()
+}
+
+/// Tells about one blob, not too often.
+pub(super) struct Teller {
+    image: String,
+    emit: Emit,
+    direction: Direction,
+    digest: Digest,
+    total: u64,
+    last: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Teller {
+    pub(super) fn new(image: &str, emit: &Emit, direction: Direction, blob: &Descriptor) -> Self {
+        Self {
+            image: image.to_owned(),
+            emit: Arc::clone(emit),
+            direction,
+            digest: blob.digest,
+            total: blob.size,
+            last: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn moved(&self, done: u64) {
+        let now = Instant::now();
+        {
+            let mut last = self.last.lock().expect("nobody panics while holding it");
+            let is_due = match *last {
+                None => true,
+                Some((_, told)) if done == told => false,
+                Some((at, _)) => done == self.total || now - at >= EVENT_EVERY,
+            };
+            if !is_due {
+                return;
+            }
+            *last = Some((now, done));
+        }
+        (self.emit)(Event::Transfer {
+            image: self.image.clone(),
+            direction: self.direction,
+            digest: self.digest,
+            done,
+            total: self.total,
+        });
+    }
+
+    pub(super) fn skipped(&self, reason: &'static str) {
+        (self.emit)(Event::TransferSkipped {
+            image: self.image.clone(),
+            direction: self.direction,
+            digest: self.digest,
+            reason,
+        });
+    }
+}
+
+/// Runs something long that is not async where it may block.
+pub(super) async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ImageError>
+where
+    T: Send + 'static,
+    E: Into<ImageError> + Send + 'static,
+{
+    joined(tokio::task::spawn_blocking(move || work().map_err(Into::into)).await)
+}
+
+/// The result of a task; its panic goes on here.
+pub(super) fn joined<T>(
+    done: Result<Result<T, ImageError>, tokio::task::JoinError>,
+) -> Result<T, ImageError> {
+    match done {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(ImageError::Invalid {
+            image: "transfer".to_owned(),
+            reason: "the runtime is shutting down".to_owned(),
+        }),
+    }
+}

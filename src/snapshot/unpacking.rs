@@ -1,0 +1,164 @@
+//! Layers become directories: unpacked when missing, checked, each once however many ask.
+//!
+//! Knows where the bytes of a layer may lie; knows nothing of what they mean.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io::Read,
+    os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+use rustix::fs::FlockOperation;
+
+use super::SnapshotError;
+use crate::{
+    layer::{self, LayerSummary, OverlayMarks, Ownership},
+    oci::{DiffId, Digest},
+    sandbox::{self, Privilege},
+    store::{LayerRecord, Store, StoreError},
+};
+
+/// Layers unpacked at once, at most: they share one disk.
+const THREADS_MAX: usize = 4;
+
+/// See [`super::lowers`].
+pub(super) fn lowers(
+    store: &Store,
+    layers: &[DiffId],
+    marks: OverlayMarks,
+) -> Result<Vec<PathBuf>, SnapshotError> {
+    let mut missing: Vec<_> =
+        layers.iter().copied().filter(|layer| store.snapshot(*layer).is_none()).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    unpack_all(store, &missing, marks)?;
+    let topmost_first = layers.iter().rev();
+    let mut seen = BTreeSet::new();
+    // A layer that comes again adds nothing where it was before, and overlay refuses it (ELOOP).
+    let once = topmost_first.filter(|layer| seen.insert(**layer));
+    once.map(|layer| store.snapshot(*layer).ok_or(SnapshotError::Missing(*layer))).collect()
+}
+
+fn unpack_all(store: &Store, missing: &[DiffId], marks: OverlayMarks) -> Result<(), SnapshotError> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let workers = processors.min(THREADS_MAX).min(missing.len());
+    if workers <= 1 {
+        return missing.iter().try_for_each(|layer| unpack_one(store, *layer, marks));
+    }
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = || {
+        while let Some(layer) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = unpack_one(store, *layer, marks) {
+                next.store(missing.len(), Ordering::Relaxed);
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(work);
+        }
+    });
+    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.map_or(Ok(()), Err)
+}
+
+fn unpack_one(store: &Store, layer: DiffId, marks: OverlayMarks) -> Result<(), SnapshotError> {
+    // Whoever unpacks holds the blob: other threads and processes wait here, and then find it done.
+    let lock = open_blob(store, layer)?;
+    let locked = rustix::fs::flock(&lock, FlockOperation::LockExclusive);
+    locked.map_err(|errno| broken(layer, std::io::Error::from(errno).into()))?;
+    if store.snapshot(layer).is_some() {
+        return Ok(());
+    }
+    let blob = open_blob(store, layer)?;
+    let staging = store.staging()?;
+    let directory = staging.path().join("fs");
+    let made = fs::DirBuilder::new().mode(0o755).create(&directory);
+    made.and_then(|()| fill(store, layer, &directory, (blob, marks)))
+        .map_err(|error| broken(layer, error.into()))??;
+    store.commit_snapshot(&directory, layer)?;
+    drop(lock);
+    Ok(())
+}
+
+type Filled = Result<(), SnapshotError>;
+
+fn fill(
+    store: &Store,
+    layer: DiffId,
+    directory: &std::path::Path,
+    (blob, marks): (File, OverlayMarks),
+) -> std::io::Result<Filled> {
+    let target = File::open(directory)?;
+    let tar = layer::decompress(Box::new(blob))?;
+    let summary = layer::unpack_as(tar, target.as_fd(), marks, ownership());
+    Ok(summary
+        .map_err(|error| broken(layer, error))
+        .and_then(|summary| keep(store, layer, &summary)))
+}
+
+/// With one id, owners are recorded in listings and cannot be set.
+fn ownership() -> Ownership {
+    match sandbox::privilege() {
+        Privilege::Root | Privilege::Mapped => Ownership::Exact,
+        Privilege::SingleId | Privilege::None => Ownership::Own,
+    }
+}
+
+/// Checks what was read against what was asked for, and keeps what was learned on the way.
+pub(super) fn keep(
+    store: &Store,
+    layer: DiffId,
+    summary: &LayerSummary,
+) -> Result<(), SnapshotError> {
+    if summary.diff_id != layer {
+        let (expected, found) = (layer.0, summary.diff_id.0);
+        return Err(StoreError::DigestMismatch { expected, found }.into());
+    }
+    store.put_listing(layer, &summary.listing.encode())?;
+    let record = LayerRecord {
+        tar_bytes: summary.tar_bytes,
+        content_bytes: summary.content_bytes,
+        compressed: Vec::new(),
+    };
+    store.put_layer(layer, &record)?;
+    Ok(())
+}
+
+/// The bytes of a layer, plain or compressed.
+pub(super) fn open_blob(store: &Store, layer: DiffId) -> Result<File, SnapshotError> {
+    if store.blob_size(layer.0).is_some() {
+        return Ok(store.open_blob(layer.0)?);
+    }
+    let compressed = compressed_blob(store, layer)?.ok_or(SnapshotError::Missing(layer))?;
+    Ok(store.open_blob(compressed)?)
+}
+
+fn compressed_blob(store: &Store, layer: DiffId) -> Result<Option<Digest>, SnapshotError> {
+    let Some(record) = store.layer(layer)? else { return Ok(None) };
+    let blobs = record.compressed.iter().map(|form| form.descriptor.digest);
+    let mut here = blobs.filter(|digest| store.blob_size(*digest).is_some());
+    Ok(here.next())
+}
+
+/// The plain tar of a layer as a stream.
+pub(super) fn open_tar(
+    store: &Store,
+    layer: DiffId,
+) -> Result<Box<dyn Read + Send>, SnapshotError> {
+    let blob = open_blob(store, layer)?;
+    layer::decompress(Box::new(blob)).map_err(|error| broken(layer, error.into()))
+}
+
+pub(super) fn broken(layer: DiffId, source: layer::LayerError) -> SnapshotError {
+    SnapshotError::Layer { layer, source }
+}

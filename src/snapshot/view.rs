@@ -1,0 +1,359 @@
+//! The merged view: look-ups through a stack of listings, topmost layer first.
+//!
+//! A layer answers for a path, or hides what is below it, or has nothing to say. Directories that a
+//! layer only implies (it has something below, and no entry) take nothing from the layers below.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Seek as _, SeekFrom},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use crate::snapshot::{
+    SnapshotError,
+    unpacking::{self, broken},
+};
+use crate::{
+    layer::{self, Listed, Listing, OverlayMarks},
+    oci::DiffId,
+    sandbox::{self, Privilege},
+    store::Store,
+    tree::{Change, Entry, Kind, Meta, TreePath},
+};
+
+/// Links followed for one path, as many as Linux follows.
+const LINKS_MAX: usize = 40;
+
+/// Mode of a directory that no layer has an entry for.
+const IMPLIED_MODE: u32 = 0o755;
+
+/// A read-only merged view of a stack of layers, from their listings: no mount, no unpacking for
+/// look-ups.
+pub struct View {
+    store: Store,
+    /// Topmost first.
+    layers: Vec<(DiffId, Arc<Listing>)>,
+}
+
+/// What one layer says of a path.
+enum Said<'a> {
+    /// This stands there.
+    Entry(&'a Listed),
+    /// A directory must be there, for something is below it; lower layers may know its owner.
+    Implied,
+    /// A directory must be there, and lower layers have no say in it.
+    ImpliedAlone,
+    /// Nothing is there, whatever lower layers say.
+    Gone,
+    /// Nothing: lower layers may know.
+    Nothing,
+}
+
+impl View {
+    /// Opens a view of `layers`, bottom first. Listings that are missing are made by reading the layer.
+    ///
+    /// # Errors
+    ///
+    /// When a layer is missing or damaged.
+    pub fn open(store: &Store, layers: &[DiffId]) -> Result<Self, SnapshotError> {
+        let topmost_first = layers.iter().rev();
+        let layers = topmost_first.map(|layer| Ok((*layer, listing(store, *layer)?)));
+        Ok(Self { store: store.clone(), layers: layers.collect::<Result<_, SnapshotError>>()? })
+    }
+
+    /// What stands at exactly this path (links are not followed); the root is a directory always.
+    /// A hard link is told as such; [`View::file`] names the file that it is.
+    #[must_use]
+    pub fn entry(&self, path: &TreePath) -> Option<Entry> {
+        if let Some((_, listed)) = self.locate(path) {
+            return put(listed).cloned();
+        }
+        let implied = path.is_root() || self.is_implied(path);
+        implied.then(|| {
+            let meta = Meta { mode: IMPLIED_MODE, ..Meta::default() };
+            Entry::directory(path.clone(), meta)
+        })
+    }
+
+    /// Names in a directory, sorted; empty for anything else.
+    #[must_use]
+    pub fn names(&self, directory: &TreePath) -> Vec<Vec<u8>> {
+        if !self.entry(directory).is_some_and(|entry| entry.is_directory()) {
+            return Vec::new();
+        }
+        let mut decided: BTreeMap<Vec<u8>, Presence> = BTreeMap::new();
+        for (_, listing) in &self.layers {
+            for (name, presence) in children(listing, directory) {
+                decided.entry(name).or_insert(presence);
+            }
+            if covers(listing, directory) || hides(listing, directory) {
+                break;
+            }
+        }
+        let present = decided.into_iter().filter(|(_, presence)| *presence == Presence::There);
+        present.map(|(name, _)| name).collect()
+    }
+
+    /// Follows links as a process chrooted into the view would, the last component included.
+    /// The result may not exist (a dangling link, a path to be made); its parents then stand in the
+    /// view as far as they exist.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Loop`], and [`SnapshotError::Path`] for what is no path.
+    pub fn resolve(&self, path: &[u8]) -> Result<TreePath, SnapshotError> {
+        self.walk(path, LastLink::Follow)
+    }
+
+    /// As [`View::resolve`], but leaves the last component as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`View::resolve`].
+    pub fn resolve_parent(&self, path: &[u8]) -> Result<TreePath, SnapshotError> {
+        self.walk(path, LastLink::Keep)
+    }
+
+    /// Opens the content of a regular file (hard links included).
+    ///
+    /// # Errors
+    ///
+    /// When it is no regular file, or its layer cannot be read.
+    pub fn open_file(&self, path: &TreePath) -> Result<Box<dyn Read + Send>, SnapshotError> {
+        let not_a_file = || SnapshotError::NotAFile(path.to_string());
+        let (layer, listed) = self.file(path).ok_or_else(not_a_file)?;
+        let entry = put(listed).ok_or_else(not_a_file)?;
+        let Kind::File { size } = entry.kind else { return Err(not_a_file()) };
+        let (diff_id, _) = self.layers[layer];
+        let read = |error: io::Error| broken(diff_id, error.into());
+        if let Some(snapshot) = self.store.snapshot(diff_id) {
+            return Ok(Box::new(open_in(&snapshot, &entry.path).map_err(read)?));
+        }
+        if self.store.blob_size(diff_id.0).is_some() {
+            let mut tar = self.store.open_blob(diff_id.0)?;
+            tar.seek(SeekFrom::Start(listed.offset)).map_err(read)?;
+            return Ok(Box::new(tar.take(size)));
+        }
+        let snapshot = super::lowers(&self.store, &[diff_id], marks())?;
+        let snapshot = snapshot.first().ok_or(SnapshotError::Missing(diff_id))?;
+        Ok(Box::new(open_in(snapshot, &entry.path).map_err(read)?))
+    }
+
+    /// Names the place of an inode: two paths with the same value are hard links of one file.
+    #[must_use]
+    pub fn inode(&self, path: &TreePath) -> Option<(usize, TreePath)> {
+        let (layer, listed) = self.file(path)?;
+        // Counted from the bottom, so that the name outlives layers put on top.
+        Some((self.layers.len() - 1 - layer, listed.change.path().clone()))
+    }
+
+    /// The entry at a path, hard links followed to the file that they name: the layer (topmost is 0)
+    /// and its line.
+    fn file(&self, path: &TreePath) -> Option<(usize, &Listed)> {
+        let (layer, mut listed) = self.locate(path)?;
+        let (_, listing) = &self.layers[layer];
+        for _ in 0..LINKS_MAX {
+            let Kind::Hardlink { target } = &put(listed)?.kind else {
+                return Some((layer, listed));
+            };
+            listed = listing.at(target)?;
+        }
+        None
+    }
+
+    /// The topmost line that stands at a path: number of the layer (topmost is 0) and line.
+    fn locate(&self, path: &TreePath) -> Option<(usize, &Listed)> {
+        let mut implied = false;
+        for (number, (_, listing)) in self.layers.iter().enumerate() {
+            match says(listing, path) {
+                Said::Entry(listed) => {
+                    let fits = !implied || put(listed).is_some_and(Entry::is_directory);
+                    return fits.then_some((number, listed));
+                }
+                Said::Gone | Said::ImpliedAlone => return None,
+                Said::Implied => implied = true,
+                Said::Nothing => {}
+            }
+        }
+        None
+    }
+
+    /// Whether a layer implies a directory here that nothing above hides.
+    fn is_implied(&self, path: &TreePath) -> bool {
+        for (_, listing) in &self.layers {
+            match says(listing, path) {
+                Said::Implied | Said::ImpliedAlone => return true,
+                Said::Gone | Said::Entry(_) => return false,
+                Said::Nothing => {}
+            }
+        }
+        false
+    }
+
+    fn walk(&self, path: &[u8], last: LastLink) -> Result<TreePath, SnapshotError> {
+        // The components to come, next one last.
+        let mut ahead: Vec<Vec<u8>> = components(path).collect();
+        let mut at = TreePath::root();
+        let mut links = 0;
+        while let Some(name) = ahead.pop() {
+            if name == b".." {
+                at = at.parent().unwrap_or_default();
+                continue;
+            }
+            let next = at.child(&name)?;
+            let entry = match (last, ahead.is_empty()) {
+                (LastLink::Keep, true) => None,
+                _ => self.entry(&next),
+            };
+            let Some(Entry { kind: Kind::Symlink { target }, .. }) = entry else {
+                at = next;
+                continue;
+            };
+            links += 1;
+            if links > LINKS_MAX {
+                return Err(SnapshotError::Loop(String::from_utf8_lossy(path).into_owned()));
+            }
+            if target.starts_with(b"/") {
+                at = TreePath::root();
+            }
+            ahead.extend(components(&target));
+        }
+        Ok(at)
+    }
+}
+
+impl layer::Below for View {
+    fn entry(&self, path: &TreePath) -> Option<Entry> {
+        let entry = Self::entry(self, path)?;
+        if !matches!(entry.kind, Kind::Hardlink { .. }) {
+            return Some(entry);
+        }
+        let file = put(self.file(path)?.1)?;
+        Some(Entry { path: entry.path, ..file.clone() })
+    }
+
+    fn names(&self, directory: &TreePath) -> Vec<Vec<u8>> {
+        Self::names(self, directory)
+    }
+
+    fn open(&self, path: &TreePath) -> io::Result<Box<dyn Read + '_>> {
+        match self.open_file(path) {
+            Ok(content) => Ok(content),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// What to do with a link at the end of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LastLink {
+    Follow,
+    Keep,
+}
+
+/// Components of a path in reverse, `.` and empty ones left out.
+fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+    let parts = path.split(|byte| *byte == b'/').rev();
+    parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
+}
+
+fn put(listed: &Listed) -> Option<&Entry> {
+    match &listed.change {
+        Change::Put(entry) => Some(entry),
+        Change::Whiteout(_) | Change::Opaque(_) => None,
+    }
+}
+
+fn says<'a>(listing: &'a Listing, path: &TreePath) -> Said<'a> {
+    if let Some(listed) = listing.at(path) {
+        return match listed.change {
+            Change::Put(_) => Said::Entry(listed),
+            Change::Whiteout(_) | Change::Opaque(_) if has_entries_below(listing, path) => {
+                Said::ImpliedAlone
+            }
+            Change::Whiteout(_) | Change::Opaque(_) => Said::Gone,
+        };
+    }
+    if has_entries_below(listing, path) {
+        return if hides(listing, path) { Said::ImpliedAlone } else { Said::Implied };
+    }
+    if hides(listing, path) { Said::Gone } else { Said::Nothing }
+}
+
+/// Whether the layer hides what lower layers have at `path` by a mark or an entry above it.
+fn hides(listing: &Listing, path: &TreePath) -> bool {
+    if path.is_root() {
+        return false;
+    }
+    covers(listing, &TreePath::root()) || path.ancestors().any(|above| covers(listing, &above))
+}
+
+/// Whether the layer hides what lower layers have below `directory`, looking at that path alone.
+fn covers(listing: &Listing, directory: &TreePath) -> bool {
+    let replaced =
+        || listing.at(directory).and_then(put).is_some_and(|entry| !entry.is_directory());
+    listing.is_opaque(directory) || replaced()
+}
+
+fn has_entries_below(listing: &Listing, directory: &TreePath) -> bool {
+    listing.below(directory).any(|listed| put(listed).is_some())
+}
+
+/// Whether a name is in a directory, as far as one layer decides it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    There,
+    Gone,
+}
+
+/// The names that a layer has to say something about, directly in `directory`.
+fn children(listing: &Listing, directory: &TreePath) -> Vec<(Vec<u8>, Presence)> {
+    let changes = &listing.changes;
+    let mut index = changes.partition_point(|listed| listed.change.path() <= directory);
+    let mut found = Vec::new();
+    while let Some(listed) = changes.get(index) {
+        let Some(rest) = listed.change.path().strip_prefix(directory) else { break };
+        let Some(name) = rest.components().next() else { break };
+        let Ok(child) = directory.child(name) else { break };
+        match says(listing, &child) {
+            Said::Entry(_) | Said::Implied | Said::ImpliedAlone => {
+                found.push((name.to_vec(), Presence::There));
+            }
+            Said::Gone => found.push((name.to_vec(), Presence::Gone)),
+            Said::Nothing => {}
+        }
+        index +=
+            changes[index..].partition_point(|listed| listed.change.path().starts_with(&child));
+    }
+    found
+}
+
+fn listing(store: &Store, layer: DiffId) -> Result<Arc<Listing>, SnapshotError> {
+    if let Some(listing) = store.decoded_listing(layer, |bytes| Listing::decode(bytes).ok())? {
+        return Ok(listing);
+    }
+    let tar = unpacking::open_tar(store, layer)?;
+    let summary = layer::read_layer(tar, |_, _| Ok(())).map_err(|error| broken(layer, error))?;
+    unpacking::keep(store, layer, &summary)?;
+    Ok(Arc::new(summary.listing))
+}
+
+/// The marks of snapshots that this process can mount.
+fn marks() -> OverlayMarks {
+    match sandbox::privilege() {
+        Privilege::Root => OverlayMarks::Trusted,
+        Privilege::Mapped | Privilege::SingleId | Privilege::None => OverlayMarks::User,
+    }
+}
+
+fn open_in(snapshot: &std::path::Path, path: &TreePath) -> io::Result<File> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root: OwnedFd = rustix::fs::open(snapshot, flags, Mode::empty())?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::openat2(&root, path.as_path(), flags, Mode::empty(), inside)?.into())
+}
