@@ -20,5 +20,6 @@ pub mod sandbox;
 pub mod store;
 pub mod trust;
 // 3. Image work: mechanisms combined.
+pub mod build;
 pub mod image;
 pub mod snapshot;

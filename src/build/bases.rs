@@ -1,0 +1,176 @@
+//! Base images of a build: resolved as lowering asks for their configs, fetched when something looks at
+//! their layers. Knows names and places in the Dockerfile; knows no ops.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use super::{BuildError, BuildFailure, BuildRequest, NamedSource, Refresh, Workshop};
+use crate::{
+    dockerfile::{
+        ContextKind, Dockerfile, DockerfileError, ImageRequest, LowerOptions, Lowered, Lowering,
+        ast,
+    },
+    graph::Place,
+    image::{self, Image, ImageError},
+    oci::{ImageConfig, Platform},
+};
+
+/// Base images by request, resolved as lowering asks for them.
+pub(super) struct Bases<'a> {
+    workshop: &'a Workshop,
+    request: &'a BuildRequest,
+    images: Mutex<HashMap<ImageRequest, Arc<Base>>>,
+}
+
+/// [`dockerfile::lower`] or [`dockerfile::lower_for_check`].
+pub(super) type Lower = fn(
+    &Dockerfile,
+    &LowerOptions,
+    &HashMap<ImageRequest, ImageConfig>,
+) -> Result<Lowering, DockerfileError>;
+
+/// A base image; its layers are fetched when something looks at them.
+pub(super) struct Base {
+    pub(super) image: Image,
+    name: String,
+    fetched: Mutex<Fetched>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fetched {
+    No,
+    Yes,
+}
+
+impl<'a> Bases<'a> {
+    pub(super) fn new(workshop: &'a Workshop, request: &'a BuildRequest) -> Self {
+        Self { workshop, request, images: Mutex::default() }
+    }
+
+    pub(super) fn lower(
+        &self,
+        parsed: &Dockerfile,
+        platform: &Platform,
+        lower: Lower,
+    ) -> Result<Box<Lowered>, BuildFailure> {
+        let kind_of = |source: &NamedSource| match source {
+            NamedSource::Directory(_) => ContextKind::Files,
+            NamedSource::Images(_) | NamedSource::Reference(_) => ContextKind::Image,
+        };
+        let request = self.request;
+        let named = request.named.iter().map(|(name, source)| (name.clone(), kind_of(source)));
+        let mut args = request.args.clone();
+        if let Some(epoch) = request.epoch {
+            args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
+        }
+        let options = LowerOptions {
+            target: request.target.clone(),
+            args,
+            labels: request.labels.clone(),
+            platform: platform.clone(),
+            build_platform: Platform::host(),
+            named_contexts: named.collect(),
+            ignore: request.context.as_ref().and_then(|context| context.ignore.clone()),
+        };
+        let mut configs: HashMap<ImageRequest, ImageConfig> = HashMap::new();
+        loop {
+            let lowering = lower(parsed, &options, &configs);
+            let missing =
+                match lowering.map_err(|error| BuildFailure::new(request, None, error.into()))? {
+                    Lowering::Done(lowered) => return Ok(lowered),
+                    Lowering::Needs(missing) => missing,
+                };
+            for wanted in missing {
+                let base = self.resolve(&wanted);
+                let base = base.map_err(|error| {
+                    BuildFailure::new(request, place_of(parsed, &wanted), error)
+                })?;
+                configs.insert(wanted.clone(), base.image.config.value.clone());
+                self.lock().insert(wanted, Arc::new(base));
+            }
+        }
+    }
+
+    fn resolve(&self, wanted: &ImageRequest) -> Result<Base, BuildError> {
+        let reference = match self.request.named.get(&wanted.name) {
+            Some(NamedSource::Images(images)) => return choose(images, wanted),
+            Some(NamedSource::Reference(reference)) => reference.clone(),
+            Some(NamedSource::Directory(_)) | None => wanted.name.parse().map_err(|error| {
+                BuildError::BaseName { name: wanted.name.clone(), reason: format!("{error}") }
+            })?,
+        };
+        let Workshop { store, client, runtime, .. } = self.workshop;
+        let refresh = self.request.refresh == Refresh::Always;
+        let image = runtime.block_on(image::resolve(
+            store,
+            client,
+            &reference,
+            &wanted.platform,
+            refresh,
+        ))?;
+        Ok(Base { image, name: reference.familiar(), fetched: Mutex::new(Fetched::No) })
+    }
+
+    pub(super) fn get(&self, wanted: &ImageRequest) -> Arc<Base> {
+        Arc::clone(&self.lock()[wanted])
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ImageRequest, Arc<Base>>> {
+        self.images.lock().expect("no holder panics")
+    }
+}
+
+/// The variant of a named image that runs on what is wanted; a single one is taken as it is.
+fn choose(images: &[(Platform, Image)], wanted: &ImageRequest) -> Result<Base, BuildError> {
+    let fitting = images.iter().find(|(platform, _)| platform.satisfies(&wanted.platform));
+    let only = if let [only] = images { Some(only) } else { None };
+    let Some((_, image)) = fitting.or(only) else {
+        let has: Vec<String> = images.iter().map(|(platform, _)| platform.to_string()).collect();
+        return Err(BuildError::Image(ImageError::Platform {
+            image: wanted.name.clone(),
+            wanted: wanted.platform.to_string(),
+            has: has.join(", "),
+        }));
+    };
+    let (image, name) = (image.clone(), wanted.name.clone());
+    Ok(Base { image, name, fetched: Mutex::new(Fetched::No) })
+}
+
+impl Base {
+    /// Gets the layers into the store, once.
+    pub(super) fn fetch(&self, workshop: &Workshop) -> Result<(), BuildError> {
+        let mut fetched = self.fetched.lock().expect("no holder panics");
+        if *fetched == Fetched::No {
+            let Workshop { store, client, runtime, emit, .. } = workshop;
+            runtime.block_on(image::fetch_layers(store, client, &self.image, &self.name, emit))?;
+            *fetched = Fetched::Yes;
+        }
+        Ok(())
+    }
+}
+
+/// The instruction that asks for an image: the first that names it as it stands; one that names it
+/// through a variable is not found.
+fn place_of(parsed: &Dockerfile, wanted: &ImageRequest) -> Option<Place> {
+    for stage in &parsed.stages {
+        let from_stage = (stage.base == wanted.name).then_some(&stage.from);
+        let from_copy = stage.instructions.iter().find(|instruction| {
+            if let ast::Kind::Copy(copy) = &instruction.kind {
+                return copy.from.as_ref() == Some(&wanted.name);
+            }
+            let ast::Kind::Run(run) = &instruction.kind else { return false };
+            run.mounts.iter().any(|mount| mount.from.as_ref() == Some(&wanted.name))
+        });
+        if let Some(found) = from_stage.or(from_copy) {
+            return Some(Place {
+                stage: stage.name.clone().unwrap_or_default(),
+                title: found.original.clone(),
+                span: found.location.span.clone(),
+                lines: found.location.lines,
+            });
+        }
+    }
+    None
+}

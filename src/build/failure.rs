@@ -1,0 +1,155 @@
+//! How a build fails: what, at which place of which Dockerfile, with the last output.
+
+use std::{path::PathBuf, sync::Arc};
+
+use thiserror::Error;
+
+use super::{BuildRequest, files::FilesError};
+use crate::{
+    dockerfile::DockerfileError, graph::Place, image::ImageError, layer::LayerError, oci::Digest,
+    plan::Entitlement, registry::DownloadError, sandbox::SandboxError, snapshot::SnapshotError,
+    store::StoreError,
+};
+
+/// A Dockerfile's text and the name it is shown under.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerfileText {
+    /// Path as the user knows it.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+/// A failed build, with where it failed.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct BuildFailure {
+    /// The image's name in the plan.
+    pub image: String,
+    /// The Dockerfile.
+    pub dockerfile: Arc<DockerfileText>,
+    /// The instruction, when one is to blame.
+    pub place: Option<Place>,
+    /// What went wrong.
+    #[source]
+    pub error: Box<BuildError>,
+}
+
+impl BuildFailure {
+    /// A failure of `request`, at a place when one is to blame.
+    pub(super) fn new(request: &BuildRequest, place: Option<Place>, error: BuildError) -> Self {
+        Self {
+            image: request.name.clone(),
+            dockerfile: Arc::clone(&request.dockerfile),
+            place,
+            error: Box::new(error),
+        }
+    }
+}
+
+/// What can go wrong in a build.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The Dockerfile is not valid.
+    #[error(transparent)]
+    Dockerfile(#[from] DockerfileError),
+    /// A process ended with another code than zero.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    Exit {
+        /// The command on one line.
+        command: String,
+        /// Its exit code.
+        code: i32,
+        /// Last lines of output, oldest first.
+        tail: Vec<String>,
+        /// File with the whole output.
+        log: Option<PathBuf>,
+        /// What the code usually means, when it is known.
+        help: Option<String>,
+    },
+    /// A process could not be started: no such program or user.
+    #[error("process {command:?} did not complete successfully: {source}")]
+    Start {
+        /// The command on one line.
+        command: String,
+        /// Why.
+        source: Box<BuildError>,
+    },
+    /// The sandbox failed.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// Files could not be copied.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// An image failed.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// A name is no image reference.
+    #[error("failed to parse stage name \"{name}\": {reason}")]
+    BaseName {
+        /// As written.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A stack of layers failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A layer failed.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Reading or writing a file failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The instruction is understood, and this version cannot do it.
+    #[error("{what} is not supported yet")]
+    Unsupported {
+        /// What.
+        what: String,
+        /// The way out.
+        help: Option<String>,
+    },
+    /// A process wants more than the user allows.
+    #[error("failed to load LLB: {} is not allowed", entitlement.name())]
+    NotAllowed {
+        /// What it wants.
+        entitlement: Entitlement,
+    },
+    /// A download failed.
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    /// A download is not what `--checksum` says; BuildKit's words.
+    #[error("digest mismatch {found}: {expected}")]
+    Checksum {
+        /// What it is.
+        found: Digest,
+        /// As asked for.
+        expected: String,
+    },
+    /// A secret that a process must have is not there.
+    #[error("secret {id}: not found")]
+    SecretMissing {
+        /// Its id.
+        id: String,
+    },
+    /// A secret cannot be handed to a process.
+    #[error("secret {id}: {reason}")]
+    Secret {
+        /// Its id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// Stopped because the user asked.
+    #[error("cancelled")]
+    Cancelled,
+}

@@ -1,0 +1,194 @@
+//! The cache key of a files op: what was asked for, and what was found.
+//!
+//! Files count by name, type, mode, owner, size, link, attributes and content, never by time. Which
+//! stamps are old enough to stand for a content is the store's decision: it is asked before a file is
+//! read, and keeps no digest of a file that changed within the clock's granularity of that.
+
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    io::Read as _,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use super::{
+    Context, FilesError,
+    select::{Item, Pick, Role},
+    source::{Inode, Node, Opened, Tree},
+};
+use crate::{
+    oci::{Digest, Hasher},
+    store::{FileStamp, Store},
+    tree::{Kind, TreePath, Xattrs},
+};
+
+/// Threads that hash files which are not known yet.
+const HASHERS_MAX: usize = 4;
+
+/// Size of the piece in which a file is hashed, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// A file as the key counts it.
+#[derive(Clone, Default)]
+struct Fingerprint {
+    content: Option<Digest>,
+    xattrs: Xattrs,
+}
+
+/// One source in words: how many files, and a digest over all that counts of them.
+pub(super) fn describe(
+    store: &Store,
+    context: &Context,
+    picks: &[Pick],
+) -> Result<String, FilesError> {
+    let items = || picks.iter().flat_map(|pick| pick.items.iter().map(move |item| (pick, item)));
+    let files: Vec<_> = items()
+        .filter(|(_, item)| item.node.stamp.is_some())
+        .map(|(pick, item)| (pick.path.join(&item.below), &item.node))
+        .collect();
+    let count = items().filter(|(_, item)| !item.node.is_directory()).count();
+    let mut fingerprints = fingerprints(store, context, &files)?.into_iter();
+    let mut hasher = Hasher::new();
+    let mut inodes = HashMap::new();
+    for (pick, item) in items() {
+        let print = if item.node.stamp.is_some() { fingerprints.next() } else { None };
+        hash_item(&mut hasher, pick, item, &print.unwrap_or_default());
+        if let Some(inode) = &item.node.inode {
+            hash_link(&mut hasher, &mut inodes, inode);
+        }
+    }
+    let plural = if count == 1 { "" } else { "s" };
+    Ok(format!("{count} file{plural}, {}", hasher.finish()))
+}
+
+fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint) {
+    let Node { kind, meta, .. } = &item.node;
+    let mut facts = String::new();
+    let (tag, text): (&str, &[u8]) = match kind {
+        Kind::Directory => ("directory", b""),
+        Kind::File { .. } => ("file", b""),
+        Kind::Symlink { target } => ("symlink", target),
+        Kind::Hardlink { target } => ("hardlink", target.as_bytes()),
+        Kind::Fifo => ("fifo", b""),
+        Kind::CharDevice { .. } => ("char", b""),
+        Kind::BlockDevice { .. } => ("block", b""),
+    };
+    if let Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } = kind {
+        write!(facts, "{major}:{minor} ").expect("a string takes everything");
+    }
+    let size = if let Kind::File { size } = kind { *size } else { 0 };
+    // Of a folder that is copied, what it holds goes into the image, not its own mode.
+    let mode = if item.role == Role::Top && *kind == Kind::Directory { 0 } else { meta.mode };
+    write!(facts, "{:?} {mode:o} {}:{} {size}", item.role, meta.uid, meta.gid)
+        .expect("a string takes everything");
+    let content = print.content.map(|digest| digest.to_string()).unwrap_or_default();
+    let parts: [&[u8]; 6] = [
+        &pick.name,
+        item.below.as_bytes(),
+        tag.as_bytes(),
+        text,
+        facts.as_bytes(),
+        content.as_bytes(),
+    ];
+    let attributes = print.xattrs.iter().flat_map(|(name, value)| [&name[..], &value[..]]);
+    for part in parts.into_iter().chain(attributes) {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+}
+
+/// Hard links count by which of the files seen before they are, not by number of inode.
+fn hash_link<'a>(hasher: &mut Hasher, inodes: &mut HashMap<&'a Inode, u64>, inode: &'a Inode) {
+    let next = inodes.len() as u64;
+    let index = *inodes.entry(inode).or_insert(next);
+    hasher.update(&index.to_le_bytes());
+}
+
+/// Content and attributes of local files: from the store where the stamp is known, else by reading.
+///
+/// A stamp is kept only for files without attributes, so that a known stamp says both; setting an
+/// attribute changes the time of change.
+fn fingerprints(
+    store: &Store,
+    context: &Context,
+    files: &[(TreePath, &Node)],
+) -> Result<Vec<Fingerprint>, FilesError> {
+    let stamps: Vec<FileStamp> = files.iter().filter_map(|(_, node)| node.stamp).collect();
+    let known = store.file_digests(&stamps)?;
+    let mut prints: Vec<_> = known
+        .iter()
+        .map(|content| Fingerprint { content: *content, ..Fingerprint::default() })
+        .collect();
+    let missing: Vec<usize> = (0..files.len()).filter(|index| known[*index].is_none()).collect();
+    let mut fresh = Vec::new();
+    for (index, print) in hash_all(store, context, files, &missing)? {
+        if let (Some(content), true) = (print.content, print.xattrs.is_empty()) {
+            fresh.push((stamps[index], content));
+        }
+        prints[index] = print;
+    }
+    if !fresh.is_empty() {
+        store.put_file_digests(&fresh)?;
+    }
+    Ok(prints)
+}
+
+fn hash_all(
+    store: &Store,
+    context: &Context,
+    files: &[(TreePath, &Node)],
+    missing: &[usize],
+) -> Result<Vec<(usize, Fingerprint)>, FilesError> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        let mut piece = vec![0; PIECE_BYTES];
+        while let Some(index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (path, node) = &files[*index];
+            done.push((*index, hash(store, context, path, node, &mut piece)?));
+        }
+        Ok(done)
+    };
+    let hashers = cores.min(HASHERS_MAX).min(missing.len());
+    if hashers <= 1 {
+        return work();
+    }
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..hashers).map(|_| scope.spawn(work)).collect();
+        let mut done = Vec::new();
+        for thread in threads {
+            done.extend(thread.join().expect("hashing does not panic")?);
+        }
+        Ok(done)
+    })
+}
+
+fn hash(
+    store: &Store,
+    context: &Context,
+    path: &TreePath,
+    node: &Node,
+    piece: &mut [u8],
+) -> Result<Fingerprint, FilesError> {
+    let failed = |source| FilesError::Io { path: context.name_of(path), source };
+    let (mut file, xattrs) = match Tree::Folder(context).open_file(store, path, node)? {
+        Opened::Local(file, xattrs) => (file, xattrs),
+        Opened::Other(_) => return Ok(Fingerprint::default()),
+    };
+    let mut hasher = Hasher::new();
+    // A file that grows for ever must not be read for ever: one byte more than expected is enough.
+    let mut left = node.stamp.map_or(0, |stamp| stamp.size) + 1;
+    while left > 0 {
+        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = file.read(&mut piece[..wanted]).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&piece[..read]);
+        left -= read as u64;
+    }
+    context.check_unchanged(&file, path, node)?;
+    Ok(Fingerprint { content: Some(hasher.finish()), xattrs })
+}

@@ -1,0 +1,451 @@
+//! File operations of a build: what COPY, ADD and WORKDIR select, and the layer they make.
+//!
+//! Layers go from the source straight into a tar stream; no directory is made and nothing is mounted.
+//! `select` says which files, `copy` and `archive` where they go in a `target` that is only thought
+//! of, `write` makes the layer of it. `keys` says what all that depends on. Knows no Dockerfile.
+
+use std::{collections::HashMap, fs::File, io};
+
+use thiserror::Error;
+
+use crate::{
+    graph::{Chmod, CopySource, FileAction, FilesOp, KeyTree, OpId, SourceRoot, Unpack},
+    layer::LayerError,
+    oci::{ChainId, DiffId, Digest},
+    snapshot::{SnapshotError, View},
+    store::{Store, StoreError},
+    tree::{Kind, Meta, Timestamp, TreePath},
+};
+
+mod accounts;
+mod archive;
+mod context;
+mod copy;
+mod keys;
+mod mode;
+mod resolve;
+mod select;
+mod source;
+mod target;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use accounts::user_ids;
+pub use context::{Context, read_in_folder};
+
+use accounts::{Lookup, owner_ids};
+use copy::{Content, Manner};
+use mode::ModeChange;
+use select::{Item, Parents, Pick, Role, select};
+use source::{Node, Opened, Tree};
+use target::{Maker, Target};
+
+/// Where a source's path starts, resolved.
+#[derive(Clone, Copy)]
+pub enum Root<'a> {
+    /// Local files.
+    Context(&'a Context),
+    /// The root file system of a stage or image, bottom layer first.
+    Layers(&'a [DiffId]),
+    /// One file that was downloaded; the path of the source is not looked at.
+    Download(&'a Download),
+}
+
+/// A file that came from a URL, as `ADD` sees it: mode 0600, owner 0:0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Download {
+    /// Name that it gets inside of a directory.
+    pub name: String,
+    /// Blob of the store with its bytes.
+    pub content: Digest,
+    /// Length in bytes.
+    pub size: u64,
+    /// `Last-Modified`; the epoch when the server named none.
+    pub modified: Timestamp,
+}
+
+/// Numbers for a user of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// User.
+    pub uid: u32,
+    /// Primary group.
+    pub gid: u32,
+    /// Supplementary groups; the primary one is among them, as with runc.
+    pub groups: Vec<u32>,
+    /// Home folder from `/etc/passwd`; `/root` or `/` when there is none.
+    pub home: String,
+}
+
+/// Times that a build gives to what it makes itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Now.
+    pub now: Timestamp,
+    /// `SOURCE_DATE_EPOCH`, when set.
+    pub epoch: Option<Timestamp>,
+}
+
+impl Clock {
+    /// No entry is dated later than this: when a folder was checked out cannot change a layer.
+    fn latest(&self) -> Timestamp {
+        self.epoch.map_or(self.now, |epoch| epoch.max(self.now))
+    }
+}
+
+/// Why files could not be copied or made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FilesError {
+    /// A source does not exist (`"/x": not found`, BuildKit's words), with near names as help.
+    #[error("{message}")]
+    NotFound {
+        /// BuildKit's words.
+        message: String,
+        /// Near names, or that an ignore file excludes it.
+        help: Option<String>,
+    },
+    /// Files and places do not fit (file over directory, bad mode, unknown user …).
+    #[error("{0}")]
+    Invalid(String),
+    /// Local files were not the same after the copy as before it.
+    #[error(
+        "files of the context changed while they were copied; build again when nothing writes to them"
+    )]
+    Changed,
+    /// A local file could not be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stack of layers could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Writing the layer failed.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+}
+
+/// Mode of a downloaded file.
+const DOWNLOAD_MODE: u32 = 0o600;
+
+/// Mode of a heredoc.
+const HEREDOC_MODE: u32 = 0o644;
+
+/// Parts of the cache key of a files op: the base's chain, every flag, and the name, type, mode,
+/// owner, size, link, attributes and content of every file selected from contexts (through the
+/// store's stat cache); a stage counts by its chain.
+///
+/// # Errors
+///
+/// When a source is missing or cannot be read.
+pub fn key<'a>(
+    store: &Store,
+    op: &FilesOp,
+    base: &[DiffId],
+    root_of: &dyn Fn(OpId) -> Root<'a>,
+) -> Result<KeyTree, FilesError> {
+    let mut tree = KeyTree::new("files");
+    if op.actions.iter().any(looks_at_base) {
+        tree.add("base", chain(base));
+    }
+    for action in &op.actions {
+        match action {
+            FileAction::MakeDirectory { path, owner } => {
+                tree.add("directory", path);
+                tree.add("owner", owner);
+            }
+            FileAction::Copy { sources, destination, .. } => {
+                tree.add("destination", destination);
+                add_flags(&mut tree, action);
+                for source in sources {
+                    add_source(&mut tree, store, (action, source), root_of)?;
+                }
+            }
+        }
+    }
+    Ok(tree)
+}
+
+/// Makes the op's layer: plain tar blob, listing and layer record in the store.
+///
+/// # Errors
+///
+/// When a source is missing, changes while it is read, or does not fit its destination.
+pub fn make_layer<'a>(
+    store: &Store,
+    op: &FilesOp,
+    base: &[DiffId],
+    root_of: &dyn Fn(OpId) -> Root<'a>,
+    clock: Clock,
+) -> Result<DiffId, FilesError> {
+    let below = op.actions.iter().any(looks_at_base) && !base.is_empty();
+    let view = below.then(|| View::open(store, base)).transpose()?;
+    let mut work = Work {
+        store,
+        target: Target::new(view.as_ref()),
+        accounts: view.as_ref().map(|view| view as &dyn Lookup),
+        trees: Vec::new(),
+        opened: HashMap::new(),
+        spools: Vec::new(),
+        clock,
+    };
+    for action in &op.actions {
+        work.act(action, root_of)?;
+    }
+    let Work { target, trees, spools, .. } = work;
+    write::write(
+        &target,
+        &write::Origins {
+            store,
+            base: view.as_ref(),
+            trees: &trees,
+            spools: &spools,
+            latest: clock.latest(),
+        },
+    )
+}
+
+/// Mode and owner of what a source path stands for.
+pub(super) fn source_meta(
+    store: &Store,
+    root: Root<'_>,
+    path: &str,
+) -> Result<Option<Meta>, FilesError> {
+    let tree = Tree::open(store, root)?;
+    let path = tree.resolve(path.as_bytes())?;
+    Ok(tree.node(&path)?.map(|node| node.meta))
+}
+
+/// `--link` makes its layer on nothing; BuildKit ignores it together with `--chmod`.
+fn looks_at_base(action: &FileAction) -> bool {
+    match action {
+        FileAction::MakeDirectory { .. } => true,
+        FileAction::Copy { link, chmod, .. } => !link || chmod.is_some(),
+    }
+}
+
+fn chain(layers: &[DiffId]) -> String {
+    ChainId::of(layers).map_or_else(|| "scratch".to_owned(), |chain| chain.to_string())
+}
+
+fn add_flags(tree: &mut KeyTree, action: &FileAction) {
+    let FileAction::Copy { chown, chmod, exclude, parents, link, unpack, .. } = action else {
+        return;
+    };
+    if let Some(chown) = chown {
+        tree.add("--chown", chown);
+    }
+    match chmod {
+        Some(Chmod::Octal(mode)) => tree.add("--chmod", format!("{mode:04o}")),
+        Some(Chmod::Symbolic(text)) => tree.add("--chmod", text),
+        None => {}
+    }
+    for pattern in exclude {
+        tree.add("--exclude", pattern);
+    }
+    let switches = [("--parents", *parents), ("--link", *link && !looks_at_base(action))];
+    for (name, _) in switches.iter().filter(|(_, on)| *on) {
+        tree.add(name, "true");
+    }
+    let unpack = match unpack {
+        Unpack::Never => return,
+        Unpack::Local => "local archives",
+        Unpack::Always => "archives",
+    };
+    tree.add("unpack", unpack);
+}
+
+fn add_source<'a>(
+    tree: &mut KeyTree,
+    store: &Store,
+    (action, source): (&FileAction, &CopySource),
+    root_of: &dyn Fn(OpId) -> Root<'a>,
+) -> Result<(), FilesError> {
+    let path = &source.path;
+    match &source.root {
+        SourceRoot::Inline(bytes) => {
+            tree.add(&format!("heredoc {path}"), Digest::of(bytes));
+        }
+        SourceRoot::Url { .. } | SourceRoot::Git { .. } => return Err(remote(source)),
+        SourceRoot::Op(id) => match root_of(*id) {
+            Root::Layers(layers) => {
+                tree.add(&format!("source {path}"), format!("from {}", chain(layers)));
+            }
+            Root::Download(Download { name, content, size, .. }) => {
+                tree.add(&format!("download {name}"), format!("{size} bytes, {content}"));
+            }
+            Root::Context(context) => {
+                let picks = select_for(&Tree::Folder(context), path, action)?;
+                tree.add(&format!("source {path}"), keys::describe(store, context, &picks)?);
+            }
+        },
+    }
+    Ok(())
+}
+
+fn select_for(tree: &Tree<'_>, path: &str, action: &FileAction) -> Result<Vec<Pick>, FilesError> {
+    let FileAction::Copy { exclude, parents, .. } = action else { return Ok(Vec::new()) };
+    select(tree, path, exclude, if *parents { Parents::Kept } else { Parents::Dropped })
+}
+
+fn remote(source: &CopySource) -> FilesError {
+    let what = match &source.root {
+        SourceRoot::Git { .. } => "a git repository",
+        SourceRoot::Url { .. } | SourceRoot::Op(_) | SourceRoot::Inline(_) => "a URL",
+    };
+    let path = &source.path;
+    FilesError::Invalid(format!(
+        "ADD of {what} ({path}) is not supported yet; download it into the context first"
+    ))
+}
+
+/// A layer being planned.
+struct Work<'a, 'v> {
+    store: &'v Store,
+    target: Target<'v, Content>,
+    accounts: Option<&'v dyn Lookup>,
+    trees: Vec<Tree<'a>>,
+    /// Sources that were opened before, in `trees`.
+    opened: HashMap<OpId, usize>,
+    /// Contents of archive members.
+    spools: Vec<File>,
+    clock: Clock,
+}
+
+impl<'a> Work<'a, '_> {
+    fn act(
+        &mut self,
+        action: &FileAction,
+        root_of: &dyn Fn(OpId) -> Root<'a>,
+    ) -> Result<(), FilesError> {
+        match action {
+            FileAction::MakeDirectory { path, owner } => {
+                let (uid, gid) = owner_ids(self.accounts, owner)?;
+                let mtime = self.clock.epoch.unwrap_or(self.clock.now);
+                let maker = Maker { mode: 0o755, uid, gid, mtime };
+                self.target.make_directories(path.as_bytes(), maker)?;
+            }
+            FileAction::Copy { sources, destination, chown, chmod, parents, .. } => {
+                let chown = chown.as_deref().filter(|chown| !chown.is_empty());
+                let manner = Manner {
+                    destination,
+                    owner: chown.map(|chown| owner_ids(self.accounts, chown)).transpose()?,
+                    mode: chmod.as_ref().map(ModeChange::parse).transpose()?,
+                    now: self.clock.now,
+                };
+                if *parents {
+                    // Even a wildcard without a match makes the destination.
+                    let directory = target::destination_parent(destination);
+                    self.target.make_directories(directory.as_bytes(), manner.maker())?;
+                }
+                for source in sources {
+                    self.copy_source((action, source), &manner, root_of)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_source(
+        &mut self,
+        (action, source): (&FileAction, &CopySource),
+        manner: &Manner<'_>,
+        root_of: &dyn Fn(OpId) -> Root<'a>,
+    ) -> Result<(), FilesError> {
+        let id = match &source.root {
+            SourceRoot::Op(id) => *id,
+            SourceRoot::Inline(bytes) => {
+                let mut node = Node::plain(Kind::File { size: bytes.len() as u64 }, HEREDOC_MODE);
+                node.meta.mtime = self.clock.now;
+                let pick = single(source.path.as_bytes(), node);
+                let content = |_: &Item| Content::Bytes(bytes.clone());
+                return copy::copy(&mut self.target, manner, &pick, &content);
+            }
+            SourceRoot::Url { .. } | SourceRoot::Git { .. } => return Err(remote(source)),
+        };
+        let index = match self.opened.get(&id) {
+            Some(index) => *index,
+            None => {
+                self.trees.push(Tree::open(self.store, root_of(id))?);
+                self.opened.insert(id, self.trees.len() - 1);
+                self.trees.len() - 1
+            }
+        };
+        let picks = match &self.trees[index] {
+            Tree::Download(download) => {
+                let mut node = Node::plain(Kind::File { size: download.size }, DOWNLOAD_MODE);
+                node.meta.mtime = download.modified;
+                vec![single(download.name.as_bytes(), node)]
+            }
+            tree @ Tree::Layers(_) => select_for(tree, &source.path, action)?,
+            tree @ Tree::Folder(_) => {
+                let mut picks = select_for(tree, &source.path, action)?;
+                // The folder of the context itself is nobody's work: only what it holds was sent.
+                for pick in picks.iter_mut().filter(|pick| pick.path.is_root()) {
+                    pick.items[0].node.meta.mtime = self.clock.now;
+                }
+                picks
+            }
+        };
+        for pick in picks {
+            if self.unpacks(action, index, &pick)? {
+                self.unpack(manner, index, &pick)?;
+                continue;
+            }
+            let content = |item: &Item| Content::Source {
+                tree: index,
+                path: pick.path.join(&item.below),
+                node: Box::new(item.node.clone()),
+            };
+            copy::copy(&mut self.target, manner, &pick, &content)?;
+        }
+        Ok(())
+    }
+
+    /// Whether a pick is an archive that is to be unpacked.
+    fn unpacks(&self, action: &FileAction, index: usize, pick: &Pick) -> Result<bool, FilesError> {
+        let FileAction::Copy { unpack, .. } = action else { return Ok(false) };
+        let wanted = match (unpack, &self.trees[index]) {
+            (Unpack::Never, _) | (Unpack::Local, Tree::Download(_)) => false,
+            (Unpack::Local | Unpack::Always, _) => true,
+        };
+        if !wanted || !matches!(pick.items[0].node.kind, Kind::File { .. }) {
+            return Ok(false);
+        }
+        Ok(archive::is_archive(self.read(index, pick)?))
+    }
+
+    fn unpack(&mut self, manner: &Manner<'_>, index: usize, pick: &Pick) -> Result<(), FilesError> {
+        let content = self.read(index, pick)?;
+        if self.spools.is_empty() {
+            let place = self.store.root().display().to_string();
+            let failed = |source: io::Error| FilesError::Io { path: place, source };
+            let staging = self.store.staging()?;
+            self.spools.push(tempfile::tempfile_in(staging.path()).map_err(failed)?);
+        }
+        let name = pick.path.to_string();
+        let spool = (&mut self.spools[0], 0);
+        archive::unpack(&mut self.target, manner, (&name, content), spool)
+    }
+
+    fn read(&self, index: usize, pick: &Pick) -> Result<Box<dyn io::Read + Send>, FilesError> {
+        let opened = self.trees[index].open_file(self.store, &pick.path, &pick.items[0].node)?;
+        Ok(match opened {
+            Opened::Local(file, _) => Box::new(io::BufReader::new(file)),
+            Opened::Other(content) => content,
+        })
+    }
+}
+
+fn single(name: &[u8], node: Node) -> Pick {
+    let item = Item { below: TreePath::root(), node, role: Role::Top };
+    Pick { path: TreePath::root(), name: name.to_vec(), items: vec![item] }
+}

@@ -1,0 +1,262 @@
+//! Which files a copy takes: wildcards, links at the top, `--parents`, `--exclude`.
+//!
+//! Knows sources only; where the files go is none of its business.
+
+use super::{
+    FilesError,
+    resolve::{child, clamped},
+    source::{Node, Tree},
+};
+use crate::{
+    dockerfile::pattern::{PatternSet, Verdict, clean, has_wildcard, matches_glob},
+    tree::TreePath,
+};
+
+/// Likeness from which on a name is offered instead of one that is not there.
+const LIKENESS_MIN: f64 = 0.7;
+
+/// One thing that a source path stands for, with all that is below it.
+#[derive(Debug)]
+pub(super) struct Pick {
+    /// Where it stands in its source, links followed.
+    pub(super) path: TreePath,
+    /// Name that it gets inside of a directory: the one that was asked for, not the link's target.
+    pub(super) name: Vec<u8>,
+    /// In path order, the thing itself first.
+    pub(super) items: Vec<Item>,
+}
+
+/// One entry of a pick.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Path below the pick; the root for the pick itself.
+    pub(super) below: TreePath,
+    pub(super) node: Node,
+    pub(super) role: Role,
+}
+
+/// Why an entry is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It is the pick itself.
+    Top,
+    /// It is selected.
+    Chosen,
+    /// A directory that is there only for what is below it.
+    Passage,
+}
+
+/// What narrows a selection.
+#[derive(Default)]
+pub(super) struct Filter {
+    /// `--parents`: patterns below the pick.
+    include: Option<PatternSet>,
+    /// `--exclude`
+    exclude: PatternSet,
+}
+
+/// Whether source paths are kept below the destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parents {
+    Kept,
+    Dropped,
+}
+
+/// Everything that a source path stands for, in the order of its names.
+pub(super) fn select(
+    tree: &Tree<'_>,
+    path: &str,
+    exclude: &[String],
+    parents: Parents,
+) -> Result<Vec<Pick>, FilesError> {
+    let exclude = compile(exclude, "excludepatterns")?;
+    let (top, include) = match parents {
+        Parents::Dropped => (path, None),
+        Parents::Kept => {
+            let (top, below) = path.split_once("/./").unwrap_or(("/", path));
+            let below = clean(&format!("/{below}"));
+            let below = below.trim_start_matches('/').to_owned();
+            if !has_wildcard(path.as_bytes()) {
+                require(tree, &format!("{top}/{below}"))?;
+            }
+            let include = (!below.is_empty()).then(|| compile(&[below], "includepatterns"));
+            (top, include.transpose()?)
+        }
+    };
+    let filter = Filter { include, exclude };
+    let mut picks = Vec::new();
+    for name in names(tree, top)? {
+        let path = tree.resolve(name.as_bytes())?;
+        let Some(node) = tree.node(&path)? else {
+            // A wildcard may match a link to nothing; a literal must lead somewhere.
+            if has_wildcard(top.as_bytes()) {
+                continue;
+            }
+            return Err(not_found(tree, name.as_bytes())?);
+        };
+        let file_name = name.file_name().or_else(|| path.file_name()).unwrap_or_default().to_vec();
+        let mut items = vec![Item { below: TreePath::root(), node, role: Role::Top }];
+        if items[0].node.is_directory() {
+            let walk = Walk { tree, filter: &filter, top: &path };
+            let start = Above {
+                below: TreePath::root(),
+                include: Verdict::default(),
+                exclude: Verdict::default(),
+            };
+            walk.descend(&start, &mut Vec::new(), &mut items)?;
+        }
+        picks.push(Pick { path, name: file_name, items });
+    }
+    Ok(picks)
+}
+
+fn compile(patterns: &[String], what: &str) -> Result<PatternSet, FilesError> {
+    PatternSet::new(patterns).map_err(|(_, error)| {
+        FilesError::Invalid(format!("invalid {what}: [{}]: {error}", patterns.join(" ")))
+    })
+}
+
+/// The paths that a source path names, wildcards matched, links at the end not followed.
+fn names(tree: &Tree<'_>, path: &str) -> Result<Vec<TreePath>, FilesError> {
+    if !has_wildcard(path.as_bytes()) {
+        return Ok(vec![clamped(path.as_bytes())?]);
+    }
+    let cleaned = clean(&format!("/{path}"));
+    let parts: Vec<_> = cleaned.split('/').filter(|part| !part.is_empty()).collect();
+    let fixed = parts.iter().take_while(|part| !has_wildcard(part.as_bytes())).count();
+    let (fixed, patterns) = parts.split_at(fixed);
+    for pattern in patterns {
+        matches_glob(pattern.as_bytes(), b"").map_err(|error| {
+            FilesError::Invalid(format!("invalid includepatterns: [{path}]: {error}"))
+        })?;
+    }
+    // Links are followed in the fixed part only.
+    let mut found = vec![tree.resolve(fixed.join("/").as_bytes())?];
+    for (index, pattern) in patterns.iter().enumerate() {
+        let last = index + 1 == patterns.len();
+        let mut deeper = Vec::new();
+        for directory in found {
+            if !tree.node(&directory)?.is_some_and(|node| node.is_directory()) {
+                continue;
+            }
+            for (name, node) in tree.list(&directory)? {
+                let matched = matches_glob(pattern.as_bytes(), &name).unwrap_or(false);
+                if matched && (last || node.is_directory()) {
+                    deeper.push(child(&directory, &name)?);
+                }
+            }
+        }
+        found = deeper;
+    }
+    Ok(found)
+}
+
+fn require(tree: &Tree<'_>, path: &str) -> Result<(), FilesError> {
+    let typed = clamped(path.as_bytes())?;
+    let resolved = tree.resolve(typed.as_bytes())?;
+    if tree.node(&resolved)?.is_none() { Err(not_found(tree, typed.as_bytes())?) } else { Ok(()) }
+}
+
+/// BuildKit's words, and what was probably meant.
+fn not_found(tree: &Tree<'_>, path: &[u8]) -> Result<FilesError, FilesError> {
+    let typed = clamped(path)?;
+    let message = format!("{:?}: not found", typed.to_string());
+    let resolved = tree.resolve(path)?;
+    if let Tree::Folder(context) = tree
+        && context.node_unfiltered(&resolved)?.is_some()
+    {
+        let help = format!(
+            "{typed} exists, but the ignore file of the context (.dockerignore) excludes it"
+        );
+        return Ok(FilesError::NotFound { message, help: Some(help) });
+    }
+    let (Some(directory), Some(name)) = (resolved.parent(), resolved.file_name()) else {
+        return Ok(FilesError::NotFound { message, help: None });
+    };
+    let name = String::from_utf8_lossy(name);
+    let mut near = Vec::new();
+    if tree.node(&directory)?.is_some_and(|node| node.is_directory()) {
+        for (other, _) in tree.list(&directory)? {
+            let other = String::from_utf8_lossy(&other).into_owned();
+            let likeness = strsim::jaro_winkler(&name.to_lowercase(), &other.to_lowercase());
+            if likeness >= LIKENESS_MIN {
+                near.push((likeness, other));
+            }
+        }
+    }
+    near.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    let near: Vec<_> = near
+        .iter()
+        .take(3)
+        .filter_map(|(_, name)| directory.child(name.as_bytes()).ok())
+        .map(|path| format!("`{path}`"))
+        .collect();
+    let help = (!near.is_empty()).then(|| format!("near names: {}", near.join(", ")));
+    Ok(FilesError::NotFound { message, help })
+}
+
+struct Walk<'a> {
+    tree: &'a Tree<'a>,
+    filter: &'a Filter,
+    top: &'a TreePath,
+}
+
+/// A directory being walked, as its children have to know it.
+struct Above {
+    below: TreePath,
+    include: Verdict,
+    exclude: Verdict,
+}
+
+impl Walk<'_> {
+    /// Adds what is selected below a directory. `passages` are directories above that are not
+    /// selected themselves and were not added yet.
+    fn descend(
+        &self,
+        above: &Above,
+        passages: &mut Vec<Item>,
+        items: &mut Vec<Item>,
+    ) -> Result<(), FilesError> {
+        for (name, node) in self.tree.list(&self.top.join(&above.below))? {
+            let below = child(&above.below, &name)?;
+            let include = self.filter.include.as_ref();
+            let included = include.map(|set| set.judge(&above.include, below.as_bytes()));
+            let excluded = self.filter.exclude.judge(&above.exclude, below.as_bytes());
+            let chosen =
+                included.as_ref().is_none_or(|verdict| verdict.matched) && !excluded.matched;
+            let enter = node.is_directory()
+                && (chosen || self.may_choose_below(&below, included.as_ref(), &excluded));
+            if chosen {
+                items.append(passages);
+                items.push(Item { below: below.clone(), node, role: Role::Chosen });
+            } else if enter {
+                passages.push(Item { below: below.clone(), node, role: Role::Passage });
+            }
+            if enter {
+                let depth = passages.len();
+                let next =
+                    Above { below, include: included.unwrap_or_default(), exclude: excluded };
+                self.descend(&next, passages, items)?;
+                // Still there: nothing below was selected.
+                if !chosen && passages.len() == depth {
+                    passages.pop();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn may_choose_below(
+        &self,
+        directory: &TreePath,
+        included: Option<&Verdict>,
+        excluded: &Verdict,
+    ) -> bool {
+        let path = directory.as_bytes();
+        let reachable = match (&self.filter.include, included) {
+            (Some(set), Some(verdict)) => verdict.matched || set.may_match_below(path),
+            _ => true,
+        };
+        reachable && (!excluded.matched || self.filter.exclude.may_unmatch_below(path))
+    }
+}

@@ -1,0 +1,281 @@
+//! What a layer will hold: additions and removals over a root file system that is only looked at.
+//!
+//! Nothing is written here. Knows neither sources nor tar.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use super::{
+    FilesError,
+    resolve::{Stand, child, resolve},
+    source::travels,
+};
+use crate::{
+    layer,
+    snapshot::View,
+    tree::{Entry, Kind, Meta, Timestamp, TreePath},
+};
+
+/// Prefix of names that take something of the layers below away.
+const WHITEOUT: &[u8] = b".wh.";
+
+/// Name that takes everything away that the layers below have in a directory.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// A root file system with changes on top.
+pub(super) struct Target<'a, C> {
+    base: Option<&'a View>,
+    made: BTreeMap<TreePath, Made<C>>,
+    /// Paths at which the base's entry, and what is below it, is gone.
+    gone: BTreeSet<TreePath>,
+    /// Directories in which everything of the base is gone.
+    opaque: BTreeSet<TreePath>,
+}
+
+/// Something that the layer will hold.
+pub(super) struct Made<C> {
+    pub(super) kind: Kind,
+    pub(super) meta: Meta,
+    /// Where the bytes come from. Two names with the same one are hard links.
+    pub(super) content: Option<Rc<C>>,
+}
+
+/// Owner, mode and time of directories that are made on the way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Maker {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mtime: Timestamp,
+}
+
+/// What stands at a path of a target.
+pub(super) struct Standing {
+    pub(super) kind: Kind,
+    pub(super) meta: Meta,
+}
+
+/// A line of the layer that is to be written.
+pub(super) enum Line<'t, C> {
+    Whiteout(&'t TreePath),
+    Put(TreePath, &'t Made<C>),
+    /// A directory of the base that holds something new: other tools need it to be listed.
+    Above(Entry),
+    Opaque(&'t TreePath),
+}
+
+impl Standing {
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind == Kind::Directory
+    }
+}
+
+impl Maker {
+    fn meta(self) -> Meta {
+        let Self { mode, uid, gid, mtime } = self;
+        Meta { mode, uid, gid, mtime, ..Meta::default() }
+    }
+}
+
+impl<'a, C> Target<'a, C> {
+    /// `None` is an empty root file system.
+    pub(super) fn new(base: Option<&'a View>) -> Self {
+        Self { base, made: BTreeMap::new(), gone: BTreeSet::new(), opaque: BTreeSet::new() }
+    }
+
+    /// What stands at exactly this path; links are not followed.
+    pub(super) fn at(&self, path: &TreePath) -> Option<Standing> {
+        if path.is_root() {
+            return Some(Standing {
+                kind: Kind::Directory,
+                meta: Meta { mode: 0o755, ..Meta::default() },
+            });
+        }
+        if let Some(made) = self.made.get(path) {
+            return Some(Standing { kind: made.kind.clone(), meta: made.meta.clone() });
+        }
+        self.in_base(path).map(|Entry { kind, meta, .. }| Standing { kind, meta })
+    }
+
+    /// What the base still has at a path.
+    fn in_base(&self, path: &TreePath) -> Option<Entry> {
+        let hidden = self.gone.contains(path)
+            || path
+                .ancestors()
+                .any(|above| self.gone.contains(&above) || self.opaque.contains(&above));
+        if hidden { None } else { self.base?.entry(path) }
+    }
+
+    /// What the base has at a path, whatever the layer puts there.
+    pub(super) fn before(&self, path: &TreePath) -> Option<Entry> {
+        let hidden = |above: TreePath| self.gone.contains(&above) || self.opaque.contains(&above);
+        if path.ancestors().any(hidden) { None } else { layer::Below::entry(self.base?, path) }
+    }
+
+    /// What the layer will hold at a path.
+    pub(super) fn made(&self, path: &TreePath) -> Option<&Made<C>> {
+        self.made.get(path)
+    }
+
+    /// The base's own look-ups, for content that has to be copied up.
+    pub(super) fn base_entry(&self, path: &TreePath) -> Option<Entry> {
+        if self.made.contains_key(path) { None } else { self.in_base(path) }
+    }
+
+    /// Follows links inside of the target, the last component included.
+    pub(super) fn resolve(&self, path: &[u8]) -> Result<TreePath, FilesError> {
+        self.resolve_within(&TreePath::root(), path)
+    }
+
+    /// As [`Target::resolve`], with `root` as the root that absolute links and `..` stop at.
+    pub(super) fn resolve_within(
+        &self,
+        root: &TreePath,
+        path: &[u8],
+    ) -> Result<TreePath, FilesError> {
+        let below = resolve(path, |at| {
+            Ok(match self.at(&root.join(at)) {
+                Some(Standing { kind: Kind::Symlink { target }, .. }) => Stand::Link(target),
+                _ => Stand::Other,
+            })
+        })?;
+        Ok(root.join(&below))
+    }
+
+    /// Makes a directory and those above it, following links; returns where it stands. What exists is
+    /// left alone.
+    pub(super) fn make_directories(
+        &mut self,
+        path: &[u8],
+        maker: Maker,
+    ) -> Result<TreePath, FilesError> {
+        let place = self.resolve(path)?;
+        self.make_directories_at(&place, maker)?;
+        Ok(place)
+    }
+
+    /// As [`Target::make_directories`], at a place that has been resolved.
+    pub(super) fn make_directories_at(
+        &mut self,
+        place: &TreePath,
+        maker: Maker,
+    ) -> Result<(), FilesError> {
+        for directory in place.ancestors().chain([place.clone()]).filter(|path| !path.is_root()) {
+            match self.at(&directory) {
+                Some(standing) if standing.is_directory() => {}
+                Some(_) => {
+                    return Err(FilesError::Invalid(format!(
+                        "cannot make directory {place}: {directory} is not a directory"
+                    )));
+                }
+                None => self.put(
+                    directory,
+                    Made { kind: Kind::Directory, meta: maker.meta(), content: None },
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts something in place of whatever stands there. Its directory must exist.
+    pub(super) fn put(&mut self, path: TreePath, made: Made<C>) {
+        if path.is_root() || self.took_away(&path) {
+            return;
+        }
+        let stays =
+            made.kind == Kind::Directory && self.at(&path).is_some_and(|old| old.is_directory());
+        if !stays {
+            self.clear(&path);
+        }
+        self.made.insert(path, made);
+    }
+
+    /// Changes the metadata of a directory that stands there, in the base or new.
+    pub(super) fn change_directory(&mut self, path: &TreePath, change: impl FnOnce(&mut Meta)) {
+        let Some(Standing { kind: Kind::Directory, mut meta }) = self.at(path) else { return };
+        if !path.is_root() {
+            change(&mut meta);
+            self.made.insert(path.clone(), Made { kind: Kind::Directory, meta, content: None });
+        }
+    }
+
+    /// Changes the metadata of files of the layer, each by its content.
+    pub(super) fn change_files(&mut self, change: impl Fn(&Rc<C>, &mut Meta)) {
+        for Made { meta, content, .. } in self.made.values_mut() {
+            content.iter().for_each(|content| change(content, meta));
+        }
+    }
+
+    /// A name that a layer reads as a removal removes: there is no other way to write it.
+    fn took_away(&mut self, path: &TreePath) -> bool {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+        let Some(hidden) = name.strip_prefix(WHITEOUT) else { return false };
+        if name == OPAQUE {
+            let below: Vec<_> = self.strictly_below(&parent);
+            below.iter().for_each(|path| drop(self.made.remove(path)));
+            if self.in_base(&parent).is_some() {
+                self.opaque.insert(parent);
+            }
+        } else if let Ok(hidden) = child(&parent, hidden) {
+            self.clear(&hidden);
+        }
+        true
+    }
+
+    /// Takes away whatever stands at a path, with all that is below.
+    fn clear(&mut self, path: &TreePath) {
+        for below in self.strictly_below(path) {
+            self.made.remove(&below);
+        }
+        self.made.remove(path);
+        if self.in_base(path).is_some() {
+            self.gone.insert(path.clone());
+        }
+    }
+
+    fn strictly_below(&self, path: &TreePath) -> Vec<TreePath> {
+        let after = self.made.range(path.clone()..).map(|(key, _)| key);
+        after.take_while(|key| key.starts_with(path)).filter(|key| *key != path).cloned().collect()
+    }
+
+    /// The layer, in path order.
+    pub(super) fn lines(&self) -> Result<Vec<Line<'_, C>>, FilesError> {
+        let mut paths: BTreeSet<TreePath> = self.made.keys().cloned().collect();
+        let marked = self.gone.iter().chain(&self.opaque);
+        paths.extend(marked.cloned());
+        let above: Vec<_> = paths.iter().flat_map(TreePath::ancestors).collect();
+        paths.extend(above);
+        let mut lines = Vec::new();
+        for path in paths {
+            let path_ref = self.gone.get(&path);
+            let made = self.made.get(&path);
+            // A file in place of something needs no whiteout; a directory would keep what was below.
+            let replaced = made.is_some_and(|made| made.kind != Kind::Directory);
+            if let Some(gone) = path_ref.filter(|_| !replaced) {
+                lines.push(Line::Whiteout(gone));
+            }
+            match made {
+                Some(made) => lines.push(Line::Put(path.clone(), made)),
+                None => {
+                    if let Some(mut entry) = self.in_base(&path).filter(Entry::is_directory) {
+                        entry.meta.xattrs.retain(|name, _| travels(name));
+                        lines.push(Line::Above(entry));
+                    }
+                }
+            }
+            if let Some(opaque) = self.opaque.get(&path) {
+                lines.push(Line::Opaque(opaque));
+            }
+        }
+        Ok(lines)
+    }
+}
+
+/// Where a destination is, as typed: its last name, unless it ends in a slash.
+pub(super) fn destination_parent(destination: &str) -> &str {
+    let end = destination.rfind('/').map_or(0, |slash| slash + 1);
+    let (directory, name) = destination.split_at(end);
+    if name.is_empty() || name == "." { destination } else { directory }
+}

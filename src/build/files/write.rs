@@ -1,0 +1,183 @@
+//! A planned target → the layer in the store: plain tar, listing, record.
+//!
+//! Contents are streamed; a file that changes while it is read fails the copy.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
+    rc::Rc,
+};
+
+use super::{
+    FilesError,
+    copy::Content,
+    source::{Opened, Tree, travels},
+    target::{Line, Made, Target},
+};
+use crate::{
+    layer::{self, LayerWriter},
+    oci::DiffId,
+    snapshot::View,
+    store::{BlobWriter, LayerRecord, Store},
+    tree::{Entry, Kind, Meta, Timestamp, TreePath, Xattrs},
+};
+
+/// What the contents of a target refer to.
+pub(super) struct Origins<'a> {
+    pub(super) store: &'a Store,
+    pub(super) base: Option<&'a View>,
+    pub(super) trees: &'a [Tree<'a>],
+    pub(super) spools: &'a [File],
+    /// No entry is dated later.
+    pub(super) latest: Timestamp,
+}
+
+/// Writes a layer and all that the store keeps of it.
+pub(super) fn write(
+    target: &Target<'_, Content>,
+    origins: &Origins<'_>,
+) -> Result<DiffId, FilesError> {
+    let store = origins.store;
+    let mut layer =
+        LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(origins.latest);
+    // The first name of each file that has several.
+    let mut first_names: HashMap<*const Content, TreePath> = HashMap::new();
+    for line in target.lines()? {
+        match line {
+            Line::Whiteout(path) => layer.whiteout(path)?,
+            Line::Opaque(directory) => layer.opaque(directory)?,
+            Line::Above(entry) => layer.put(&entry, &mut io::empty())?,
+            Line::Put(path, made) => {
+                let known = made.content.as_ref().map(Rc::as_ptr);
+                let first = known.and_then(|known| first_names.get(&known)).cloned();
+                if let Some(target) = first {
+                    let kind = Kind::Hardlink { target };
+                    let entry = Entry { path, kind, meta: made.meta.clone() };
+                    layer.put(&entry, &mut io::empty())?;
+                } else if !is_as_before(target, &path, made, origins)? {
+                    first_names.extend(known.map(|known| (known, path.clone())));
+                    put(&mut layer, path, made, origins)?;
+                }
+            }
+        }
+    }
+    let (blob, summary) = layer.finish()?;
+    blob.commit(Some(summary.diff_id.0))?;
+    store.put_listing(summary.diff_id, &summary.listing.encode())?;
+    let record = LayerRecord {
+        tar_bytes: summary.tar_bytes,
+        content_bytes: summary.content_bytes,
+        compressed: Vec::new(),
+    };
+    store.put_layer(summary.diff_id, &record)?;
+    Ok(summary.diff_id)
+}
+
+/// Whether the base has the very same file or link already: such a copy changes nothing.
+fn is_as_before(
+    target: &Target<'_, Content>,
+    path: &TreePath,
+    made: &Made<Content>,
+    origins: &Origins<'_>,
+) -> Result<bool, FilesError> {
+    let alone = made.content.as_ref().is_none_or(|content| Rc::strong_count(content) == 1);
+    let Some(before) = target.before(path).filter(|_| alone) else { return Ok(false) };
+    // As it would be written: never too young, and in seconds.
+    let seconds = made.meta.mtime.min(origins.latest).seconds;
+    let old = Meta { mtime: made.meta.mtime, ..before.meta.clone() };
+    let same = before.kind == made.kind && old == made.meta;
+    if !same || before.meta.mtime.seconds != seconds || before.is_directory() {
+        return Ok(false);
+    }
+    let (Some(content), Some(view)) = (made.content.as_deref(), origins.base) else {
+        return Ok(true);
+    };
+    let (mut new, xattrs) = open(content, origins)?;
+    if !xattrs.is_empty() {
+        return Ok(false);
+    }
+    let mut old = view.open_file(path)?;
+    layer::is_same_content(&mut old, &mut new)
+        .map_err(|source| FilesError::Io { path: path.to_string(), source })
+}
+
+/// The bytes of a file of the layer, and the attributes that come with them.
+fn open<'o>(
+    content: &'o Content,
+    origins: &'o Origins<'_>,
+) -> Result<(Box<dyn Read + 'o>, Xattrs), FilesError> {
+    let bytes: Box<dyn Read + 'o> = match content {
+        Content::Bytes(bytes) => Box::new(bytes.as_slice()),
+        Content::Spooled { spool, offset, size } => {
+            let file = &origins.spools[*spool];
+            Box::new(Slice { file, offset: *offset, left: *size })
+        }
+        Content::Base(path) => {
+            origins.base.expect("content of a base comes from one").open_file(path)?
+        }
+        Content::Source { tree, path, node } => {
+            match origins.trees[*tree].open_file(origins.store, path, node)? {
+                Opened::Other(content) => content,
+                Opened::Local(file, xattrs) => return Ok((Box::new(file), xattrs)),
+            }
+        }
+    };
+    Ok((bytes, Xattrs::new()))
+}
+
+fn put(
+    layer: &mut LayerWriter<BlobWriter>,
+    path: TreePath,
+    made: &Made<Content>,
+    origins: &Origins<'_>,
+) -> Result<(), FilesError> {
+    let mut entry = Entry { path, kind: made.kind.clone(), meta: made.meta.clone() };
+    entry.meta.xattrs.retain(|name, _| travels(name));
+    match made.content.as_deref() {
+        None => layer.put(&entry, &mut io::empty())?,
+        Some(Content::Bytes(bytes)) => layer.put(&entry, &mut bytes.as_slice())?,
+        Some(Content::Spooled { spool, offset, size }) => {
+            let file = &origins.spools[*spool];
+            layer.put(&entry, &mut Slice { file, offset: *offset, left: *size })?;
+        }
+        Some(Content::Base(path)) => {
+            let view = origins.base.expect("content of a base comes from one");
+            layer.put(&entry, &mut view.open_file(path)?)?;
+        }
+        Some(Content::Source { tree, path, node }) => {
+            let tree = &origins.trees[*tree];
+            match tree.open_file(origins.store, path, node)? {
+                Opened::Other(mut content) => layer.put(&entry, &mut content)?,
+                Opened::Local(mut file, xattrs) => {
+                    entry.meta.xattrs = xattrs;
+                    let written = layer.put(&entry, &mut file);
+                    // A file that grew or shrank is better named as such than by what it broke.
+                    if let Tree::Folder(context) = tree {
+                        context.check_unchanged(&file, path, node)?;
+                    }
+                    written?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A part of a file, read without moving its position.
+struct Slice<'a> {
+    file: &'a File,
+    offset: u64,
+    left: u64,
+}
+
+impl Read for Slice<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let read = self.file.read_at(&mut buffer[..wanted], self.offset)?;
+        self.offset += read as u64;
+        self.left -= read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,453 @@
+//! Runs the ops of one build: each as soon as its inputs are there, or not at all when its result is known.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock, atomic::Ordering, mpsc},
+    time::{Duration, Instant},
+};
+
+use super::{
+    BuildError, BuildFailure, BuildRequest, Built, LATEST_MTIME, NamedSource, Workshop, allowed,
+    bases::{Base, Bases},
+    downloads::Local,
+    files::{self, Clock, Context, Root},
+    process, result,
+};
+use crate::{
+    dag::{self, NodeId, Schedule},
+    dockerfile::{self, Epoch, ImageRequest, Lowered, Warning},
+    event::{Event, Outcome},
+    graph::{FilesOp, KeyTree, Op, OpId, OpNode, RunOp},
+    image::{self, Image},
+    oci::{DiffId, Platform},
+    plan::CacheUse,
+    store::CacheRecord,
+    tree::Timestamp,
+};
+
+/// What the build checks find, on every platform asked for; only configs of base images are fetched.
+///
+/// # Errors
+///
+/// When the Dockerfile cannot be built; what was found before is in the [`dockerfile::DockerfileError`].
+pub fn check(workshop: &Workshop, request: &BuildRequest) -> Result<Vec<Warning>, BuildFailure> {
+    let fail = |error: BuildError| BuildFailure::new(request, None, error);
+    let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
+    let mut warnings = Vec::new();
+    let host = [Platform::host()];
+    for platform in asked(request, &host) {
+        let bases = Bases::new(workshop, request);
+        let lowered = bases.lower(&parsed, platform, dockerfile::lower_for_check)?;
+        merge_warnings(&mut warnings, &lowered.warnings);
+    }
+    Ok(warnings)
+}
+
+/// Builds an image for every platform asked for; it is in the store afterwards, without a name.
+///
+/// # Errors
+///
+/// A [`BuildFailure`] with the place that failed.
+pub fn build(workshop: &Workshop, request: &BuildRequest) -> Result<Built, BuildFailure> {
+    let started = Instant::now();
+    let fail = |error: BuildError| BuildFailure::new(request, None, error);
+    let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
+    let mut built = Built {
+        images: Vec::new(),
+        base_layers: Vec::new(),
+        cached: 0,
+        steps: 0,
+        warnings: Vec::new(),
+        unused_args: Vec::new(),
+        duration: Duration::ZERO,
+    };
+    let host = [Platform::host()];
+    for platform in asked(request, &host) {
+        let bases = Bases::new(workshop, request);
+        let mut lowered = bases.lower(&parsed, platform, dockerfile::lower)?;
+        allowed::check(&request.allow, &lowered.graph)
+            .map_err(|(place, error)| BuildFailure::new(request, Some(place), error))?;
+        if request.platforms.is_empty() {
+            lowered.take_platform_of_base();
+        }
+        let epoch = epoch(request, &lowered).map_err(fail)?;
+        let machine = Machine::new(workshop, request, &lowered, (bases, epoch));
+        let stack = machine.run()?;
+        let base = stack.base.as_ref();
+        let base_layers = base.map_or(0, |base| base.image.config.value.rootfs.diff_ids.len());
+        built.base_layers.push(base_layers);
+        let image = machine.finish(stack).map_err(fail)?;
+        built.steps += machine.steps.iter().flatten().count();
+        built.cached += machine.cached.load(Ordering::Relaxed);
+        built.images.push((platform.clone(), image));
+        merge_warnings(&mut built.warnings, &lowered.warnings);
+        built.unused_args.clone_from(&lowered.unused_args);
+    }
+    built.warnings.sort_by_key(|warning| warning.location.lines.0);
+    built.duration = started.elapsed();
+    Ok(built)
+}
+
+/// Platforms to build for: those that were named, or else this machine's.
+fn asked<'p>(request: &'p BuildRequest, host: &'p [Platform]) -> &'p [Platform] {
+    if request.platforms.is_empty() { host } else { &request.platforms }
+}
+
+/// `SOURCE_DATE_EPOCH`: as asked for, or as the Dockerfile says.
+fn epoch(request: &BuildRequest, lowered: &Lowered) -> Result<Option<i64>, BuildError> {
+    match (request.epoch, &lowered.epoch) {
+        (Some(seconds), _) => Ok(Some(seconds)),
+        (None, Some(Epoch::Seconds(seconds))) => Ok(Some(*seconds)),
+        (None, None) => Ok(None),
+        (None, Some(Epoch::Source(name))) => Err(BuildError::Unsupported {
+            what: format!("SOURCE_DATE_EPOCH={name}, the time of a source,"),
+            help: Some("give it in seconds, such as that of `git log -1 --pretty=%ct`".to_owned()),
+        }),
+    }
+}
+
+fn merge_warnings(known: &mut Vec<Warning>, found: &[Warning]) {
+    for warning in found {
+        if !known.contains(warning) {
+            known.push(warning.clone());
+        }
+    }
+}
+
+/// Layers that stand on one another, and the base image that the lowest of them came from.
+#[derive(Clone, Default)]
+struct Stack {
+    layers: Vec<DiffId>,
+    base: Option<Arc<Base>>,
+}
+
+enum OpResult {
+    Stack(Stack),
+    Context(Arc<Context>),
+}
+
+struct Machine<'a> {
+    workshop: &'a Workshop,
+    request: &'a BuildRequest,
+    lowered: &'a Lowered,
+    bases: Bases<'a>,
+    results: Vec<OnceLock<OpResult>>,
+    /// Number of each op that is a step, from 1.
+    steps: Vec<Option<usize>>,
+    cached: std::sync::atomic::AtomicUsize,
+    /// `SOURCE_DATE_EPOCH` in force.
+    epoch: Option<i64>,
+}
+
+impl<'a> Machine<'a> {
+    fn new(
+        workshop: &'a Workshop,
+        request: &'a BuildRequest,
+        lowered: &'a Lowered,
+        (bases, epoch): (Bases<'a>, Option<i64>),
+    ) -> Self {
+        let mut count = 0;
+        let number = |id: OpId| match lowered.graph.node(id).op {
+            Op::Files(_) | Op::Run(_) => {
+                count += 1;
+                Some(count)
+            }
+            Op::Scratch | Op::Image { .. } | Op::Context { .. } => None,
+        };
+        let steps = lowered.graph.ids().map(number).collect();
+        let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
+        let cached = std::sync::atomic::AtomicUsize::new(0);
+        Self { workshop, request, lowered, bases, results, steps, cached, epoch }
+    }
+
+    /// Runs every op; independent ones at once.
+    fn run(&self) -> Result<Stack, BuildFailure> {
+        let mut schedule = Schedule::default();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for id in self.lowered.graph.ids() {
+            let inputs = self.lowered.graph.node(id).op.inputs();
+            let inputs: Vec<NodeId> = inputs.iter().map(|input| nodes[input.index()]).collect();
+            nodes.push(schedule.add(&inputs));
+        }
+        let op_of: HashMap<NodeId, OpId> =
+            nodes.iter().copied().zip(self.lowered.graph.ids()).collect();
+        let mut first_failure = None;
+        std::thread::scope(|scope| {
+            let (done, finished) = mpsc::channel();
+            let mut running = 0_usize;
+            loop {
+                while first_failure.is_none()
+                    && let Some(node) = schedule.start_next()
+                {
+                    let (id, done) = (op_of[&node], done.clone());
+                    running += 1;
+                    // A receiver that is gone means that the build has failed already.
+                    scope.spawn(move || drop(done.send((node, self.perform(id)))));
+                }
+                if running == 0 {
+                    break;
+                }
+                let (node, outcome) = finished.recv().expect("a running op holds a sender");
+                running -= 1;
+                let outcome = outcome.map_err(|failure| first_failure.get_or_insert(failure));
+                let ended = outcome.map_or(dag::Outcome::Failed, |()| dag::Outcome::Done);
+                schedule.finish(node, ended);
+            }
+        });
+        match first_failure {
+            Some(failure) => {
+                // What was done before the failure is found again by the next build.
+                drop(self.workshop.store.flush());
+                Err(failure)
+            }
+            None => Ok(self.stack(self.lowered.result).clone()),
+        }
+    }
+
+    fn perform(&self, id: OpId) -> Result<(), BuildFailure> {
+        let node = self.lowered.graph.node(id);
+        let result = self.result_of(id, node);
+        let result = result
+            .map_err(|error| BuildFailure::new(self.request, Some(node.place.clone()), error))?;
+        self.results[id.index()].get_or_init(|| result);
+        Ok(())
+    }
+
+    fn result_of(&self, id: OpId, node: &OpNode) -> Result<OpResult, BuildError> {
+        self.check_cancelled()?;
+        match &node.op {
+            Op::Scratch => Ok(OpResult::Stack(Stack::default())),
+            Op::Image { name, platform } => {
+                let wanted = ImageRequest { name: name.clone(), platform: platform.clone() };
+                let base = self.bases.get(&wanted);
+                let layers = base.image.config.value.rootfs.diff_ids.clone();
+                Ok(OpResult::Stack(Stack { layers, base: Some(base) }))
+            }
+            Op::Context { name } => self.open_context(name.as_deref()),
+            Op::Files(files) => self.step(id, node, files.base, &StepOp::Files(files)),
+            Op::Run(run) => self.step(id, node, run.base, &StepOp::Run(run)),
+        }
+    }
+
+    fn open_context(&self, name: Option<&str>) -> Result<OpResult, BuildError> {
+        let source = match name {
+            None => self.request.context.as_ref(),
+            Some(name) => match self.request.named.get(name) {
+                Some(NamedSource::Directory(source)) => Some(source),
+                Some(NamedSource::Images(_) | NamedSource::Reference(_)) | None => None,
+            },
+        };
+        let context = match source {
+            Some(source) => Context::open(&source.folder, source.ignore.as_deref())?,
+            None => Context::empty(),
+        };
+        Ok(OpResult::Context(Arc::new(context)))
+    }
+
+    /// A step that adds a layer: looked up first, done only when nobody has done it.
+    fn step(
+        &self,
+        id: OpId,
+        node: &OpNode,
+        base: OpId,
+        op: &StepOp<'_>,
+    ) -> Result<OpResult, BuildError> {
+        let (step, steps) = (self.steps[id.index()].unwrap_or(0), self.step_count());
+        let (image, name) = (self.request.name.clone(), node.place.title.clone());
+        let started = Instant::now();
+        let slot = self.workshop.slots.take();
+        self.check_cancelled()?;
+        let emit = &self.workshop.emit;
+        emit(Event::StepStarted { image: image.clone(), step, steps, name: name.clone() });
+        let below = self.stack(base);
+        let done = self.find_or_make(id, below, op, step);
+        drop(slot);
+        let (outcome, reason) = match &done {
+            Ok((_, None)) => (Outcome::Cached, None),
+            Ok((_, reason)) => (Outcome::Built, reason.clone()),
+            Err(BuildError::Cancelled) => (Outcome::Cancelled, None),
+            Err(_) => (Outcome::Failed, None),
+        };
+        let duration = started.elapsed();
+        emit(Event::StepDone { image, step, steps, name, outcome, reason, duration });
+        if outcome == Outcome::Cached {
+            self.cached.fetch_add(1, Ordering::Relaxed);
+        }
+        let (layer, _) = done?;
+        let mut stack = below.clone();
+        stack.layers.push(layer);
+        Ok(OpResult::Stack(stack))
+    }
+
+    /// The op's layer, and for one that had to be made the reason.
+    fn find_or_make(
+        &self,
+        id: OpId,
+        below: &Stack,
+        op: &StepOp<'_>,
+        step: usize,
+    ) -> Result<(DiffId, Option<String>), BuildError> {
+        match self.try_find_or_make(id, below, op, step) {
+            // An editor that saves is not a reason to fail; one that never stops is.
+            Err(BuildError::Files(files::FilesError::Changed)) => {
+                self.try_find_or_make(id, below, op, step)
+            }
+            other => other,
+        }
+    }
+
+    fn try_find_or_make(
+        &self,
+        id: OpId,
+        below: &Stack,
+        op: &StepOp<'_>,
+        step: usize,
+    ) -> Result<(DiffId, Option<String>), BuildError> {
+        let store = &self.workshop.store;
+        let local = match op {
+            StepOp::Files(files) => Some(Local::get(self.workshop, files, &self.lowered.graph)?),
+            StepOp::Run(_) => None,
+        };
+        let tree = self.key(op, below, local.as_ref())?;
+        let key = tree.key();
+        let flight = self.workshop.flights.of(key);
+        let _alone = flight.lock().expect("a build that panics takes the program with it");
+        if self.request.cache == CacheUse::Use
+            && let Some(record) = store.cached(key)?
+        {
+            return Ok((record.diff_id, None));
+        }
+        let site =
+            format!("{}#{}#{}", self.request.name, self.lowered.config.platform(), id.index());
+        let reason = match self.request.cache {
+            CacheUse::Ignore => "the cache is not used".to_owned(),
+            CacheUse::Use => match store.last_at(&site)? {
+                None => "not built before".to_owned(),
+                Some(last) => {
+                    let difference = tree.first_difference(&last.tree);
+                    difference.unwrap_or_else(|| "its layer is gone from the store".to_owned())
+                }
+            },
+        };
+        let started = Instant::now();
+        self.fetch(below)?;
+        let diff_id = match op {
+            StepOp::Files(files) => {
+                self.fetch_inputs(&Op::Files((*files).clone()))?;
+                let local = local.as_ref().expect("made for files above");
+                let made = self.make_files(local, below)?;
+                // What was copied must be what the key says, or a later build would find it there.
+                if self.key(op, below, Some(local))?.key() != key {
+                    return Err(files::FilesError::Changed.into());
+                }
+                made
+            }
+            StepOp::Run(run) => {
+                self.fetch_inputs(&Op::Run((*run).clone()))?;
+                process::run(&self.task(run, below, step, &|id| self.root(id)))?
+            }
+        };
+        let made_at = jiff::Timestamp::now().as_second();
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        store.put_cached(key, &CacheRecord { diff_id, tree, site, made_at, took_ms })?;
+        Ok((diff_id, Some(reason)))
+    }
+
+    fn key(
+        &self,
+        op: &StepOp<'_>,
+        below: &Stack,
+        local: Option<&Local>,
+    ) -> Result<KeyTree, BuildError> {
+        let mut tree = match op {
+            StepOp::Files(files) => {
+                let root_of = |id: OpId| self.root_in(local, id);
+                let files = local.map_or(*files, |local| &local.op);
+                files::key(&self.workshop.store, files, &below.layers, &root_of)?
+            }
+            StepOp::Run(run) => process::key(&self.task(run, below, 0, &|id| self.root(id)))?,
+        };
+        tree.add("platform", self.lowered.config.platform());
+        if let Some(epoch) = self.epoch {
+            tree.add("source date epoch", epoch);
+        }
+        Ok(tree)
+    }
+
+    fn make_files(&self, local: &Local, below: &Stack) -> Result<DiffId, BuildError> {
+        let epoch = self.epoch.map(|seconds| Timestamp { seconds, nanos: 0 });
+        let clock = Clock { now: LATEST_MTIME, epoch };
+        let root_of = |id: OpId| self.root_in(Some(local), id);
+        let store = &self.workshop.store;
+        Ok(files::make_layer(store, &local.op, &below.layers, &root_of, clock)?)
+    }
+
+    fn root_in<'r>(&'r self, local: Option<&'r Local>, id: OpId) -> Root<'r> {
+        local.and_then(|local| local.root(id)).unwrap_or_else(|| self.root(id))
+    }
+
+    fn root(&self, id: OpId) -> Root<'_> {
+        match self.results[id.index()].get().expect("inputs are done before") {
+            OpResult::Stack(stack) => Root::Layers(&stack.layers),
+            OpResult::Context(context) => Root::Context(context),
+        }
+    }
+
+    fn stack(&self, id: OpId) -> &Stack {
+        match self.results[id.index()].get().expect("inputs are done before") {
+            OpResult::Stack(stack) => stack,
+            OpResult::Context(_) => unreachable!("the front end builds on root file systems only"),
+        }
+    }
+
+    fn task<'t>(
+        &'t self,
+        run: &'t RunOp,
+        below: &'t Stack,
+        step: usize,
+        root_of: &'t dyn Fn(OpId) -> Root<'t>,
+    ) -> process::Task<'t> {
+        let (workshop, image) = (self.workshop, self.request.name.as_str());
+        let (below, secrets) = (below.layers.as_slice(), &self.request.secrets);
+        process::Task { workshop, image, step, run, below, root_of, secrets }
+    }
+
+    /// Gets the layers of every root file system that the op looks at into the store.
+    fn fetch_inputs(&self, op: &Op) -> Result<(), BuildError> {
+        for input in op.inputs() {
+            if let Some(OpResult::Stack(stack)) = self.results[input.index()].get() {
+                self.fetch(stack)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gets the base's layers into the store, once.
+    fn fetch(&self, stack: &Stack) -> Result<(), BuildError> {
+        stack.base.as_ref().map_or(Ok(()), |base| base.fetch(self.workshop))
+    }
+
+    /// Config and manifest of the finished stack.
+    fn finish(&self, stack: Stack) -> Result<Image, BuildError> {
+        self.fetch(&stack)?;
+        let seconds = self.epoch.unwrap_or(LATEST_MTIME.seconds);
+        let config = result::complete(self.lowered, &stack.layers, seconds);
+        Ok(image::assemble(&self.workshop.store, &config, &stack.layers)?)
+    }
+
+    fn step_count(&self) -> usize {
+        self.steps.iter().flatten().count()
+    }
+
+    fn check_cancelled(&self) -> Result<(), BuildError> {
+        match self.workshop.cancel.load(Ordering::Relaxed) {
+            true => Err(BuildError::Cancelled),
+            false => Ok(()),
+        }
+    }
+}
+
+enum StepOp<'a> {
+    Files(&'a FilesOp),
+    Run(&'a RunOp),
+}

@@ -1,0 +1,169 @@
+//! Drives an op graph: key → cached? → do it → change set → commit; explains every miss.
+//!
+//! Knows Dockerfiles, layers and the sandbox; knows no project, no tags and no terminal.
+
+mod allowed;
+mod bases;
+mod downloads;
+mod failure;
+pub mod files;
+mod machine;
+mod mounts;
+mod output;
+mod process;
+mod result;
+mod source;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::{Arc, Condvar, Mutex},
+};
+
+pub use failure::{BuildError, BuildFailure, DockerfileText};
+pub use machine::{build, check};
+pub use result::Built;
+pub use source::{ContextSource, NamedSource, ReadSecret};
+
+use crate::{
+    event::Emit,
+    graph::CacheKey,
+    layer::OverlayMarks,
+    oci::Platform,
+    plan::{CacheUse, Entitlement, SecretSource},
+    registry::Client,
+    sandbox::{Ability, CancelFlag},
+    store::Store,
+    tree::Timestamp,
+};
+
+/// No entry of a layer that we make is dated later than this (2024-01-01T00:00:00Z), unless
+/// `SOURCE_DATE_EPOCH` says otherwise: the time of a build, or of a checkout, cannot change a digest.
+///
+/// A process still sees the real time while it runs; sources and what is made from them get the
+/// same date, so that tools that compare dates (make, cargo) find nothing to do again.
+pub const LATEST_MTIME: Timestamp = Timestamp { seconds: 1_704_067_200, nanos: 0 };
+
+/// What a build works with; shared by all builds of a run.
+#[derive(Clone)]
+pub struct Workshop {
+    /// Where results are kept.
+    pub store: Store,
+    /// Where bases come from.
+    pub client: Client,
+    /// Runs the client's futures; builds are synchronous code on their own threads.
+    pub runtime: tokio::runtime::Handle,
+    /// What this place can do.
+    pub ability: Arc<Ability>,
+    /// Set to stop everything.
+    pub cancel: CancelFlag,
+    /// Told what happens.
+    pub emit: Emit,
+    /// Folder for the full output of each RUN; `None` to keep none.
+    pub logs: Option<PathBuf>,
+    /// How many ops run at once, over all builds.
+    pub slots: Arc<Slots>,
+    /// Ops being done right now, so that builds that share one do it once.
+    pub flights: Arc<Flights>,
+    /// Text of `/etc/resolv.conf` for processes.
+    pub resolv_conf: Vec<u8>,
+    /// Reads the secrets that processes mount.
+    pub read_secret: ReadSecret,
+}
+
+/// One image to build.
+#[derive(Clone)]
+pub struct BuildRequest {
+    /// Name in events.
+    pub name: String,
+    /// The Dockerfile.
+    pub dockerfile: Arc<DockerfileText>,
+    /// The build context.
+    pub context: Option<ContextSource>,
+    /// Named contexts.
+    pub named: BTreeMap<String, NamedSource>,
+    /// Stage to build.
+    pub target: Option<String>,
+    /// Build arguments.
+    pub args: BTreeMap<String, String>,
+    /// Labels put on last.
+    pub labels: BTreeMap<String, String>,
+    /// Platforms asked for. None is the host's, and the image is for what its base says.
+    pub platforms: Vec<Platform>,
+    /// Whether earlier results may be used.
+    pub cache: CacheUse,
+    /// `SOURCE_DATE_EPOCH`.
+    pub epoch: Option<i64>,
+    /// Whether base images are looked up in their registry even when the store has them.
+    pub refresh: Refresh,
+    /// Where secrets come from, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What processes may do besides.
+    pub allow: BTreeSet<Entitlement>,
+}
+
+/// Whether base images are looked up again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// Only when the store has not got them.
+    #[default]
+    Missing,
+    /// Always (`--pull`).
+    Always,
+}
+
+/// A counted number of places to work in.
+pub struct Slots {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One place, given back when dropped.
+pub(crate) struct Slot<'a>(&'a Slots);
+
+impl Slots {
+    /// So many places, one at least.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count.max(1)), freed: Condvar::new() }
+    }
+
+    pub(crate) fn take(&self) -> Slot<'_> {
+        let free = self.free.lock().expect("no holder panics while counting");
+        let mut free = self
+            .freed
+            .wait_while(free, |free| *free == 0)
+            .expect("no holder panics while counting");
+        *free -= 1;
+        Slot(self)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().expect("no holder panics while counting") += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// One lock a cache key, so that the same work is not done twice at once.
+#[derive(Default)]
+pub struct Flights(Mutex<HashMap<CacheKey, Arc<Mutex<()>>>>);
+
+impl Flights {
+    pub(crate) fn of(&self, key: CacheKey) -> Arc<Mutex<()>> {
+        let mut flights = self.0.lock().expect("no holder panics");
+        Arc::clone(flights.entry(key).or_default())
+    }
+}
+
+impl Workshop {
+    pub(crate) fn marks(&self) -> OverlayMarks {
+        match self.ability.privilege {
+            crate::sandbox::Privilege::Root => OverlayMarks::Trusted,
+            crate::sandbox::Privilege::Mapped
+            | crate::sandbox::Privilege::SingleId
+            | crate::sandbox::Privilege::None => OverlayMarks::User,
+        }
+    }
+}

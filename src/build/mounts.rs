@@ -1,0 +1,235 @@
+//! `RUN --mount`: what a process sees besides its root file system, and what of it the key counts.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    BuildError, LATEST_MTIME,
+    files::{self, Clock},
+    process::{Task, io_error},
+};
+use crate::{
+    graph::{
+        CopySource, FileAction, FilesOp, KeyTree, MountKind, MountOp, OpId, Sharing, SourceRoot,
+        Unpack,
+    },
+    oci::Digest,
+    sandbox::{Bind, Mount, Privilege, Tmpfs},
+};
+
+/// Where the selected files stand in the directory that is made for a mount.
+const SELECTED: &str = "/selected";
+
+/// Largest secret in bytes, as in BuildKit.
+const SECRET_BYTES_MAX: usize = 500 << 10;
+
+/// Mounts of one process, ready to use; files behind them live in the step's staging directory.
+#[derive(Default)]
+pub(super) struct Mounts {
+    /// In the order written: a later one may stand within an earlier one.
+    pub(super) mounts: Vec<Mount>,
+    /// Variables that mounts set.
+    pub(super) env: Vec<(String, String)>,
+    /// Held while the process runs.
+    _locks: Vec<File>,
+}
+
+/// Adds what a mount means for the result: selected content for binds, names for all else.
+pub(super) fn add_to_key(task: &Task<'_>, tree: &mut KeyTree) -> Result<(), BuildError> {
+    for mount in &task.run.mounts {
+        let name = format!("mount {}", mount.target);
+        match &mount.kind {
+            MountKind::Bind { from, source } => {
+                let op = selection(*from, source);
+                let selected = files::key(&task.workshop.store, &op, &[], &task.root_of)?;
+                tree.add(&name, format!("bind {}", selected.key().0));
+            }
+            MountKind::Cache { id, sharing, .. } => {
+                tree.add(&name, format!("cache {id} {sharing:?}"));
+            }
+            MountKind::Tmpfs { size } => tree.add(&name, format!("tmpfs {size:?}")),
+            MountKind::Secret { id, .. } => tree.add(&name, format!("secret {id}")),
+            MountKind::Ssh { id, .. } => tree.add(&name, format!("ssh {id}")),
+        }
+    }
+    Ok(())
+}
+
+impl Mounts {
+    /// Prepares every mount of the process below `staging`.
+    pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Self, BuildError> {
+        let mut mounts = Self::default();
+        for (index, pipe) in task.run.pipes.iter().enumerate() {
+            let source = staging.join(format!("pipe{index}"));
+            write_executable(&source, &pipe.content)?;
+            let target = format!("/dev/pipes/{}", pipe.name);
+            mounts.mounts.push(Mount::Bind(Bind { source, target, read_only: true }));
+        }
+        for (index, mount) in task.run.mounts.iter().enumerate() {
+            mounts.add(task, mount, &staging.join(format!("mount{index}")))?;
+        }
+        Ok(mounts)
+    }
+
+    fn bind(&mut self, source: PathBuf, mount: &MountOp) {
+        let (target, read_only) = (mount.target.clone(), mount.read_only);
+        self.mounts.push(Mount::Bind(Bind { source, target, read_only }));
+    }
+
+    fn add(&mut self, task: &Task<'_>, mount: &MountOp, folder: &Path) -> Result<(), BuildError> {
+        match &mount.kind {
+            MountKind::Bind { from, source } => {
+                materialize(task, *from, source, folder)?;
+                let source = folder.join(SELECTED.trim_start_matches('/'));
+                self.bind(source, mount);
+            }
+            MountKind::Cache { .. } => {
+                let (source, lock) = cache_folder(task, &mount.kind)?;
+                self._locks.extend(lock);
+                self.bind(source, mount);
+            }
+            MountKind::Tmpfs { size } => {
+                let target = mount.target.clone();
+                let tmpfs = Tmpfs { target, size: *size, files: Vec::new() };
+                self.mounts.push(Mount::Tmpfs(tmpfs));
+            }
+            MountKind::Secret { .. } => self.add_secret(task, mount)?,
+            MountKind::Ssh { id, required: true, .. } => {
+                return Err(BuildError::Unsupported {
+                    what: format!(
+                        "no SSH key {id:?} forwarded from the client: forwarding an SSH agent"
+                    ),
+                    help: Some("without `required` the build goes on without it".to_owned()),
+                });
+            }
+            MountKind::Ssh { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Reads a secret, now and not before, into a variable, a file in memory, or both.
+    fn add_secret(&mut self, task: &Task<'_>, mount: &MountOp) -> Result<(), BuildError> {
+        let MountKind::Secret { id, env, file, required, mode, uid, gid } = &mount.kind else {
+            unreachable!("called for secret mounts only");
+        };
+        let fail = |reason: String| BuildError::Secret { id: id.clone(), reason };
+        let source = task.secrets.get(id);
+        let value = source.map(|source| (task.workshop.read_secret)(source)).transpose();
+        let Some(value) = value.map_err(fail)?.flatten() else {
+            if *required {
+                return Err(BuildError::SecretMissing { id: id.clone() });
+            }
+            // BuildKit: one that is missing leaves an empty variable and no file.
+            self.env.extend(env.iter().map(|name| (name.clone(), String::new())));
+            return Ok(());
+        };
+        if value.len() > SECRET_BYTES_MAX {
+            let bytes = value.len();
+            return Err(fail(format!("{bytes} bytes, the limit is {SECRET_BYTES_MAX}")));
+        }
+        if let Some(name) = env {
+            let text = String::from_utf8(value.clone()).ok().filter(|text| !text.contains('\0'));
+            let text = text.ok_or_else(|| {
+                fail(format!("it is no text and cannot be the variable {name}; mount it as a file"))
+            })?;
+            self.env.push((name.clone(), text));
+        }
+        if *file {
+            let files = vec![(String::new(), value, *mode, *uid, *gid)];
+            let tmpfs = Tmpfs { target: mount.target.clone(), size: None, files };
+            self.mounts.push(Mount::Tmpfs(tmpfs));
+        }
+        Ok(())
+    }
+}
+
+/// A copy of the mount's source to [`SELECTED`]: a folder's content, or a file under that name.
+fn selection(from: OpId, source: &str) -> FilesOp {
+    let copy = FileAction::Copy {
+        sources: vec![CopySource { root: SourceRoot::Op(from), path: source.to_owned() }],
+        destination: SELECTED.to_owned(),
+        chown: None,
+        chmod: None,
+        exclude: Vec::new(),
+        parents: false,
+        link: false,
+        unpack: Unpack::Never,
+    };
+    FilesOp { base: from, actions: vec![copy] }
+}
+
+/// Puts the selected files into a directory of their own, so that writes to it are lost with it.
+fn materialize(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Result<(), BuildError> {
+    let store = &task.workshop.store;
+    let clock = Clock { now: LATEST_MTIME, epoch: None };
+    let op = selection(from, source);
+    let layer = files::make_layer(store, &op, &[], &task.root_of, clock)?;
+    fs::create_dir(folder).map_err(|source| io_error(folder, source))?;
+    let directory = File::open(folder).map_err(|source| io_error(folder, source))?;
+    let tar = std::io::BufReader::new(store.open_blob(layer.0)?);
+    crate::layer::unpack(tar, std::os::fd::AsFd::as_fd(&directory), task.workshop.marks())?;
+    // A copy makes its destination anew; a mount shows the folder itself.
+    let selected = folder.join(SELECTED.trim_start_matches('/'));
+    match files::source_meta(store, (task.root_of)(from), source)? {
+        Some(meta) if selected.is_dir() => own(task, &selected, (meta.mode, meta.uid, meta.gid)),
+        _ => Ok(()),
+    }
+}
+
+/// The directory of a cache mount; made, filled and owned as asked when it is new.
+fn cache_folder(task: &Task<'_>, kind: &MountKind) -> Result<(PathBuf, Option<File>), BuildError> {
+    let MountKind::Cache { id, from, source, sharing, mode, uid, gid } = kind else {
+        unreachable!("called for cache mounts only");
+    };
+    // Ids come from Dockerfiles: only their hash becomes a file name. Different owners, modes and
+    // seeds are different caches, as in BuildKit.
+    let identity = format!("{id}\0{mode:o}\0{uid}\0{gid}\0{}\0{source}", from.is_some());
+    let parent = task.workshop.store.root().join("cache-mounts");
+    fs::create_dir_all(&parent).map_err(|source| io_error(&parent, source))?;
+    let folder = parent.join(Digest::of(identity.as_bytes()).hex());
+    let lock_path = folder.with_extension("lock");
+    let lock = File::create(&lock_path).map_err(|source| io_error(&lock_path, source))?;
+    let locked = match sharing {
+        Sharing::Locked => Some(lock.lock().map(|()| lock)),
+        Sharing::Shared | Sharing::Private => None,
+    };
+    let locked = locked.transpose().map_err(|source| io_error(&lock_path, source))?;
+    if !folder.exists() {
+        match from {
+            Some(from) => seed(task, *from, source, &folder)?,
+            None => {
+                fs::create_dir(&folder).map_err(|source| io_error(&folder, source))?;
+                own(task, &folder, (*mode, *uid, *gid))?;
+            }
+        }
+    }
+    Ok((folder, locked))
+}
+
+/// Gives a file or directory the mode and owner that it is to have; where only one id is mapped, all
+/// owners are that one.
+fn own(task: &Task<'_>, path: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), BuildError> {
+    if task.workshop.ability.privilege != Privilege::SingleId {
+        let owned = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+        owned.map_err(|source| io_error(path, source))?;
+    }
+    let changed = fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    changed.map_err(|source| io_error(path, source))
+}
+
+fn seed(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Result<(), BuildError> {
+    let fresh = folder.with_extension("new");
+    materialize(task, from, source, &fresh)?;
+    let selected = fresh.join(SELECTED.trim_start_matches('/'));
+    let moved = fs::rename(&selected, folder).and_then(|()| fs::remove_dir_all(&fresh));
+    moved.map_err(|source| io_error(folder, source))
+}
+
+fn write_executable(path: &Path, content: &[u8]) -> Result<(), BuildError> {
+    let written = fs::write(path, content)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)));
+    written.map_err(|source| io_error(path, source))
+}

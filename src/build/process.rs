@@ -1,0 +1,230 @@
+//! One RUN: its key, its root file system, its output, and the layer that its changes become.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
+
+use super::{
+    BuildError, LATEST_MTIME, Workshop,
+    files::{self, Root},
+    mounts::{self, Mounts},
+    output::Output,
+};
+use crate::{
+    graph::{KeyTree, Network, OpId, RunOp, Security},
+    layer::{LayerSummary, LayerWriter, Listing, write_upper},
+    oci::{ChainId, DiffId, Digest},
+    plan::SecretSource,
+    sandbox::{self, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
+    snapshot::{self, View},
+    store::LayerRecord,
+    tree::{Change, Timestamp, TreePath},
+};
+
+/// Name that processes see as their host's unless another is asked for, as in BuildKit.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// A process to run for a step.
+pub(super) struct Task<'a> {
+    pub(super) workshop: &'a Workshop,
+    /// The image's name in events.
+    pub(super) image: &'a str,
+    /// The step's number in events.
+    pub(super) step: usize,
+    pub(super) run: &'a RunOp,
+    /// Layers below, bottom first; their bytes are in the store.
+    pub(super) below: &'a [DiffId],
+    /// Where sources of mounts start; their bytes are in the store.
+    pub(super) root_of: &'a dyn Fn(OpId) -> Root<'a>,
+    /// Where secrets come from, by id.
+    pub(super) secrets: &'a BTreeMap<String, SecretSource>,
+}
+
+/// Parts of the key: all that the process can see and that is not hidden on purpose.
+pub(super) fn key(task: &Task<'_>) -> Result<KeyTree, BuildError> {
+    let run = task.run;
+    let mut tree = KeyTree::new("run");
+    tree.add("command", format!("{:?}", run.argv));
+    let base = ChainId::of(task.below);
+    tree.add("base", base.map_or_else(|| "scratch".to_owned(), |chain| chain.to_string()));
+    for (name, value) in &run.env {
+        tree.add(&format!("environment variable {name}"), value);
+    }
+    tree.add("working directory", &run.cwd);
+    tree.add("user", &run.user);
+    tree.add("network", format!("{:?}", run.network));
+    tree.add("security", format!("{:?}", run.security));
+    if let Some(hostname) = &run.hostname {
+        tree.add("host name", hostname);
+    }
+    for pipe in &run.pipes {
+        tree.add(&format!("heredoc {}", pipe.name), Digest::of(&pipe.content));
+    }
+    mounts::add_to_key(task, &mut tree)?;
+    Ok(tree)
+}
+
+/// Runs the process and keeps its changes as a layer.
+pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
+    let Workshop { store, ability, .. } = task.workshop;
+    if let Err(obstacle) = &ability.run {
+        let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
+        return Err(SandboxError::Unavailable { reason, help }.into());
+    }
+    let view = View::open(store, task.below)?;
+    let staging = store.staging()?;
+    let upper = make_folder(staging.path(), "upper")?;
+    make_system_points(&view, &upper)?;
+    let work = make_folder(staging.path(), "work")?;
+    let lowers = snapshot::lowers(store, task.below, task.workshop.marks())?;
+    let mounts = Mounts::prepare(task, staging.path())?;
+    let rootfs = RootFs { lowers, upper: upper.clone(), work };
+    let spec = specify(task, &view, rootfs, &mounts)?;
+    let mut output = Output::new(task);
+    let cancel = &task.workshop.cancel;
+    let ended = sandbox::run(&spec, &mut |stream, bytes| output.take(stream, bytes), cancel);
+    output.finish();
+    let exit = match ended {
+        Ok(exit) => exit,
+        Err(SandboxError::Cancelled) => return Err(BuildError::Cancelled),
+        Err(error @ SandboxError::Exec { .. }) => return Err(unstarted(task, error.into())),
+        Err(error) => return Err(error.into()),
+    };
+    if exit.code != 0 {
+        return Err(BuildError::Exit {
+            command: task.run.argv.join(" "),
+            code: exit.code,
+            tail: output.tail(),
+            log: output.log(),
+            help: meaning(&exit),
+        });
+    }
+    keep(task, &view, &upper, &exit)
+}
+
+fn specify(
+    task: &Task<'_>,
+    view: &View,
+    rootfs: RootFs,
+    mounts: &Mounts,
+) -> Result<ProcessSpec, BuildError> {
+    let run = task.run;
+    if let Some(device) = run.devices.first() {
+        let what = format!("RUN --device={device}");
+        return Err(BuildError::Unsupported { what, help: None });
+    }
+    let user = files::user_ids(view, &run.user).map_err(|error| unstarted(task, error.into()))?;
+    let mut env: Vec<String> = Vec::new();
+    for (name, value) in run.env.iter().chain(&run.hidden_env).chain(&mounts.env) {
+        env.push(format!("{name}={value}"));
+    }
+    if !run.env.iter().any(|(name, _)| name == "HOME") {
+        env.push(format!("HOME={}", user.home));
+    }
+    Ok(ProcessSpec {
+        rootfs,
+        argv: run.argv.clone(),
+        env,
+        cwd: run.cwd.clone(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: run.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
+        network: match run.network {
+            Network::None => NetworkMode::None,
+            Network::Default | Network::Host => NetworkMode::Host,
+        },
+        mounts: mounts.mounts.clone(),
+        hosts: Vec::new(),
+        resolv_conf: task.workshop.resolv_conf.clone(),
+        insecure: run.security == Security::Insecure,
+    })
+}
+
+fn unstarted(task: &Task<'_>, source: BuildError) -> BuildError {
+    BuildError::Start { command: task.run.argv.join(" "), source: Box::new(source) }
+}
+
+/// What an exit code usually means, where the code alone says little.
+fn meaning(exit: &Exit) -> Option<String> {
+    match (exit.code, exit.signal) {
+        (137, Some(9)) => Some("it was killed, most often because memory ran out".to_owned()),
+        (127, _) => Some("127 means that a command was not found".to_owned()),
+        (126, _) => Some("126 means that a command was found and is not executable".to_owned()),
+        (_, Some(signal)) => Some(format!("signal {signal} ended it")),
+        _ => None,
+    }
+}
+
+/// Turns the upper directory into a layer: tar for registries, directory for the next step.
+fn keep(task: &Task<'_>, view: &View, upper: &Path, exit: &Exit) -> Result<DiffId, BuildError> {
+    let store = &task.workshop.store;
+    let folder = fs::File::open(upper).map_err(|source| io_error(upper, source))?;
+    let mut omit: Vec<TreePath> = Vec::new();
+    for stub in &exit.stubs {
+        omit.extend(TreePath::parse(stub));
+    }
+    let writer = LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(LATEST_MTIME);
+    let (blob, summary) = write_upper(std::os::fd::AsFd::as_fd(&folder), view, &omit, writer)?;
+    let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
+    blob.commit(Some(diff_id.0))?;
+    store.put_listing(diff_id, &listing.encode())?;
+    let compressed = Vec::new();
+    store.put_layer(diff_id, &LayerRecord { tar_bytes, content_bytes, compressed })?;
+    date_as_layer(&folder, &listing).map_err(|source| io_error(upper, source))?;
+    store.commit_snapshot(upper, diff_id)?;
+    Ok(diff_id)
+}
+
+/// Gives the directory the dates that the tar has, so that a later step sees the same whether this
+/// one was cached or not.
+fn date_as_layer(folder: &fs::File, listing: &Listing) -> std::io::Result<()> {
+    for listed in listing.changes.iter().rev() {
+        let Change::Put(entry) = &listed.change else { continue };
+        let Timestamp { seconds, nanos } = entry.meta.mtime;
+        let time = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanos) };
+        let times = Timestamps { last_access: time, last_modification: time };
+        let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else {
+            rustix::fs::futimens(folder, &times)?;
+            continue;
+        };
+        let parent = rustix::fs::openat2(
+            folder,
+            parent.as_path(),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+        )?;
+        rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+    }
+    Ok(())
+}
+
+/// Where the image has no place for the system's own mounts, they stay in the layer, as with BuildKit.
+fn make_system_points(view: &View, upper: &Path) -> Result<(), BuildError> {
+    for name in ["dev", "proc", "sys"] {
+        let path = TreePath::parse(name).expect("a name is a path");
+        if view.entry(&path).is_none() {
+            make_folder(upper, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_folder(parent: &Path, name: &str) -> Result<PathBuf, BuildError> {
+    use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+    let path = parent.join(name);
+    let made = fs::DirBuilder::new().mode(0o755).create(&path);
+    // The umask of the caller must not reach the root of an image.
+    let made = made.and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)));
+    made.map_err(|source| io_error(&path, source))?;
+    Ok(path)
+}
+
+pub(super) fn io_error(path: &Path, source: std::io::Error) -> BuildError {
+    BuildError::Io { path: path.to_owned(), source }
+}
