@@ -23,3 +23,7 @@ pub mod trust;
 pub mod build;
 pub mod image;
 pub mod snapshot;
+// 4. Running: pipelines over image work.
+pub mod exec;
+pub mod serve;
+pub mod watch;

@@ -1,0 +1,63 @@
+//! The build checks of a plan: everything is read, nothing is built.
+
+use std::sync::Arc;
+
+use super::{
+    ExecError, Setup,
+    prepare::{self, BuiltImages},
+};
+use crate::{
+    build::{self, BuildError, BuildFailure, DockerfileText},
+    dockerfile::Warning,
+    plan::Plan,
+    registry::Client,
+};
+
+/// What the checks found in one image's Dockerfile.
+#[derive(Debug)]
+pub struct Checked {
+    /// The Dockerfile.
+    pub dockerfile: Arc<DockerfileText>,
+    /// Findings, in the order in which they were made.
+    pub warnings: Vec<Warning>,
+    /// Why it cannot be built.
+    pub failure: Option<BuildFailure>,
+}
+
+/// Checks the Dockerfile of every image, in plan order.
+///
+/// # Errors
+///
+/// When a file that the plan names cannot be read. A Dockerfile that cannot be built is no error here.
+pub async fn check(plan: &Plan, setup: &Setup) -> Result<Vec<Checked>, ExecError> {
+    let client = Client::new(prepare::client_options(plan, setup)?)?;
+    let workshop = prepare::workshop(&client, setup);
+    let mut checked = Vec::new();
+    for image in &plan.images {
+        let request = prepare::build_request(image, setup, &BuiltImages::new())?;
+        let workshop = workshop.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let outcome = build::check(&workshop, &request);
+            (request.dockerfile, outcome)
+        });
+        let (dockerfile, outcome) = match work.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("nothing aborts a check: {error}"),
+            },
+        };
+        checked.push(match outcome {
+            Ok(warnings) => Checked { dockerfile, warnings, failure: None },
+            Err(failure) => {
+                let warnings = if let BuildError::Dockerfile(error) = failure.error.as_ref() {
+                    error.warnings.clone()
+                } else {
+                    Vec::new()
+                };
+                Checked { dockerfile, warnings, failure: Some(failure) }
+            }
+        });
+    }
+    Ok(checked)
+}

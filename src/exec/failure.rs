@@ -1,0 +1,69 @@
+//! What can go wrong in a run, step by step.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::{
+    build::BuildFailure, image::ImageError, registry::RegistryError, serve::ServeError,
+    store::StoreError,
+};
+
+/// A failed step of a run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ExecError {
+    /// A build failed.
+    #[error("{0}")]
+    Build(#[from] BuildFailure),
+    /// A file that the plan names cannot be read.
+    #[error("{image}: {what} {path}: {source}")]
+    File {
+        /// The image.
+        image: String,
+        /// What the file is, such as `Dockerfile`.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Naming or writing an image failed.
+    #[error("{image}: {source}")]
+    Image {
+        /// The image.
+        image: String,
+        /// Why.
+        source: ImageError,
+    },
+    /// Pushing an image failed.
+    #[error("pushing {to}: {source}")]
+    Push {
+        /// The image.
+        image: String,
+        /// Where.
+        to: String,
+        /// Why.
+        source: ImageError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The client could not be set up.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A secret could not be read.
+    #[error("password of {registry}: {reason}")]
+    Secret {
+        /// The registry.
+        registry: String,
+        /// Why.
+        reason: String,
+    },
+    /// The embedded registry could not start.
+    #[error("embedded registry: {0}")]
+    Serve(#[from] ServeError),
+    /// Stopped because the user asked.
+    #[error("cancelled")]
+    Cancelled,
+}

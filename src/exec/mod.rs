@@ -1,0 +1,134 @@
+//! Drives a plan: builds, stores, uploads, and moves the tags when everything else is in.
+//!
+//! Knows the plan and the mechanisms; knows no project file and no terminal.
+
+mod check;
+mod embedded;
+mod failure;
+mod prepare;
+mod run;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+pub use check::{Checked, check};
+pub use embedded::serve_embedded;
+pub use failure::ExecError;
+pub use prepare::client_options;
+pub use run::run;
+
+use crate::{
+    build::{ReadSecret, Refresh},
+    dockerfile::Warning,
+    event::Emit,
+    oci::Digest,
+    registry::Credentials,
+    sandbox::{Ability, CancelFlag},
+    serve::Login,
+    store::Store,
+    trust::Identity,
+};
+
+/// Finds credentials for a registry that the plan gives none for.
+pub type FindCredentials = Arc<dyn Fn(&str) -> Option<Credentials> + Send + Sync>;
+
+/// What a run works with.
+#[derive(Clone)]
+pub struct Setup {
+    /// Where images are kept.
+    pub store: Store,
+    /// What this place can do.
+    pub ability: Arc<Ability>,
+    /// Set to stop everything.
+    pub cancel: CancelFlag,
+    /// Told what happens.
+    pub emit: Emit,
+    /// Folder for the full output of each RUN.
+    pub logs: Option<PathBuf>,
+    /// Steps at once.
+    pub jobs: usize,
+    /// Whether base images are looked up again.
+    pub refresh: Refresh,
+    /// What else runs after a failure.
+    pub on_failure: OnFailure,
+    /// Reads secrets.
+    pub read_secret: ReadSecret,
+    /// Finds credentials.
+    pub find_credentials: FindCredentials,
+    /// Folder with trusted certificates.
+    pub trusted_certificates: Option<PathBuf>,
+    /// Text of `/etc/resolv.conf` for processes.
+    pub resolv_conf: Vec<u8>,
+    /// How the embedded registry is served.
+    pub embedded: EmbeddedSetup,
+}
+
+/// What else runs after a failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Nothing new is started.
+    #[default]
+    Stop,
+    /// Whatever does not need what failed (`--keep-going`).
+    KeepGoing,
+}
+
+/// How the embedded registry is served during a run.
+#[derive(Clone)]
+pub struct EmbeddedSetup {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its certificate.
+    pub identity: Identity,
+    /// Who may push to it.
+    pub login: Login,
+}
+
+/// What a run came to.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// One line an image, in plan order.
+    pub images: Vec<ImageReport>,
+    /// What went wrong, in order of time; empty when all is well.
+    pub failures: Vec<ExecError>,
+}
+
+/// What became of one image.
+#[derive(Clone, Debug)]
+pub struct ImageReport {
+    /// Name in the plan.
+    pub name: String,
+    /// How far it came.
+    pub state: ImageState,
+    /// Names in the store.
+    pub tags: Vec<String>,
+    /// Tags that point at it now, and the digest that they point at.
+    pub pushed: Vec<(String, Digest)>,
+    /// What the build checks found.
+    pub warnings: Vec<Warning>,
+    /// `--build-arg`s that no `ARG` asked for.
+    pub unused_args: Vec<String>,
+    /// From the beginning of its first step to the end of its last, in seconds.
+    pub seconds: f64,
+}
+
+/// How far an image came.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageState {
+    /// It is in the store.
+    Stored {
+        /// Image ID.
+        id: Digest,
+        /// Digest of the manifest as stored.
+        digest: Digest,
+        /// Bytes of all layers, uncompressed.
+        size: u64,
+        /// Steps whose result was known.
+        cached: usize,
+        /// Steps in all.
+        steps: usize,
+    },
+    /// It failed.
+    Failed,
+    /// It never began.
+    Skipped,
+}

@@ -1,0 +1,280 @@
+//! From the plan's words to what a build and a client take: files read, contexts and secrets resolved.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{ExecError, Setup};
+use crate::{
+    build::{BuildRequest, ContextSource, DockerfileText, Flights, NamedSource, Slots, Workshop},
+    image::{self, Image, ImageError, Imported},
+    oci::Platform,
+    plan::{DockerfileSource, ImagePlan, NamedContext, Plan, RegistryPlan, SecretSource},
+    registry::{Client, ClientOptions, Credentials, Mirror, RegistryOptions},
+};
+
+/// Largest Dockerfile or ignore file that is read, in bytes.
+const TEXT_BYTES_MAX: u64 = 16 << 20;
+
+/// Images that the run has built so far, by name.
+pub(super) type BuiltImages = BTreeMap<String, Vec<(Platform, Image)>>;
+
+/// Options of a client that serves the whole plan.
+///
+/// # Errors
+///
+/// When a secret or certificate cannot be read.
+pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecError> {
+    let mut options = ClientOptions {
+        credentials: Some(Arc::clone(&setup.find_credentials)),
+        trusted_certificates: setup.trusted_certificates.clone(),
+        ..ClientOptions::default()
+    };
+    for (address, registry) in &plan.registries {
+        let settings = match registry.embedded {
+            true => embedded_options(setup),
+            false => registry_options(registry, setup)?,
+        };
+        options.registries.insert(address.clone(), settings);
+    }
+    for (registry, mirrors) in &plan.mirrors {
+        let mirrors = mirrors
+            .iter()
+            .map(|mirror| Mirror { address: mirror.address.clone(), fallback: mirror.fallback });
+        options.mirrors.insert(registry.clone(), mirrors.collect());
+    }
+    Ok(options)
+}
+
+fn embedded_options(setup: &Setup) -> RegistryOptions {
+    let login = &setup.embedded.login;
+    RegistryOptions {
+        ca_pem: Some(setup.embedded.identity.authority_pem.clone().into_bytes()),
+        credentials: Some(Credentials::Basic {
+            username: login.username.clone(),
+            password: login.password.clone(),
+        }),
+        ..RegistryOptions::default()
+    }
+}
+
+fn registry_options(registry: &RegistryPlan, setup: &Setup) -> Result<RegistryOptions, ExecError> {
+    let address = &registry.address;
+    let ca_pem = registry.ca_file.as_ref().map(|path| {
+        fs::read(path).map_err(|source| ExecError::File {
+            image: address.clone(),
+            what: "certificate file",
+            path: path.clone(),
+            source,
+        })
+    });
+    let password = registry.password.as_ref().map(|source| {
+        password(source, setup)
+            .map_err(|reason| ExecError::Secret { registry: address.clone(), reason })
+    });
+    let credentials = password.transpose()?.map(|password| Credentials::Basic {
+        username: registry.username.clone().unwrap_or_default(),
+        password,
+    });
+    Ok(RegistryOptions {
+        plain_http: registry.plain_http,
+        insecure: registry.insecure,
+        ca_pem: ca_pem.transpose()?,
+        pin: registry.pin.as_deref().and_then(parse_fingerprint),
+        credentials,
+        auth_realms: registry.auth_realms.clone(),
+    })
+}
+
+/// A secret as a line of text: one trailing newline of a file is dropped.
+fn password(source: &SecretSource, setup: &Setup) -> Result<String, String> {
+    let bytes = (setup.read_secret)(source)?.ok_or_else(|| match source {
+        SecretSource::Env(name) => format!("the environment variable {name} is not set"),
+        SecretSource::File(path) => format!("{} does not exist", path.display()),
+    })?;
+    let text = String::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    match source {
+        SecretSource::Env(_) => Ok(text),
+        SecretSource::File(_) => Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned()),
+    }
+}
+
+/// `5D:0E:…` or plain hex; the plan has checked it.
+fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
+    let hex: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let digest: crate::oci::Digest = format!("sha256:{}", hex.to_lowercase()).parse().ok()?;
+    Some(*digest.as_bytes())
+}
+
+/// What all builds of a run share; must be called in the runtime.
+pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
+    Workshop {
+        store: setup.store.clone(),
+        client: client.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        ability: Arc::clone(&setup.ability),
+        cancel: Arc::clone(&setup.cancel),
+        emit: Arc::clone(&setup.emit),
+        logs: setup.logs.clone(),
+        slots: Arc::new(Slots::new(setup.jobs)),
+        flights: Arc::new(Flights::default()),
+        resolv_conf: setup.resolv_conf.clone(),
+        read_secret: Arc::clone(&setup.read_secret),
+    }
+}
+
+/// What `build` takes, for one image of the plan.
+pub(super) fn build_request(
+    plan: &ImagePlan,
+    setup: &Setup,
+    built: &BuiltImages,
+) -> Result<BuildRequest, ExecError> {
+    let (dockerfile, path) = read_dockerfile(plan)?;
+    let context = match &plan.context {
+        None => None,
+        Some(folder) => {
+            let ignore = ignore_text(&plan.name, folder, path.as_deref())?;
+            Some(ContextSource { folder: folder.clone(), ignore })
+        }
+    };
+    let mut named = BTreeMap::new();
+    for (name, source) in &plan.named_contexts {
+        named.insert(name.clone(), named_source(&plan.name, source, setup, built)?);
+    }
+    Ok(BuildRequest {
+        name: plan.name.clone(),
+        dockerfile: Arc::new(dockerfile),
+        context,
+        named,
+        target: plan.target.clone(),
+        args: plan.args.clone(),
+        labels: plan.labels.clone(),
+        platforms: distinct(&plan.platforms),
+        cache: plan.cache,
+        epoch: plan.source_date_epoch,
+        refresh: setup.refresh,
+        secrets: plan.secrets.clone(),
+        allow: plan.allow.clone(),
+    })
+}
+
+fn distinct(platforms: &[Platform]) -> Vec<Platform> {
+    let mut seen = Vec::new();
+    for platform in platforms {
+        let platform = platform.clone().normalized();
+        if !seen.contains(&platform) {
+            seen.push(platform);
+        }
+    }
+    seen
+}
+
+fn read_dockerfile(plan: &ImagePlan) -> Result<(DockerfileText, Option<PathBuf>), ExecError> {
+    match &plan.dockerfile {
+        DockerfileSource::Inline(text) => {
+            let name = format!("{} (inline)", plan.name);
+            Ok((DockerfileText { name, text: text.clone() }, None))
+        }
+        DockerfileSource::File(path) => {
+            let text = read_text(path).map_err(|source| ExecError::File {
+                image: plan.name.clone(),
+                what: "Dockerfile",
+                path: path.clone(),
+                source,
+            })?;
+            let name = path.display().to_string();
+            Ok((DockerfileText { name, text }, Some(path.clone())))
+        }
+    }
+}
+
+/// The ignore file in force: `<Dockerfile>.dockerignore` replaces the context's own.
+fn ignore_text(
+    image: &str,
+    folder: &Path,
+    dockerfile: Option<&Path>,
+) -> Result<Option<String>, ExecError> {
+    let beside = dockerfile.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    for path in beside.into_iter().chain([folder.join(".dockerignore")]) {
+        match read_text(&path) {
+            Ok(text) => return Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let (image, what) = (image.to_owned(), "ignore file");
+                return Err(ExecError::File { image, what, path, source });
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Reads a text file of bounded size; devices, pipes and folders are refused before they are opened.
+fn read_text(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    if metadata.len() > TEXT_BYTES_MAX {
+        let reason = format!("{} bytes, the limit is {TEXT_BYTES_MAX}", metadata.len());
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, reason));
+    }
+    let bytes = fs::read(path)?;
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8 text"))
+}
+
+fn named_source(
+    image: &str,
+    source: &NamedContext,
+    setup: &Setup,
+    built: &BuiltImages,
+) -> Result<NamedSource, ExecError> {
+    match source {
+        NamedContext::Directory(folder) => {
+            let ignore = ignore_text(image, folder, None)?;
+            Ok(NamedSource::Directory(ContextSource { folder: folder.clone(), ignore }))
+        }
+        NamedContext::Image(reference) => Ok(NamedSource::Reference(reference.clone())),
+        NamedContext::PlanImage(name) => {
+            Ok(NamedSource::Images(built.get(name).cloned().unwrap_or_default()))
+        }
+        NamedContext::OciLayout { path, selector } => {
+            let fail = |source| ExecError::Image { image: image.to_owned(), source };
+            let images = layout_images(path, selector.as_deref(), setup).map_err(fail)?;
+            Ok(NamedSource::Images(images))
+        }
+    }
+}
+
+/// Images of an OCI layout that a selector (`:tag` or `@digest`) names; all of them without one.
+fn layout_images(
+    path: &Path,
+    selector: Option<&str>,
+    setup: &Setup,
+) -> Result<Vec<(Platform, Image)>, ImageError> {
+    let wanted = selector.map(|selector| selector.trim_start_matches([':', '@']));
+    let mut images = Vec::new();
+    for Imported { record, name } in image::import(&setup.store, path)? {
+        let is_wanted = wanted.is_none_or(|wanted| {
+            let ends_so = |name: &String| name == wanted || name.ends_with(&format!(":{wanted}"));
+            record.target.digest.to_string() == wanted || name.as_ref().is_some_and(ends_so)
+        });
+        if is_wanted {
+            for platform in &record.platforms {
+                images.push((platform.clone(), image::load(&setup.store, &record, platform)?));
+            }
+        }
+    }
+    if images.is_empty() {
+        let selector = selector.unwrap_or_default();
+        return Err(ImageError::NotFound(format!("{}{selector}", path.display())));
+    }
+    Ok(images)
+}

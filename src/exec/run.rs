@@ -1,0 +1,428 @@
+//! The run itself: steps start as soon as their inputs are done, tags move last.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
+    time::Instant,
+};
+
+use tokio::task::JoinSet;
+
+use super::{
+    ExecError, ImageReport, ImageState, OnFailure, Report, Setup, embedded,
+    prepare::{self, BuiltImages},
+};
+use crate::{
+    build::{self, BuildError, Built, Workshop},
+    dag::{self, NodeId, Schedule, State},
+    event::Event,
+    image::{self, ImageError, Upload},
+    oci::{Digest, Document, Index, MediaType, Reference},
+    plan::{ImagePlan, OutputPlan, Plan, StepKind},
+    registry::Client,
+    store::ImageRecord,
+    tree::Timestamp,
+};
+
+/// Carries a plan out; failures are in the report.
+pub async fn run(plan: &Plan, setup: &Setup) -> Report {
+    let started = Instant::now();
+    let images = plan.images.iter().map(|image| image.name.clone()).collect();
+    (setup.emit)(Event::Planned { images, steps: plan.steps.len() });
+    // Nothing that the run makes or counts on is collected while it lasts.
+    let lease = setup.store.lease().map_err(ExecError::from);
+    let report = match lease.and_then(|lease| Ok((Runner::new(plan, setup)?, lease))) {
+        Ok((runner, _lease)) => Arc::new(runner).run_all().await,
+        Err(error) => Report { images: Vec::new(), failures: vec![error] },
+    };
+    let ok = report.failures.is_empty();
+    (setup.emit)(Event::Finished { ok, duration: started.elapsed() });
+    report
+}
+
+struct Runner {
+    plan: Plan,
+    setup: Setup,
+    client: Client,
+    workshop: Workshop,
+    progress: Mutex<Progress>,
+}
+
+/// What has come out so far.
+#[derive(Default)]
+struct Progress {
+    built: BuiltImages,
+    base_layers: BTreeMap<String, Vec<usize>>,
+    records: BTreeMap<String, ImageRecord>,
+    uploads: BTreeMap<(String, String), Upload>,
+    reports: BTreeMap<String, ImageReport>,
+    /// When the first step of each image began.
+    started: BTreeMap<String, Instant>,
+    failures: Vec<ExecError>,
+}
+
+impl Runner {
+    fn new(plan: &Plan, setup: &Setup) -> Result<Self, ExecError> {
+        let client = Client::new(prepare::client_options(plan, setup)?)?;
+        let workshop = prepare::workshop(&client, setup);
+        let (plan, setup) = (plan.clone(), setup.clone());
+        Ok(Self { plan, setup, client, workshop, progress: Mutex::default() })
+    }
+
+    async fn run_all(self: Arc<Self>) -> Report {
+        let server = match embedded::start(&self.plan, &self.setup).await {
+            Ok(server) => server,
+            Err(error) => return Report { images: Vec::new(), failures: vec![error] },
+        };
+        self.drive().await;
+        if let Some(server) = server {
+            server.stop().await;
+        }
+        self.report()
+    }
+
+    /// Starts every step as soon as it may start; ends when nothing runs and nothing may start.
+    async fn drive(self: &Arc<Self>) {
+        let mut schedule = Schedule::default();
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for step in &self.plan.steps {
+            let inputs: Vec<NodeId> = step.inputs.iter().map(|input| nodes[*input]).collect();
+            nodes.push(schedule.add(&inputs));
+        }
+        let mut running = JoinSet::new();
+        loop {
+            while self.may_start()
+                && let Some(node) = schedule.start_next()
+            {
+                let index = nodes.iter().position(|known| *known == node);
+                let index = index.expect("every node was made from a step");
+                let runner = Arc::clone(self);
+                running.spawn(async move { (node, runner.perform(index).await) });
+            }
+            let Some(ended) = running.join_next().await else { break };
+            // A panic in a step is our bug; it is raised here and ends the program as such.
+            let (node, outcome) = ended.unwrap_or_else(|error| match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("no step is aborted: {error}"),
+            });
+            let ended = match outcome {
+                Ok(()) => dag::Outcome::Done,
+                Err(error) => {
+                    self.lock().failures.push(error);
+                    dag::Outcome::Failed
+                }
+            };
+            schedule.finish(node, ended);
+        }
+        self.tell_skipped(&schedule, &nodes);
+    }
+
+    fn may_start(&self) -> bool {
+        let cancelled = self.setup.cancel.load(Ordering::Relaxed);
+        let failed = !self.lock().failures.is_empty();
+        !cancelled && (!failed || self.setup.on_failure == OnFailure::KeepGoing)
+    }
+
+    fn tell_skipped(&self, schedule: &Schedule, nodes: &[NodeId]) {
+        for (step, node) in self.plan.steps.iter().zip(nodes) {
+            let never_ran =
+                matches!(schedule.state(*node), State::Skipped | State::Waiting | State::Ready);
+            if never_ran && step.kind == StepKind::Build {
+                let reason = "something before it failed".to_owned();
+                (self.setup.emit)(Event::ImageSkipped { image: step.image.clone(), reason });
+            }
+        }
+    }
+
+    async fn perform(self: &Arc<Self>, index: usize) -> Result<(), ExecError> {
+        let step = &self.plan.steps[index];
+        let image = self.plan.image(&step.image).expect("steps are made from images").clone();
+        let started = Instant::now();
+        let result = match &step.kind {
+            StepKind::Build => self.blocking(move |runner| runner.build(&image)).await,
+            StepKind::Store => self.blocking(move |runner| runner.store(&image)).await,
+            StepKind::Push { to } => self.push(&image, to).await,
+            StepKind::Publish { to } => self.publish(&image, to).await,
+        };
+        let mut progress = self.lock();
+        let since = *progress.started.entry(step.image.clone()).or_insert(started);
+        if let Some(report) = progress.reports.get_mut(&step.image) {
+            report.seconds = since.elapsed().as_secs_f64();
+        }
+        drop(progress);
+        if let Err(error) = &result {
+            let reason = error.to_string();
+            (self.setup.emit)(Event::ImageFailed { image: step.image.clone(), reason });
+        }
+        result
+    }
+
+    /// Runs synchronous work on a thread of its own.
+    async fn blocking(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<(), ExecError> + Send + 'static,
+    ) -> Result<(), ExecError> {
+        let runner = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || work(&runner)).await {
+            Ok(result) => result,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("no step is aborted: {error}"),
+            },
+        }
+    }
+
+    fn build(&self, image: &ImagePlan) -> Result<(), ExecError> {
+        (self.setup.emit)(Event::ImageStarted { image: image.name.clone() });
+        let built = self.lock().built.clone();
+        let mut report = ImageReport {
+            name: image.name.clone(),
+            state: ImageState::Failed,
+            tags: Vec::new(),
+            pushed: Vec::new(),
+            warnings: Vec::new(),
+            unused_args: Vec::new(),
+            seconds: 0.0,
+        };
+        self.lock().reports.insert(image.name.clone(), report.clone());
+        let request = prepare::build_request(image, &self.setup, &built)?;
+        let Built { images, base_layers, cached, steps, warnings, unused_args, .. } =
+            build::build(&self.workshop, &request).map_err(|failure| {
+                let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
+                if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
+            })?;
+        let record = self.record(image, &images).map_err(|source| {
+            let image = image.name.clone();
+            ExecError::Image { image, source }
+        })?;
+        report.state = ImageState::Stored {
+            id: record.config,
+            digest: record.target.digest,
+            size: record.size,
+            cached,
+            steps,
+        };
+        (report.warnings, report.unused_args) = (warnings, unused_args);
+        let mut progress = self.lock();
+        progress.reports.insert(image.name.clone(), report);
+        progress.base_layers.insert(image.name.clone(), base_layers);
+        progress.built.insert(image.name.clone(), images);
+        progress.records.insert(image.name.clone(), record);
+        Ok(())
+    }
+
+    /// What the store will know of the image; an index when it is for several platforms.
+    fn record(
+        &self,
+        plan: &ImagePlan,
+        images: &[(crate::oci::Platform, image::Image)],
+    ) -> Result<ImageRecord, ImageError> {
+        let store = &self.setup.store;
+        let descriptor_of = |image: &image::Image| {
+            let mut descriptor = image.manifest.descriptor(MediaType::MANIFEST);
+            descriptor.platform = Some(image.config.value.platform());
+            descriptor
+        };
+        let (_, first) = images.first().expect("a build makes at least one image");
+        let target = match images {
+            [(_, only)] => descriptor_of(only),
+            several => {
+                let index = Document::write(Index {
+                    schema_version: 2,
+                    media_type: Some(MediaType::new(MediaType::INDEX)),
+                    artifact_type: None,
+                    manifests: several.iter().map(|(_, image)| descriptor_of(image)).collect(),
+                    subject: None,
+                    annotations: BTreeMap::new(),
+                });
+                store.put_blob(&index.raw)?;
+                index.descriptor(MediaType::INDEX)
+            }
+        };
+        let mut size = 0;
+        for (_, image) in images {
+            for layer in &image.config.value.rootfs.diff_ids {
+                size += store.layer(*layer)?.map_or(0, |record| record.content_bytes);
+            }
+        }
+        Ok(ImageRecord {
+            reference: plan.tags.first().map(ToString::to_string),
+            target,
+            config: first.config.digest(),
+            platforms: images.iter().map(|(platform, _)| platform.clone()).collect(),
+            stored_at: jiff::Timestamp::now().as_second(),
+            created: first.config.value.created.clone(),
+            size,
+        })
+    }
+
+    fn store(&self, image: &ImagePlan) -> Result<(), ExecError> {
+        let record = self.lock().records[&image.name].clone();
+        let mut stored = Vec::new();
+        if image.export {
+            for tag in &image.tags {
+                let record = ImageRecord { reference: Some(tag.to_string()), ..record.clone() };
+                self.keep(&record)?;
+                stored.push(tag.to_string());
+            }
+            if image.tags.is_empty() {
+                self.keep(&record)?;
+            }
+        }
+        self.setup.store.flush()?;
+        for output in &image.outputs {
+            let record = self.record_for(image, output, &record)?;
+            let names: Vec<ImageRecord> = match stored.is_empty() {
+                true => vec![record.clone()],
+                false => stored
+                    .iter()
+                    .map(|tag| ImageRecord { reference: Some(tag.clone()), ..record.clone() })
+                    .collect(),
+            };
+            image::write_output(&self.setup.store, &names, output).map_err(|source| {
+                let image = image.name.clone();
+                ExecError::Image { image, source }
+            })?;
+        }
+        let mut progress = self.lock();
+        let report = progress.reports.get_mut(&image.name).expect("stored after built");
+        report.tags = stored;
+        if let ImageState::Stored { id, digest, size, cached, steps } = report.state {
+            let (image, duration) = (image.name.clone(), std::time::Duration::ZERO);
+            let event = Event::ImageStored { image, id, digest, size, cached, steps, duration };
+            drop(progress);
+            (self.setup.emit)(event);
+        }
+        Ok(())
+    }
+
+    /// The record of what an output gets: another image when its times are to be rewritten.
+    fn record_for(
+        &self,
+        image: &ImagePlan,
+        output: &OutputPlan,
+        record: &ImageRecord,
+    ) -> Result<ImageRecord, ExecError> {
+        let seconds = image.source_date_epoch.filter(|_| output.rewrites_times());
+        let Some(seconds) = seconds else { return Ok(record.clone()) };
+        let latest = Timestamp { seconds, nanos: 0 };
+        let (built, below) = {
+            let progress = self.lock();
+            (progress.built[&image.name].clone(), progress.base_layers[&image.name].clone())
+        };
+        let clamped = built.into_iter().zip(below).map(|((platform, image), below)| {
+            let image = image::clamp_times(&self.setup.store, &image, below, latest)?;
+            Ok((platform, image))
+        });
+        let record = clamped.collect::<Result<Vec<_>, _>>();
+        record.and_then(|images| self.record(image, &images)).map_err(|source| {
+            let image = image.name.clone();
+            ExecError::Image { image, source }
+        })
+    }
+
+    /// Names an image, unless it has the name already: a run that changes nothing writes nothing.
+    fn keep(&self, record: &ImageRecord) -> Result<(), ExecError> {
+        let known = match &record.reference {
+            Some(reference) => self.setup.store.image(reference)?,
+            None => None,
+        };
+        if known.is_some_and(|known| known.target == record.target) {
+            return Ok(());
+        }
+        Ok(self.setup.store.put_image(record)?)
+    }
+
+    async fn push(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {
+        let record = self.lock().records[&image.name].clone();
+        let reference = self.reference(image, to);
+        let upload = image::upload(
+            &self.setup.store,
+            &self.client,
+            &record,
+            &reference,
+            image.compression,
+            &image.name,
+            &self.setup.emit,
+        );
+        let upload = self.until_cancelled(upload).await.unwrap_or(Err(None));
+        let upload = upload.map_err(|source| push_error(image, to, source))?;
+        self.lock().uploads.insert((image.name.clone(), to.to_owned()), upload);
+        Ok(())
+    }
+
+    async fn publish(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {
+        let started = Instant::now();
+        let upload = self.lock().uploads[&(image.name.clone(), to.to_owned())].clone();
+        let digest = image::publish(&self.client, &upload).await;
+        let digest = digest.map_err(|source| push_error(image, to, Some(source)))?;
+        self.pushed(image, to, digest, started);
+        Ok(())
+    }
+
+    fn pushed(&self, image: &ImagePlan, to: &str, digest: Digest, started: Instant) {
+        if let Some(report) = self.lock().reports.get_mut(&image.name) {
+            report.pushed.push((to.to_owned(), digest));
+        }
+        (self.setup.emit)(Event::Pushed {
+            image: image.name.clone(),
+            reference: to.to_owned(),
+            digest,
+            duration: started.elapsed(),
+        });
+    }
+
+    fn reference(&self, image: &ImagePlan, to: &str) -> Reference {
+        let found = image.pushes.iter().find(|reference| reference.to_string() == to);
+        found.expect("push steps are made from pushes").clone()
+    }
+
+    /// The future's result with its error optional, or `None` when the user asked to stop first.
+    async fn until_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, ImageError>>,
+    ) -> Option<Result<T, Option<ImageError>>> {
+        let cancelled = async {
+            while !self.setup.cancel.load(Ordering::Relaxed) {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            result = work => Some(result.map_err(Some)),
+            () = cancelled => None,
+        }
+    }
+
+    fn report(&self) -> Report {
+        let mut progress = self.lock();
+        let mut report =
+            Report { images: Vec::new(), failures: std::mem::take(&mut progress.failures) };
+        if self.setup.cancel.load(Ordering::Relaxed) && report.failures.is_empty() {
+            report.failures.push(ExecError::Cancelled);
+        }
+        for image in &self.plan.images {
+            let known = progress.reports.get(&image.name).cloned();
+            report.images.push(known.unwrap_or_else(|| ImageReport {
+                name: image.name.clone(),
+                state: ImageState::Skipped,
+                tags: Vec::new(),
+                pushed: Vec::new(),
+                warnings: Vec::new(),
+                unused_args: Vec::new(),
+                seconds: 0.0,
+            }));
+        }
+        report
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().expect("no holder panics")
+    }
+}
+
+fn push_error(image: &ImagePlan, to: &str, source: Option<ImageError>) -> ExecError {
+    match source {
+        None => ExecError::Cancelled,
+        Some(source) => ExecError::Push { image: image.name.clone(), to: to.to_owned(), source },
+    }
+}

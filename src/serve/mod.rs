@@ -1,0 +1,169 @@
+//! The embedded registry: the distribution API (`/v2/`) over the store, with TLS and basic authentication.
+//!
+//! Binds where it is told (loopback in practice) and answers only to host names that mean this
+//! machine, so that a web page cannot reach it by DNS rebinding. Knows nothing of builds or plans.
+
+mod answer;
+mod api;
+mod blobs;
+mod manifests;
+mod repository;
+mod route;
+mod uploads;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use thiserror::Error;
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    store::Store,
+    trust::{Identity, TrustError},
+};
+
+/// Wait for running requests when the server stops.
+const DRAIN_SECONDS: u64 = 10;
+/// Wait for a request's header, and for a TLS handshake.
+const HEADER_SECONDS: u64 = 30;
+
+/// What a server is told.
+pub struct ServeOptions {
+    /// What it serves and where it keeps what is pushed.
+    pub store: Store,
+    /// Where it listens; port 0 takes a free one.
+    pub address: SocketAddr,
+    /// Certificate and key; plain HTTP without.
+    pub identity: Option<Identity>,
+    /// Who may use it; everybody without.
+    pub login: Option<Login>,
+}
+
+/// Name and password that a client must send.
+#[derive(Clone)]
+pub struct Login {
+    /// Name.
+    pub username: String,
+    /// Password.
+    pub password: String,
+}
+
+/// Why the server could not start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The address is taken.
+    #[error("{0} is in use")]
+    InUse(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Certificate or key are not usable.
+    #[error("certificate: {0}")]
+    Identity(#[from] TrustError),
+}
+
+/// A running server; it stops when dropped.
+pub struct Server {
+    address: SocketAddr,
+    stop: watch::Sender<()>,
+    accepting: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts serving on the current tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`].
+    pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
+        let address = options.address;
+        let tls = options.identity.as_ref().map(acceptor).transpose()?;
+        let refused = |source: io::Error| {
+            let is_taken = source.kind() == io::ErrorKind::AddrInUse;
+            if is_taken {
+                ServeError::InUse(address)
+            } else {
+                ServeError::Listen { address, source }
+            }
+        };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address =
+            listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+        let api = Arc::new(api::Api::new(options.store, options.login));
+        let (stop, stopped) = watch::channel(());
+        let accepting = tokio::spawn(accept(listener, tls, api, stopped));
+        Ok(Self { address, stop, accepting })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no new requests, finishes running ones (10 s at most), and stops.
+    pub async fn stop(self) {
+        drop(self.stop);
+        // A server that ended early has nothing left to finish.
+        drop(self.accepting.await);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    api: Arc<api::Api>,
+    mut stopped: watch::Receiver<()>,
+) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        // No descriptors left, or a client that is gone already: the next one may do better.
+        let Ok((stream, _)) = accepted else { continue };
+        let (tls, api, watcher) = (tls.clone(), Arc::clone(&api), graceful.watcher());
+        tokio::spawn(async move {
+            let mut server = auto::Builder::new(TokioExecutor::new());
+            server
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(HEADER_SECONDS));
+            let service = hyper::service::service_fn(move |request| {
+                let api = Arc::clone(&api);
+                async move { Ok::<_, std::convert::Infallible>(api.answer(request).await) }
+            });
+            match tls {
+                None => {
+                    let connection = server.serve_connection(TokioIo::new(stream), service);
+                    drop(watcher.watch(connection.into_owned()).await);
+                }
+                Some(tls) => {
+                    let patience = Duration::from_secs(HEADER_SECONDS);
+                    let handshake = tokio::time::timeout(patience, tls.accept(stream)).await;
+                    let Ok(Ok(stream)) = handshake else { return };
+                    let connection = server.serve_connection(TokioIo::new(stream), service);
+                    drop(watcher.watch(connection.into_owned()).await);
+                }
+            }
+        });
+    }
+    drop(listener);
+    let patience = Duration::from_secs(DRAIN_SECONDS);
+    drop(tokio::time::timeout(patience, graceful.shutdown()).await);
+}
+
+fn acceptor(identity: &Identity) -> Result<TlsAcceptor, ServeError> {
+    Ok(TlsAcceptor::from(Arc::new(identity.server_config()?)))
+}

@@ -1,0 +1,211 @@
+//! Blobs in: sessions that take bytes in order and become a blob when the digest is right.
+
+use std::{collections::HashMap, io::Write as _, sync::Arc};
+
+use http_body_util::BodyExt as _;
+use hyper::{
+    StatusCode,
+    body::Incoming,
+    header::{self, HeaderMap},
+};
+use tokio::sync::Mutex;
+
+use super::answer::{Answer, CONTENT_DIGEST, Refusal, empty, put};
+use crate::{
+    oci::Digest,
+    store::{BlobWriter, Store},
+};
+
+/// Sessions open at once; the oldest idle one gives way to a new one.
+const SESSIONS_MAX: usize = 1024;
+
+/// Open upload sessions.
+pub(super) struct Uploads {
+    store: Store,
+    sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
+}
+
+struct Session {
+    repository: String,
+    writer: Option<BlobWriter>,
+    bytes: u64,
+    started: std::time::Instant,
+}
+
+impl Uploads {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store, sessions: Mutex::default() }
+    }
+
+    /// POST: starts a session, or with `digest` takes the whole blob at once.
+    pub(super) async fn start(
+        &self,
+        repository: &str,
+        digest: Option<Digest>,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        let writer = self.store.blob_writer()?;
+        let started = std::time::Instant::now();
+        let mut session =
+            Session { repository: repository.to_owned(), writer: Some(writer), bytes: 0, started };
+        if let Some(digest) = digest {
+            session.take(body).await?;
+            return session.finish(digest);
+        }
+        let id = random_id();
+        let mut sessions = self.sessions.lock().await;
+        if sessions.len() >= SESSIONS_MAX {
+            let oldest = sessions
+                .iter()
+                .filter_map(|(id, session)| {
+                    session.try_lock().ok().map(|session| (session.started, id.clone()))
+                })
+                .min();
+            if let Some((_, id)) = oldest {
+                sessions.remove(&id);
+            }
+        }
+        sessions.insert(id.clone(), Arc::new(Mutex::new(session)));
+        Ok(progress(StatusCode::ACCEPTED, repository, &id, 0))
+    }
+
+    /// PATCH: the next bytes.
+    pub(super) async fn patch(
+        &self,
+        repository: &str,
+        id: &str,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        let session = self.find(repository, id).await?;
+        let mut session = session.lock().await;
+        if let Some(start) = range_start(headers)?
+            && start != session.bytes
+        {
+            let status = StatusCode::RANGE_NOT_SATISFIABLE;
+            return Ok(progress(status, repository, id, session.bytes));
+        }
+        session.take(body).await?;
+        Ok(progress(StatusCode::ACCEPTED, repository, id, session.bytes))
+    }
+
+    /// PUT: the last bytes, and the digest of all.
+    pub(super) async fn finish(
+        &self,
+        repository: &str,
+        id: &str,
+        digest: Option<Digest>,
+        body: Incoming,
+    ) -> Result<Answer, Refusal> {
+        let digest = digest.ok_or_else(|| {
+            let message = "the query needs digest=sha256:…";
+            Refusal::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
+        })?;
+        let session = self.find(repository, id).await?;
+        let mut session = session.lock().await;
+        session.take(body).await?;
+        let answer = session.finish(digest);
+        self.sessions.lock().await.remove(id);
+        answer
+    }
+
+    /// GET: how far it is.
+    pub(super) async fn status(&self, repository: &str, id: &str) -> Result<Answer, Refusal> {
+        let session = self.find(repository, id).await?;
+        let bytes = session.lock().await.bytes;
+        Ok(progress(StatusCode::NO_CONTENT, repository, id, bytes))
+    }
+
+    /// DELETE: forgets the session and its bytes.
+    pub(super) async fn cancel(&self, repository: &str, id: &str) -> Result<Answer, Refusal> {
+        drop(self.find(repository, id).await?);
+        self.sessions.lock().await.remove(id);
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    async fn find(&self, repository: &str, id: &str) -> Result<Arc<Mutex<Session>>, Refusal> {
+        let unknown = || {
+            let message = "upload session unknown";
+            Refusal::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
+        };
+        let session = self.sessions.lock().await.get(id).cloned().ok_or_else(unknown)?;
+        if session.lock().await.repository != repository {
+            return Err(unknown());
+        }
+        Ok(session)
+    }
+}
+
+impl Session {
+    async fn take(&mut self, mut body: Incoming) -> Result<(), Refusal> {
+        let lost =
+            |reason: String| Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", reason);
+        let writer = self.writer.as_mut().ok_or_else(|| lost("the upload has ended".to_owned()))?;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| lost(error.to_string()))?;
+            if let Ok(data) = frame.into_data() {
+                writer.write_all(&data).map_err(|error| unwritten(&error))?;
+                self.bytes += data.len() as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, digest: Digest) -> Result<Answer, Refusal> {
+        let writer = self.writer.take().ok_or_else(|| {
+            Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", "the upload has ended")
+        })?;
+        writer.commit(Some(digest))?;
+        Ok(created(&self.repository, digest))
+    }
+}
+
+/// 201 for a blob that is there now.
+pub(super) fn created(repository: &str, digest: Digest) -> Answer {
+    let mut answer = empty(StatusCode::CREATED);
+    put(&mut answer, header::LOCATION, &format!("/v2/{repository}/blobs/{digest}"));
+    put(&mut answer, CONTENT_DIGEST, &digest.to_string());
+    answer
+}
+
+fn progress(status: StatusCode, repository: &str, id: &str, bytes: u64) -> Answer {
+    let mut answer = empty(status);
+    put(&mut answer, header::LOCATION, &format!("/v2/{repository}/blobs/uploads/{id}"));
+    put(&mut answer, header::RANGE, &format!("0-{}", bytes.saturating_sub(1)));
+    let name = header::HeaderName::from_static("docker-upload-uuid");
+    put(&mut answer, name, id);
+    answer
+}
+
+/// First byte of `Content-Range: A-B` (the specification has no `bytes ` in front; some send it).
+fn range_start(headers: &HeaderMap) -> Result<Option<u64>, Refusal> {
+    let Some(range) = headers.get(header::CONTENT_RANGE) else { return Ok(None) };
+    let start = range.to_str().ok().and_then(|range| {
+        let range = range.strip_prefix("bytes ").unwrap_or(range);
+        range.split_once('-')?.0.parse().ok()
+    });
+    match start {
+        Some(start) => Ok(Some(start)),
+        None => Err(Refusal::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "BLOB_UPLOAD_INVALID",
+            "Content-Range is not FIRST-LAST",
+        )),
+    }
+}
+
+/// 128 random bits as hex: cannot be guessed.
+fn random_id() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the kernel has randomness");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unwritten(error: &std::io::Error) -> Refusal {
+    let status = if error.kind() == std::io::ErrorKind::StorageFull {
+        StatusCode::INSUFFICIENT_STORAGE
+    } else {
+        StatusCode::INTERNAL_SERVER_ERROR
+    };
+    Refusal::new(status, "UNKNOWN", error.to_string())
+}
