@@ -27,3 +27,5 @@ pub mod snapshot;
 pub mod exec;
 pub mod serve;
 pub mod watch;
+// 5. Telling: events to people and machines.
+pub mod report;
