@@ -1,0 +1,96 @@
+//! `save` and `load`: images as files.
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+
+use idpbuilder::{
+    image,
+    plan::{OutputKind, OutputPlan},
+    store::ImageRecord,
+};
+
+use super::{
+    Global,
+    failure::{CONFIGURATION, CliError},
+    images, setup,
+};
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  idpbuilder save -o demo.tar demo:v1\n",
+    "  idpbuilder save --form docker -o demo.tar demo:v1     (for `docker load`)"
+))]
+pub(super) struct SaveArgs {
+    /// Names or ids of images.
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// File or folder to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// What is written.
+    #[arg(long, value_enum, default_value_t = Form::Oci)]
+    form: Form,
+}
+
+/// Forms of saved images.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    /// OCI layout in a tar file.
+    Oci,
+    /// OCI layout as a folder.
+    OciDir,
+    /// What `docker load` reads.
+    Docker,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  idpbuilder load -i demo.tar\n",
+    "  idpbuilder load -i layout-folder -t demo:v1"
+))]
+pub(super) struct LoadArgs {
+    /// OCI layout (folder or tar file), or docker archive.
+    #[arg(short, long)]
+    input: PathBuf,
+    /// Name for the image, when there is one image only.
+    #[arg(short, long)]
+    tag: Option<String>,
+}
+
+pub(super) fn save(args: &SaveArgs) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let records: Result<Vec<ImageRecord>, CliError> =
+        args.images.iter().map(|name| images::find_one(&store, name)).collect();
+    let output = OutputPlan {
+        kind: if args.form == Form::Docker { OutputKind::Docker } else { OutputKind::Oci },
+        destination: Some(args.output.clone()),
+        archive: args.form != Form::OciDir,
+        compression: None,
+        options: BTreeMap::new(),
+    };
+    image::write_output(&store, &records?, &output)?;
+    setup::print(&format!("{}\n", args.output.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let _lease = store.lease()?;
+    let found = image::import(&store, &args.input)?;
+    if args.tag.is_some() && found.len() != 1 {
+        let message = format!("--tag names one image, the file holds {}", found.len());
+        return Err(CliError::new(CONFIGURATION, message));
+    }
+    for image::Imported { mut record, .. } in found {
+        if let Some(tag) = &args.tag {
+            record.reference = Some(images::parse(tag)?.to_string());
+        }
+        store.put_image(&record)?;
+        let name = record.reference.clone().unwrap_or_else(|| record.config.to_string());
+        if !global.quiet {
+            setup::print(&format!("Loaded image: {name}\n"));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,445 @@
+//! Messages and exit codes: the place, the reason, the way out.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what has no message or code of its own here has those of its kind"
+)]
+
+use idpbuilder::{
+    build::{BuildError, BuildFailure, files::FilesError},
+    dockerfile::DockerfileError,
+    exec::{ExecError, Report},
+    image::ImageError,
+    layer::LayerError,
+    registry::RegistryError,
+    report::safe,
+    sandbox::SandboxError,
+    serve::ServeError,
+    store::StoreError,
+};
+use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic};
+
+use super::{Global, setup};
+
+/// A build step failed.
+pub(super) const BUILD: u8 = 1;
+/// Image or reference not found.
+pub(super) const NOT_FOUND: u8 = 2;
+/// Command line, project file or Dockerfile invalid.
+pub(super) const CONFIGURATION: u8 = 3;
+/// Authentication.
+pub(super) const AUTHENTICATION: u8 = 4;
+/// TLS or trust.
+pub(super) const TRUST: u8 = 5;
+/// Network or registry, after retries.
+pub(super) const NETWORK: u8 = 6;
+/// The environment cannot do it.
+pub(super) const ENVIRONMENT: u8 = 8;
+/// Our bug.
+pub(super) const BUG: u8 = 70;
+/// Interrupted.
+pub(super) const INTERRUPTED: u8 = 130;
+
+/// Why an invocation failed.
+pub(super) enum CliError {
+    /// A message, a way out, and an exit code.
+    Message {
+        /// One sentence.
+        message: String,
+        /// Lines that say what to do.
+        help: Vec<String>,
+        /// Exit code.
+        code: u8,
+    },
+    /// Something with a place in a text, to be drawn.
+    Diagnostics(Vec<Box<dyn Diagnostic + Send + Sync>>),
+    /// The same, put together on the spot.
+    Drawn(miette::Report),
+    /// A run that failed; its failures in order.
+    Run(Report),
+    /// A registry failed.
+    Registry(RegistryError),
+    /// An image failed.
+    Image(ImageError),
+    /// The store failed.
+    Store(StoreError),
+    /// A step of a run failed before the run.
+    Exec(ExecError),
+}
+
+impl CliError {
+    pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self::Message { message: message.into(), help: Vec::new(), code }
+    }
+
+    pub(super) fn with_help(self, line: impl Into<String>) -> Self {
+        match self {
+            Self::Message { message, mut help, code } => {
+                help.push(line.into());
+                Self::Message { message, help, code }
+            }
+            other => other,
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Message { code, .. } => *code,
+            Self::Diagnostics(_) | Self::Drawn(_) => CONFIGURATION,
+            Self::Run(report) => report.failures.first().map_or(BUG, exec_code),
+            Self::Registry(error) => registry_code(error),
+            Self::Image(error) => image_code(error),
+            Self::Store(error) => store_code(error),
+            Self::Exec(error) => exec_code(error),
+        }
+    }
+
+    pub(super) fn print(&self, global: &Global) {
+        let text = match self {
+            Self::Message { message, help, .. } => message_text(message, help),
+            Self::Diagnostics(found) => {
+                let drawn: Vec<String> = found.iter().map(|one| draw_all(one.as_ref())).collect();
+                drawn.join("\n")
+            }
+            Self::Drawn(report) => draw(report.as_ref()),
+            Self::Run(report) => {
+                let failures = report.failures.iter().map(exec_text);
+                failures.collect::<Vec<_>>().join("\n")
+            }
+            Self::Registry(error) => registry_text("", error),
+            Self::Image(error) => image_text("", error),
+            Self::Store(error) => message_text(&error.to_string(), &[]),
+            Self::Exec(error) => exec_text(error),
+        };
+        let _ = global;
+        setup::tell(&text);
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ImageError> for CliError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<RegistryError> for CliError {
+    fn from(error: RegistryError) -> Self {
+        Self::Registry(error)
+    }
+}
+
+impl From<ExecError> for CliError {
+    fn from(error: ExecError) -> Self {
+        Self::Exec(error)
+    }
+}
+
+fn message_text(message: &str, help: &[String]) -> String {
+    let mut text = format!("error: {message}\n");
+    if !help.is_empty() {
+        text.push('\n');
+    }
+    for line in help {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text
+}
+
+fn store_code(error: &StoreError) -> u8 {
+    match error {
+        StoreError::MissingBlob(_) => NOT_FOUND,
+        _ => ENVIRONMENT,
+    }
+}
+
+fn registry_code(error: &RegistryError) -> u8 {
+    match error {
+        RegistryError::Auth { .. } => AUTHENTICATION,
+        RegistryError::Tls { .. } => TRUST,
+        RegistryError::NotFound(_) => NOT_FOUND,
+        RegistryError::Options(_) => CONFIGURATION,
+        RegistryError::Local(_) => ENVIRONMENT,
+        _ => NETWORK,
+    }
+}
+
+fn image_code(error: &ImageError) -> u8 {
+    match error {
+        ImageError::Registry(error) => registry_code(error),
+        ImageError::Store(error) => store_code(error),
+        ImageError::NotFound(_) | ImageError::Platform { .. } => NOT_FOUND,
+        ImageError::Io { .. } => ENVIRONMENT,
+        _ => BUILD,
+    }
+}
+
+fn exec_code(error: &ExecError) -> u8 {
+    match error {
+        ExecError::Build(failure) if is_disk_full(&failure.error) => ENVIRONMENT,
+        ExecError::Build(failure) => match failure.error.as_ref() {
+            BuildError::Dockerfile(_)
+            | BuildError::BaseName { .. }
+            | BuildError::NotAllowed { .. }
+            | BuildError::SecretMissing { .. }
+            | BuildError::Secret { .. }
+            | BuildError::Unsupported { .. } => CONFIGURATION,
+            BuildError::Image(error) => image_code(error),
+            BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
+            BuildError::Store(error) => store_code(error),
+            BuildError::Cancelled => INTERRUPTED,
+            _ => BUILD,
+        },
+        ExecError::File { .. } | ExecError::Secret { .. } => CONFIGURATION,
+        ExecError::Image { source, .. } | ExecError::Push { source, .. } => image_code(source),
+        ExecError::Store(error) => store_code(error),
+        ExecError::Registry(error) => registry_code(error),
+        ExecError::Serve(_) => ENVIRONMENT,
+        ExecError::Cancelled => INTERRUPTED,
+        _ => BUG,
+    }
+}
+
+/// Whether a build failed for want of space, wherever it was noticed.
+fn is_disk_full(error: &BuildError) -> bool {
+    let source = match error {
+        BuildError::Store(StoreError::NoSpace(_))
+        | BuildError::Files(FilesError::Store(StoreError::NoSpace(_)))
+        | BuildError::Image(ImageError::Store(StoreError::NoSpace(_))) => return true,
+        BuildError::Layer(LayerError::Io(source))
+        | BuildError::Files(FilesError::Layer(LayerError::Io(source)))
+        | BuildError::Files(FilesError::Io { source, .. })
+        | BuildError::Image(ImageError::Layer(LayerError::Io(source)))
+        | BuildError::Image(ImageError::Io { source, .. })
+        | BuildError::Io { source, .. } => source,
+        _ => return false,
+    };
+    source.kind() == std::io::ErrorKind::StorageFull
+}
+
+fn exec_text(error: &ExecError) -> String {
+    match error {
+        ExecError::Build(failure) => build_text(failure),
+        ExecError::Image { image, source } => image_text(&format!("{image}: "), source),
+        ExecError::Push { to, source, .. } => image_text(&format!("pushing {to}: "), source),
+        ExecError::Registry(error) => registry_text("", error),
+        ExecError::File { what, path, source, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            let message = format!("{what} {} does not exist", path.display());
+            let help = match *what {
+                "Dockerfile" => {
+                    vec![
+                        "name it with `-f FILE`, or `dockerfile \"…\"` in idpbuilder.kdl"
+                            .to_owned(),
+                    ]
+                }
+                _ => Vec::new(),
+            };
+            message_text(&message, &help)
+        }
+        ExecError::Cancelled => "cancelled\n".to_owned(),
+        ExecError::Serve(ServeError::InUse(address)) => message_text(
+            &format!("the embedded registry cannot use {address}: something else does"),
+            &["stop what uses it, or name a registry in idpbuilder.kdl".to_owned()],
+        ),
+        other => message_text(&other.to_string(), &[]),
+    }
+}
+
+fn image_text(prefix: &str, error: &ImageError) -> String {
+    match error {
+        ImageError::Registry(error) => registry_text(prefix, error),
+        ImageError::NotFound(name) => message_text(
+            &format!("{prefix}image {name} not found"),
+            &["`idpbuilder images` lists what is here".to_owned()],
+        ),
+        other => message_text(&format!("{prefix}{other}"), &[]),
+    }
+}
+
+fn registry_text(prefix: &str, error: &RegistryError) -> String {
+    let message = format!("{prefix}{error}");
+    match error {
+        RegistryError::Auth { help, .. } => message_text(&message, std::slice::from_ref(help)),
+        RegistryError::Refused { help: Some(help), .. } => {
+            message_text(&message, std::slice::from_ref(help))
+        }
+        RegistryError::Tls { registry, fingerprint, presented, .. } => {
+            let mut lines = Vec::new();
+            if let Some(presented) = presented {
+                lines.push(format!("issued to    {presented}"));
+            }
+            if let Some(fingerprint) = fingerprint {
+                lines.push(format!("sha256       {fingerprint}"));
+                lines.push(format!(
+                    "trust it     idpbuilder cert trust {registry}          (shows it and asks)"
+                ));
+                lines.push(format!("             idpbuilder cert trust {registry} FILE.pem"));
+            }
+            lines.push(
+                "or skip      --insecure, or `tls insecure-skip-verify` for this registry in idpbuilder.kdl"
+                    .to_owned(),
+            );
+            message_text(&message, &lines)
+        }
+        _ => message_text(&message, &[]),
+    }
+}
+
+fn build_text(failure: &BuildFailure) -> String {
+    let (headline, label, help) = describe(failure.error.as_ref());
+    let location = match failure.error.as_ref() {
+        BuildError::Dockerfile(error) => error.location.as_ref().map(|place| place.span.clone()),
+        _ => failure.place.as_ref().map(|place| place.span.clone()),
+    };
+    let (headline, help) = match is_disk_full(&failure.error) {
+        true => (
+            "there is no space left on the disk of the store".to_owned(),
+            vec![
+                "`idpbuilder prune` frees what no image needs, `idpbuilder df` says how much"
+                    .to_owned(),
+            ],
+        ),
+        false => (headline, help),
+    };
+    let headline = match (&failure.place, failure.error.as_ref()) {
+        (Some(place), BuildError::Exit { code, .. }) => {
+            format!("`{}` ended with exit code {code}", safe(&first_line(&place.title)))
+        }
+        (_, BuildError::Start { source, .. }) => source.to_string(),
+        _ => headline,
+    };
+    let mut text = format!("error: {}\n", safe_lines(&headline));
+    if let BuildError::Exit { .. } | BuildError::Start { .. } = failure.error.as_ref() {
+        // The words that logs of other builders are searched for.
+        text.push_str(&format!("  {}\n", safe_lines(&failure.error.to_string())));
+    }
+    if let Some(span) = location
+        && !span.is_empty()
+    {
+        text.push('\n');
+        text.push_str(&snippet(failure, span, label));
+    }
+    if let BuildError::Exit { tail, log, .. } = failure.error.as_ref() {
+        text.push_str(&output_text(failure, tail, log.as_deref()));
+    }
+    for line in help {
+        text.push_str(&format!("  help         {line}\n"));
+    }
+    text
+}
+
+/// Headline, text for the mark, and the ways out.
+fn describe(error: &BuildError) -> (String, String, Vec<String>) {
+    let message = error.to_string();
+    match error {
+        BuildError::Dockerfile(DockerfileError { label, help, .. }) => {
+            let label = label.clone().unwrap_or_else(|| "here".to_owned());
+            (message, label, help.iter().cloned().collect())
+        }
+        BuildError::Exit { code, tail, help, .. } => {
+            let said = tail.iter().rev().find(|line| !line.trim().is_empty());
+            let label = said.map_or_else(|| format!("exit code {code}"), |line| safe(line));
+            (message, label, help.iter().cloned().collect())
+        }
+        BuildError::Files(FilesError::NotFound { help, .. }) => {
+            (message, "this source".to_owned(), help.iter().cloned().collect())
+        }
+        BuildError::NotAllowed { entitlement } => {
+            let help = format!("if you trust this Dockerfile: --allow {}", entitlement.name());
+            (message, "asks for it".to_owned(), vec![help])
+        }
+        BuildError::SecretMissing { id } => {
+            let flag = format!("--secret id={id},src=FILE or --secret id={id},env=NAME");
+            let file = format!(
+                "in idpbuilder.kdl: `secret {id} env=NAME`, and `secrets {id}` in the image"
+            );
+            let without = "without `required` the build goes on without it".to_owned();
+            (message, "needs it".to_owned(), vec![flag, file, without])
+        }
+        BuildError::Unsupported { help, .. } => {
+            (message, "here".to_owned(), help.iter().cloned().collect())
+        }
+        BuildError::Sandbox(SandboxError::Unavailable { help, .. }) => {
+            let doctor = "`idpbuilder doctor` shows what this machine can do".to_owned();
+            (message, "needs a sandbox".to_owned(), vec![help.clone(), doctor])
+        }
+        BuildError::Image(ImageError::Registry(error)) => {
+            let text = registry_text("", error);
+            let help = text.lines().skip(2).map(|line| line.trim().to_owned());
+            (message, "this image".to_owned(), help.collect())
+        }
+        _ => (message, "here".to_owned(), Vec::new()),
+    }
+}
+
+fn output_text(failure: &BuildFailure, tail: &[String], log: Option<&std::path::Path>) -> String {
+    let mut text = String::from("  last lines\n");
+    for line in tail {
+        text.push_str(&format!("    {}\n", safe(line)));
+    }
+    if tail.is_empty() {
+        text = String::from("  last lines   (it printed nothing)\n");
+    }
+    if let Some(log) = log {
+        text.push_str(&format!("  whole log    {}\n", log.display()));
+    }
+    if let Some(place) = &failure.place {
+        let (line, name) = (place.lines.0, &failure.dockerfile.name);
+        text.push_str(&format!("  where        {name}:{line}\n"));
+    }
+    text
+}
+
+/// The lines around a place, drawn; without the headline, which stands above already.
+fn snippet(failure: &BuildFailure, span: std::ops::Range<usize>, label: String) -> String {
+    let text = &failure.dockerfile.text;
+    let end = span.end.min(text.len());
+    // A mark that ends with the line break would spill over to the next line.
+    let marked = text.get(span.start..end).map_or(0, |marked| marked.trim_end().len());
+    let diagnostic = MietteDiagnostic::new("")
+        .with_label(LabeledSpan::at(span.start..span.start + marked, label));
+    let named = miette::NamedSource::new(&failure.dockerfile.name, text.clone());
+    let report = miette::Report::new(diagnostic).with_source_code(named);
+    let drawn = draw(report.as_ref());
+    let body = drawn.lines().skip_while(|line| !line.contains('╭') && !line.contains(",-["));
+    body.map(|line| format!("{line}\n")).collect()
+}
+
+/// A diagnostic, or each of those that it stands for.
+fn draw_all(diagnostic: &dyn Diagnostic) -> String {
+    let related: Vec<String> = diagnostic.related().into_iter().flatten().map(draw).collect();
+    if related.is_empty() { draw(diagnostic) } else { related.join("\n") }
+}
+
+fn draw(diagnostic: &dyn Diagnostic) -> String {
+    let theme = match (setup::is_unicode(), setup::wants_color(&std::io::stderr())) {
+        (true, true) => GraphicalTheme::unicode(),
+        (true, false) => GraphicalTheme::unicode_nocolor(),
+        (false, _) => GraphicalTheme::none(),
+    };
+    let handler = GraphicalReportHandler::new_themed(theme).with_width(setup::columns());
+    let mut drawn = String::new();
+    match handler.render_report(&mut drawn, diagnostic) {
+        // The headline begins as that of every other failure does.
+        Ok(()) => match drawn.trim_start().strip_prefix(['×', 'x']) {
+            Some(rest) => format!("error:{rest}"),
+            None => drawn,
+        },
+        Err(_) => format!("error: {diagnostic}\n"),
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn safe_lines(text: &str) -> String {
+    text.lines().map(safe).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,228 @@
+//! Command line: the only code that may print, read the environment, or choose an exit code.
+//!
+//! One file a verb; each maps flags to library calls. What is shared stands in `setup` (home folder,
+//! store, signals), `credentials` and `failure` (messages and exit codes).
+
+mod archive;
+mod build;
+mod cert;
+mod check;
+mod clean;
+mod credentials;
+mod doctor;
+mod embedded;
+mod facts;
+mod failure;
+mod format;
+mod images;
+mod init;
+mod internal;
+mod login;
+mod output;
+mod plan;
+mod project;
+mod pull;
+mod push;
+mod run;
+mod serve;
+mod setup;
+mod show;
+mod sources;
+mod watch;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use failure::CliError;
+
+/// Builds, keeps and pushes container images, as declared in idpbuilder.kdl; no daemon needed.
+#[derive(Parser)]
+#[command(name = "idpbuilder", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Exit codes: 0 done · 1 a build step failed · 2 image not found · 3 configuration or Dockerfile \
+invalid · 4 authentication · 5 TLS or trust · 6 network or registry · 8 environment cannot do it · \
+70 our bug · 130 interrupted"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Flags that every verb takes.
+#[derive(clap::Args, Clone)]
+struct Global {
+    /// How progress is shown.
+    #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto, value_name = "MODE")]
+    progress: ProgressMode,
+    /// Print results only.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Log decisions and their reasons to standard error (-vv for more).
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+/// How progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProgressMode {
+    /// Live on a terminal, plain elsewhere.
+    Auto,
+    /// Live.
+    Tty,
+    /// One line an event.
+    Plain,
+    /// One JSON object an event.
+    Json,
+    /// Nothing.
+    Quiet,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Builds, stores and pushes what the project file declares.
+    Run(run::RunArgs),
+    /// Runs, and runs again whenever a file of the project changes.
+    Watch(watch::WatchArgs),
+    /// Shows the steps of a run without running any.
+    Plan(plan::PlanArgs),
+    /// Writes a starter idpbuilder.kdl for the Dockerfiles found here.
+    Init(init::InitArgs),
+    /// Builds one image from a Dockerfile.
+    Build(build::BuildArgs),
+    /// Checks a Dockerfile without building it.
+    Check(check::CheckArgs),
+    /// Pushes an image of the store to its registry.
+    Push(push::PushArgs),
+    /// Pulls an image into the store.
+    Pull(pull::PullArgs),
+    /// Lists the images of the store.
+    #[command(visible_alias = "ls")]
+    Images(images::ImagesArgs),
+    /// Gives an image of the store another name.
+    Tag(images::TagArgs),
+    /// Takes names away from images; content goes with the next `prune`.
+    Rmi(images::RmiArgs),
+    /// Shows how an image was made, newest instruction first.
+    History(show::HistoryArgs),
+    /// Shows manifest and config of an image as JSON.
+    Inspect(show::InspectArgs),
+    /// Writes images to an archive or folder.
+    Save(archive::SaveArgs),
+    /// Reads images from an archive or folder.
+    Load(archive::LoadArgs),
+    /// Stores credentials for a registry where docker and podman find them too.
+    Login(login::LoginArgs),
+    /// Removes the credentials of a registry.
+    Logout(login::LogoutArgs),
+    /// Shows and changes which certificates are trusted.
+    #[command(subcommand)]
+    Cert(cert::CertVerb),
+    /// Serves the store as a registry on loopback, with TLS and a login.
+    Serve(serve::ServeArgs),
+    /// Shows what the store takes on disk.
+    Df(clean::DfArgs),
+    /// Removes what no image needs.
+    Prune(clean::PruneArgs),
+    /// Shows what this machine can do, and what would help.
+    Doctor(doctor::DoctorArgs),
+    /// Prints a completion script for a shell.
+    Completions(init::CompletionsArgs),
+    /// Prints the version.
+    Version,
+    /// Diagnostic commands.
+    #[command(subcommand, hide = true)]
+    Internal(internal::InternalVerb),
+}
+
+/// Runs one invocation.
+pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let argv: Vec<OsString> = std::iter::once("idpbuilder".into()).chain(args).collect();
+    let cli = match Cli::try_parse_from(&argv) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` are answers; all else is a mistake in the command line.
+            let code = if error.use_stderr() { failure::CONFIGURATION } else { 0 };
+            // A closed pipe is no failure of ours.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    setup::start_logging(cli.global.verbose);
+    let Cli { global, verb } = cli;
+    match dispatch(&global, verb, &argv) {
+        Ok(code) => code,
+        Err(error) => {
+            error.print(&global);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, CliError> {
+    if needs_namespace(&verb)
+        && let Some(code) = setup::enter_namespace(argv)
+    {
+        return Ok(ExitCode::from(code));
+    }
+    match verb {
+        Verb::Run(args) => run::run(global, &args),
+        Verb::Watch(args) => watch::watch(global, &args),
+        Verb::Plan(args) => plan::plan(global, &args),
+        Verb::Init(args) => init::init(&args),
+        Verb::Build(args) => build::build(global, args),
+        Verb::Check(args) => check::check(global, &args),
+        Verb::Push(args) => push::push(global, &args),
+        Verb::Pull(args) => pull::pull(global, &args),
+        Verb::Images(args) => images::images(global, &args),
+        Verb::Tag(args) => images::tag(&args),
+        Verb::Rmi(args) => images::rmi(&args),
+        Verb::History(args) => show::history(global, &args),
+        Verb::Inspect(args) => show::inspect(&args),
+        Verb::Save(args) => archive::save(&args),
+        Verb::Load(args) => archive::load(global, &args),
+        Verb::Login(args) => login::login(&args),
+        Verb::Logout(args) => login::logout(&args),
+        Verb::Cert(verb) => cert::cert(&verb),
+        Verb::Serve(args) => serve::serve(&args),
+        Verb::Df(args) => clean::df(&args),
+        Verb::Prune(args) => clean::prune(&args),
+        Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Completions(args) => init::completions(&args),
+        Verb::Version => {
+            setup::print(concat!("idpbuilder ", env!("CARGO_PKG_VERSION"), "\n"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Internal(verb) => internal::internal(global, verb),
+    }
+}
+
+/// Verbs that make or remove root file systems, which an ordinary user can do only as root of a
+/// user namespace.
+fn needs_namespace(verb: &Verb) -> bool {
+    match verb {
+        Verb::Run(_) | Verb::Watch(_) | Verb::Build(_) | Verb::Prune(_) | Verb::Doctor(_) => true,
+        Verb::Internal(verb) => verb.needs_namespace(),
+        Verb::Plan(_)
+        | Verb::Init(_)
+        | Verb::Check(_)
+        | Verb::Push(_)
+        | Verb::Pull(_)
+        | Verb::Images(_)
+        | Verb::Tag(_)
+        | Verb::Rmi(_)
+        | Verb::History(_)
+        | Verb::Inspect(_)
+        | Verb::Save(_)
+        | Verb::Load(_)
+        | Verb::Login(_)
+        | Verb::Logout(_)
+        | Verb::Cert(_)
+        | Verb::Serve(_)
+        | Verb::Df(_)
+        | Verb::Completions(_)
+        | Verb::Version => false,
+    }
+}

@@ -1,0 +1,100 @@
+//! `pull`: an image of a registry into the store.
+
+use std::{process::ExitCode, time::Instant};
+
+use idpbuilder::{
+    event::Event,
+    image,
+    oci::{MediaType, Platform},
+    registry::{Client, Mirror},
+    store::ImageRecord,
+};
+
+use super::{
+    Global,
+    failure::{CONFIGURATION, CliError},
+    images,
+    push::Access,
+    setup,
+};
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  idpbuilder pull alpine:3.19\n",
+    "  idpbuilder pull --platform linux/arm64 --mirror docker.io=mirror.example:5000 alpine"
+))]
+pub(super) struct PullArgs {
+    /// Reference of the image.
+    image: String,
+    /// Platform; this machine's by default.
+    #[arg(long)]
+    platform: Option<String>,
+    /// Serves a registry from another address: `docker.io=HOST:PORT/PREFIX`.
+    #[arg(long, value_name = "REGISTRY=ADDRESS")]
+    mirror: Vec<String>,
+    #[command(flatten)]
+    access: Access,
+}
+
+pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliError> {
+    let reference = images::parse(&args.image)?;
+    let platform = match &args.platform {
+        None => Platform::host(),
+        Some(text) => parse_platform(text)?,
+    };
+    let store = setup::store()?;
+    let mut options = args.access.client_options(reference.registry())?;
+    for (registry, mirror) in parse_mirrors(&args.mirror)? {
+        options.mirrors.entry(registry).or_default().push(mirror);
+    }
+    let client = Client::new(options)?;
+    let runtime = setup::runtime()?;
+    let emit = setup::emitter(global);
+    let (shown, started) = (reference.familiar(), Instant::now());
+    emit(Event::ImageStarted { image: shown.clone() });
+    let pulled = runtime.block_on(async {
+        let image = image::resolve(&store, &client, &reference, &platform, true).await?;
+        image::fetch_layers(&store, &client, &image, &shown, &emit).await?;
+        Ok::<_, idpbuilder::image::ImageError>(image)
+    });
+    emit(Event::Finished { ok: pulled.is_ok(), duration: started.elapsed() });
+    let image = pulled?;
+    let mut size = 0;
+    for layer in &image.config.value.rootfs.diff_ids {
+        size += store.layer(*layer)?.map_or(0, |layer| layer.content_bytes);
+    }
+    let media_type = image.manifest.value.media_type.clone();
+    let media_type = media_type.unwrap_or_else(|| MediaType::new(MediaType::MANIFEST));
+    let record = ImageRecord {
+        reference: Some(reference.to_string()),
+        target: image.manifest.descriptor(media_type.as_str()),
+        config: image.config.digest(),
+        platforms: vec![image.config.value.platform()],
+        stored_at: jiff::Timestamp::now().as_second(),
+        created: image.config.value.created.clone(),
+        size,
+    };
+    store.put_image(&record)?;
+    setup::print(&format!("{reference}@{}\n", record.target.digest));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `REGISTRY=ADDRESS` pairs.
+pub(super) fn parse_mirrors(texts: &[String]) -> Result<Vec<(String, Mirror)>, CliError> {
+    texts
+        .iter()
+        .map(|text| {
+            let (registry, address) = text.split_once('=').ok_or_else(|| {
+                CliError::new(CONFIGURATION, format!("--mirror {text}: expected REGISTRY=ADDRESS"))
+                    .with_help("for example: --mirror docker.io=localhost:5000")
+            })?;
+            Ok((registry.to_owned(), Mirror { address: address.to_owned(), fallback: true }))
+        })
+        .collect()
+}
+
+/// A platform of a flag.
+pub(super) fn parse_platform(text: &str) -> Result<Platform, CliError> {
+    text.parse().map_err(|error| CliError::new(CONFIGURATION, format!("--platform: {error}")))
+}

@@ -1,0 +1,131 @@
+//! `run`: everything that the project declares, built, stored and pushed.
+
+use std::{process::ExitCode, time::Instant};
+
+use idpbuilder::{
+    exec::{self, OnFailure, Report, Setup},
+    plan::Plan,
+    report::{self, seconds},
+};
+
+use super::{
+    Global, ProgressMode,
+    failure::CliError,
+    project::{self, ProjectArgs, SelectionArgs},
+    setup,
+};
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  idpbuilder run\n",
+    "  idpbuilder run release --var channel=stable -j 4"
+))]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) project: ProjectArgs,
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+    #[command(flatten)]
+    pub(super) running: RunningArgs,
+    /// Shows the plan and runs nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// How steps are run.
+#[derive(clap::Args, Clone)]
+pub(super) struct RunningArgs {
+    /// Steps at once.
+    #[arg(short, long, value_name = "N")]
+    pub(super) jobs: Option<usize>,
+    /// After a failure, goes on with what does not need what failed.
+    #[arg(long)]
+    pub(super) keep_going: bool,
+    /// Looks base images up in their registry even when the store has them.
+    #[arg(long)]
+    pub(super) pull: bool,
+}
+
+pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
+    let loaded = project::load(&args.project)?;
+    let plan = project::plan(&loaded, &args.selection)?;
+    if args.dry_run {
+        setup::print(&report::plan_table(&plan));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let store = setup::store()?;
+    let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    let mut setup = setup::exec_setup(global, store, cancel, args.running.jobs)?;
+    args.running.apply(&mut setup);
+    perform(global, &runtime, &plan, &setup)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl RunningArgs {
+    pub(super) fn apply(&self, setup: &mut Setup) {
+        if self.keep_going {
+            setup.on_failure = OnFailure::KeepGoing;
+        }
+        if self.pull {
+            setup.refresh = idpbuilder::build::Refresh::Always;
+        }
+    }
+}
+
+/// Runs a plan, and tells how it went.
+pub(super) fn perform(
+    global: &Global,
+    runtime: &tokio::runtime::Runtime,
+    plan: &Plan,
+    setup: &Setup,
+) -> Result<Report, CliError> {
+    let started = Instant::now();
+    for warning in &plan.warnings {
+        notice(global, warning);
+    }
+    for note in &setup.ability.notes {
+        notice(global, note);
+    }
+    let report = runtime.block_on(exec::run(plan, setup));
+    tell_warnings(global, &report);
+    if !is_silent(global) && !report.images.is_empty() {
+        setup::tell(&report::summary(&report));
+    }
+    if report.failures.is_empty() {
+        if !is_silent(global) {
+            setup::tell(&format!("done in {}", seconds(started.elapsed().as_secs_f64())));
+        }
+        return Ok(report);
+    }
+    Err(CliError::Run(report))
+}
+
+pub(super) fn is_silent(global: &Global) -> bool {
+    global.quiet || matches!(global.progress, ProgressMode::Quiet | ProgressMode::Json)
+}
+
+/// One line that the user should know.
+pub(super) fn notice(global: &Global, text: &str) {
+    if !is_silent(global) {
+        setup::tell(&format!("note: {text}"));
+    }
+}
+
+/// What the build checks found: counted, and named by rule and line.
+fn tell_warnings(global: &Global, report: &Report) {
+    if is_silent(global) {
+        return;
+    }
+    for image in &report.images {
+        for unused in &image.unused_args {
+            setup::tell(&format!("warning: {}: {unused}", image.name));
+        }
+        for warning in &image.warnings {
+            let line = warning.location.lines.0;
+            let (rule, message) = (warning.rule, &warning.message);
+            setup::tell(&format!("warning: {}: line {line}: {message} ({rule})", image.name));
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What every verb stands on: the home folder, the store, signals, and the two output streams.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    io::{self, IsTerminal as _, Read as _, Write as _},
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use idpbuilder::{
+    event::{self, Emit},
+    exec::{OnFailure, Setup},
+    plan::SecretSource,
+    report,
+    sandbox::{self, CancelFlag, Entered},
+    store::Store,
+};
+
+use super::{
+    Global, ProgressMode, credentials, embedded,
+    failure::{CONFIGURATION, CliError, ENVIRONMENT, INTERRUPTED},
+};
+
+/// What is read of a secret in a file, in bytes: more than any that a build takes.
+const SECRET_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Columns of a terminal that does not say how wide it is.
+const COLUMNS_DEFAULT: usize = 100;
+
+/// Folder of everything that outlives a command: `IDPBUILDER_HOME`, or `.idpbuilder` in the home
+/// folder.
+pub(super) fn home() -> Result<PathBuf, CliError> {
+    if let Some(home) = env::var_os("IDPBUILDER_HOME").filter(|home| !home.is_empty()) {
+        return Ok(PathBuf::from(home));
+    }
+    let home = env::var_os("HOME").filter(|home| !home.is_empty()).ok_or_else(|| {
+        CliError::new(CONFIGURATION, "neither IDPBUILDER_HOME nor HOME is set")
+            .with_help("set IDPBUILDER_HOME to a folder for images and settings")
+    })?;
+    Ok(PathBuf::from(home).join(".idpbuilder"))
+}
+
+/// Opens the store, making it when it is not there.
+pub(super) fn store() -> Result<Store, CliError> {
+    Ok(Store::open(&home()?.join("images"))?)
+}
+
+/// A folder below the home folder, made when missing, for us alone.
+pub(super) fn private_folder(name: &str) -> Result<PathBuf, CliError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let path = home()?.join(name);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+    made.map_err(|error| CliError::new(ENVIRONMENT, format!("{}: {error}", path.display())))?;
+    Ok(path)
+}
+
+/// As an ordinary user: goes on inside a user namespace. `Some` is the exit code of the invocation
+/// that ran there.
+pub(super) fn enter_namespace(argv: &[OsString]) -> Option<u8> {
+    match sandbox::enter(argv) {
+        Entered::Continue(_) => None,
+        Entered::Ran(code) => Some(u8::try_from(code).unwrap_or(1)),
+    }
+}
+
+/// A runtime for what waits: requests, timers, signals.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all();
+    builder.build().map_err(|error| CliError::new(ENVIRONMENT, format!("no threads: {error}")))
+}
+
+/// Sets a flag at the first SIGINT, SIGTERM or SIGHUP, and ends the program at the second.
+pub(super) fn cancel_on_signals(runtime: &tokio::runtime::Runtime) -> CancelFlag {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cancel = Arc::new(AtomicBool::new(false));
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let cancel = Arc::clone(&cancel);
+        runtime.spawn(async move {
+            let Ok(mut signals) = signal(kind) else { return };
+            while signals.recv().await.is_some() {
+                if cancel.swap(true, Ordering::Relaxed) {
+                    // Processes of the sandbox die with us.
+                    #[expect(clippy::exit, reason = "the user asked twice")]
+                    std::process::exit(i32::from(INTERRUPTED));
+                }
+            }
+        });
+    }
+    cancel
+}
+
+/// What a run works with, from flags and surroundings.
+pub(super) fn exec_setup(
+    global: &Global,
+    store: Store,
+    cancel: CancelFlag,
+    jobs: Option<usize>,
+) -> Result<Setup, CliError> {
+    let ability = Arc::new(sandbox::ability(store.root()));
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
+    Ok(Setup {
+        store,
+        ability,
+        cancel,
+        emit: emitter(global),
+        logs: Some(private_folder("logs")?),
+        jobs: jobs.unwrap_or(cores.max(2)),
+        refresh: idpbuilder::build::Refresh::Missing,
+        on_failure: OnFailure::Stop,
+        read_secret: Arc::new(read_secret),
+        find_credentials: Arc::new(credentials::find),
+        trusted_certificates: Some(home()?.join("certs")),
+        resolv_conf,
+        embedded: embedded::setup()?,
+    })
+}
+
+fn read_secret(source: &SecretSource) -> Result<Option<Vec<u8>>, String> {
+    match source {
+        SecretSource::Env(name) => Ok(env::var_os(name).map(OsString::into_vec)),
+        SecretSource::File(path) => {
+            // One byte too many is enough to see that it is too long; a device has no end.
+            let file = fs::File::open(path).and_then(|file| {
+                let mut bytes = Vec::new();
+                file.take(SECRET_FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+                Ok(bytes)
+            });
+            file.map(Some).map_err(|error| format!("{}: {error}", path.display()))
+        }
+    }
+}
+
+/// Where progress goes, as asked for or as fits the place.
+pub(super) fn emitter(global: &Global) -> Emit {
+    let sink = || -> report::Sink {
+        Arc::new(std::sync::Mutex::new(Box::new(io::stderr()) as Box<dyn io::Write + Send>))
+    };
+    let mode = match (global.quiet, global.progress) {
+        (true, _) => ProgressMode::Quiet,
+        (false, ProgressMode::Auto) if is_live() => ProgressMode::Tty,
+        (false, ProgressMode::Auto) => ProgressMode::Plain,
+        (false, mode) => mode,
+    };
+    match mode {
+        ProgressMode::Quiet | ProgressMode::Auto => event::silent(),
+        ProgressMode::Plain => report::plain(sink()),
+        ProgressMode::Json => report::json(sink()),
+        ProgressMode::Tty => {
+            report::live(indicatif::ProgressDrawTarget::stderr_with_hz(10), columns())
+        }
+    }
+}
+
+/// Whether standard error is a terminal that can be redrawn.
+fn is_live() -> bool {
+    let dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
+    io::stderr().is_terminal() && !dumb && env::var_os("CI").is_none()
+}
+
+/// Columns of the terminal.
+pub(super) fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(io::stderr());
+    size.ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS_DEFAULT)
+}
+
+/// Whether colours are welcome on a stream.
+pub(super) fn wants_color(stream: &impl io::IsTerminal) -> bool {
+    let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
+    stream.is_terminal() && !dumb && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Whether lines and marks may be drawn with other letters than ASCII: yes, unless a locale says no.
+pub(super) fn is_unicode() -> bool {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .iter()
+        .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    locale.is_none_or(|locale| {
+        let locale = locale.to_ascii_lowercase();
+        locale.contains("utf-8") || locale.contains("utf8") || locale == "c" || locale == "posix"
+    })
+}
+
+/// Prints a result. A reader that went away ends the program quietly, as `yes | head` does.
+pub(super) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
+        #[expect(clippy::exit, reason = "nobody reads the result")]
+        std::process::exit(0);
+    }
+}
+
+/// Tells the user something that is no result.
+pub(super) fn tell(text: &str) {
+    let mut out = io::stderr().lock();
+    // Nobody listens: nothing can be told.
+    drop(out.write_all(text.as_bytes()));
+    if !text.ends_with('\n') {
+        drop(out.write_all(b"\n"));
+    }
+}
+
+/// Starts logging of decisions, when asked for.
+pub(super) fn start_logging(verbosity: u8) {
+    let level = match verbosity {
+        0 => return,
+        1 => "idpbuilder=debug",
+        _ => "debug",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(level))
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
+}
+
+/// An absolute path without `.` and `..`; the path need not exist.
+pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
+    std::path::absolute(path)
+        .map_err(|error| CliError::new(CONFIGURATION, format!("{}: {error}", path.display())))
+}

@@ -1,0 +1,127 @@
+//! `watch`: `run`, and again after every change.
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+};
+
+use idpbuilder::{
+    plan::Plan,
+    report::safe,
+    sandbox::Ability,
+    watch::{Wake, Watch, WatchError, WatchSettings},
+};
+
+use super::{
+    Global,
+    failure::{CliError, ENVIRONMENT},
+    project::{self, Loaded, ProjectArgs, SelectionArgs},
+    run::{self, RunningArgs},
+    setup,
+};
+
+/// Names of changed files shown at most.
+const NAMES_SHOWN: usize = 3;
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "Examples:\n",
+    "  idpbuilder watch\n",
+    "  idpbuilder watch api --no-push"
+))]
+pub(super) struct WatchArgs {
+    #[command(flatten)]
+    project: ProjectArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    #[command(flatten)]
+    running: RunningArgs,
+}
+
+pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    let mut setup = setup::exec_setup(global, store, Arc::clone(&cancel), args.running.jobs)?;
+    args.running.apply(&mut setup);
+    // The first project file must be right; one that is being edited may be wrong for a while.
+    let (mut loaded, mut plan) = load(args)?;
+    let mut watching = start(args, &loaded, &plan)?;
+    let mut is_planned = true;
+    loop {
+        if is_planned {
+            if let Err(error) = run::perform(global, &runtime, &plan, &setup) {
+                error.print(global);
+            }
+            // What was said once about the place need not be said after every change.
+            let ability = Ability { notes: Vec::new(), ..setup.ability.as_ref().clone() };
+            setup.ability = Arc::new(ability);
+        }
+        run::notice(global, "watching; ^C ends it");
+        match watching.wait(|| cancel.load(Ordering::Relaxed)) {
+            Wake::Stopped => return Ok(ExitCode::SUCCESS),
+            Wake::Changed(paths) => run::notice(global, &changed(&paths, &loaded)),
+        }
+        is_planned = match load(args) {
+            Ok(next) => {
+                // From before the run on, so that a change during it is seen after it.
+                watching = start(args, &next.0, &next.1)?;
+                (loaded, plan) = next;
+                plan.warnings.clear();
+                true
+            }
+            Err(error) => {
+                error.print(global);
+                false
+            }
+        };
+    }
+}
+
+fn start(args: &WatchArgs, loaded: &Loaded, plan: &Plan) -> Result<Watch, CliError> {
+    let files = [project_file(args, loaded)];
+    let own = [setup::home()?];
+    let settings = WatchSettings {
+        root: &loaded.root,
+        ignore: &loaded.settings.watch.ignore,
+        own: &own,
+        quiet: loaded.settings.watch.debounce,
+    };
+    Watch::new(plan, &files, settings).map_err(|error| explain(&error))
+}
+
+fn load(args: &WatchArgs) -> Result<(Loaded, Plan), CliError> {
+    let loaded = project::load(&args.project)?;
+    let mut selection = args.selection.clone();
+    if selection.selection.is_empty() {
+        selection.selection.extend(loaded.settings.watch.pipeline.clone());
+    }
+    let plan = project::plan(&loaded, &selection)?;
+    Ok((loaded, plan))
+}
+
+fn project_file(args: &WatchArgs, loaded: &Loaded) -> PathBuf {
+    let named = args.project.file.as_ref().and_then(|path| setup::absolute(path).ok());
+    named.unwrap_or_else(|| loaded.root.join(project::FILE_NAME))
+}
+
+fn changed(paths: &[PathBuf], loaded: &Loaded) -> String {
+    let shown = paths.iter().take(NAMES_SHOWN).map(|path| {
+        let below = path.strip_prefix(&loaded.root).unwrap_or(path);
+        safe(&below.display().to_string())
+    });
+    let shown = shown.collect::<Vec<_>>().join(", ");
+    match paths.len() {
+        0 => "changed: more than can be told".to_owned(),
+        count if count > NAMES_SHOWN => {
+            format!("changed: {shown} and {} more", count - NAMES_SHOWN)
+        }
+        _ => format!("changed: {shown}"),
+    }
+}
+
+fn explain(error: &WatchError) -> CliError {
+    CliError::new(ENVIRONMENT, error.to_string())
+        .with_help("raise the limit: sysctl fs.inotify.max_user_watches=524288")
+}
