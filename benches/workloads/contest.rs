@@ -1,0 +1,89 @@
+//! Contenders measured in turn: every round runs each once, so that what disturbs the machine disturbs
+//! all of them. The first round warms up and does not count.
+
+use crate::measure::{Sample, median};
+
+type Prepare = Box<dyn FnMut(usize) -> Result<(), String>>;
+type Run = Box<dyn FnMut(usize) -> Result<Sample, String>>;
+
+/// Something that does the workload.
+pub(crate) struct Contender {
+    name: &'static str,
+    prepare: Prepare,
+    run: Run,
+    samples: Vec<Sample>,
+    failure: Option<String>,
+}
+
+impl Contender {
+    /// `prepare` is not measured; both are told the number of the round, 0 for the warm-up.
+    pub(crate) fn new(
+        name: &'static str,
+        prepare: impl FnMut(usize) -> Result<(), String> + 'static,
+        run: impl FnMut(usize) -> Result<Sample, String> + 'static,
+    ) -> Self {
+        let (prepare, run) = (Box::new(prepare), Box::new(run));
+        Self { name, prepare, run, samples: Vec::new(), failure: None }
+    }
+}
+
+/// What came out for one contender.
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) seconds: Vec<f64>,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) failure: Option<String>,
+}
+
+impl Figure {
+    pub(crate) fn median(&self) -> Option<f64> {
+        (self.failure.is_none() && !self.seconds.is_empty()).then(|| median(self.seconds.clone()))
+    }
+}
+
+/// All contenders of one workload.
+#[derive(Default)]
+pub(crate) struct Contest {
+    contenders: Vec<Contender>,
+    notes: Vec<String>,
+}
+
+impl Contest {
+    pub(crate) fn add(&mut self, contender: Contender) {
+        self.contenders.push(contender);
+    }
+
+    /// The floor runs first in every round.
+    pub(crate) fn floor(&mut self, contender: Contender) {
+        self.contenders.insert(0, contender);
+    }
+
+    pub(crate) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// Measures; a contender that fails is out, and says why.
+    pub(crate) fn run(mut self, rounds: usize) -> (Vec<Figure>, Vec<String>) {
+        for round in 0..=rounds {
+            for contender in &mut self.contenders {
+                if contender.failure.is_some() {
+                    continue;
+                }
+                match (contender.prepare)(round).and_then(|()| (contender.run)(round)) {
+                    Ok(sample) if round > 0 => contender.samples.push(sample),
+                    Ok(_) => {}
+                    Err(reason) => contender.failure = Some(reason),
+                }
+            }
+        }
+        let figures = self.contenders.into_iter().map(|contender| Figure {
+            name: contender.name,
+            seconds: contender.samples.iter().map(|sample| sample.seconds).collect(),
+            cpu_seconds: median(contender.samples.iter().map(|it| it.cpu_seconds).collect()),
+            memory_bytes: contender.samples.iter().map(|it| it.memory_bytes).max().unwrap_or(0),
+            failure: contender.failure,
+        });
+        (figures.collect(), self.notes)
+    }
+}

@@ -1,0 +1,88 @@
+//! A registry to push to: the distribution's when it is installed, else our own; and its floor, one HEAD.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use crate::tools;
+
+/// How long a registry may take to answer for the first time.
+const START_MAX: Duration = Duration::from_secs(20);
+
+/// A registry that runs while this lives.
+pub(crate) struct Registry {
+    child: Child,
+    pub(crate) address: String,
+    pub(crate) kind: &'static str,
+}
+
+impl Registry {
+    pub(crate) fn start(ground: &Path) -> io::Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = format!("127.0.0.1:{port}");
+        let folder = ground.join("registry");
+        fs::create_dir_all(&folder)?;
+        let config = folder.join("config.yml");
+        let blobs = folder.join("blobs");
+        fs::write(
+            &config,
+            format!(
+                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
+                blobs.display()
+            ),
+        )?;
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(&config);
+        let (mut child, mut kind) = (quietly(&mut command), "docker-registry");
+        if child.is_err() {
+            let mut own = tools::ours(&folder);
+            own.args(["serve", "--plain-http", "--no-login", "--address", &address]);
+            (child, kind) = (quietly(&mut own), "idpbuilder serve");
+        }
+        let registry = Self { child: child?, address, kind };
+        let started = Instant::now();
+        while registry.request("GET", "/v2/").is_err() {
+            if started.elapsed() > START_MAX {
+                return Err(io::Error::other(format!("{kind} does not answer")));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(registry)
+    }
+
+    /// One request on a connection of its own: seconds until the answer's end.
+    pub(crate) fn request(&self, method: &str, path: &str) -> io::Result<f64> {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(&self.address)?;
+        let accept = "application/vnd.oci.image.manifest.v1+json";
+        let host = &self.address;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        if answer.starts_with(b"HTTP/1.1 200") {
+            return Ok(started.elapsed().as_secs_f64());
+        }
+        Err(io::Error::other(
+            String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned(),
+        ))
+    }
+}
+
+fn quietly(command: &mut Command) -> io::Result<Child> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
