@@ -1,0 +1,21 @@
+//! The tool as its users run it: the binary, real registries, real package tools, other programs as judges.
+//!
+//! `tests/run` installs what these tests need and makes the base images. No image registry has to be reached: what a
+//! Dockerfile takes from docker.io is served by a mirror on loopback.
+
+#![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
+
+mod acceptance;
+mod archives;
+mod corpus;
+mod exact;
+mod internal;
+mod interrupt;
+mod mistakes;
+mod projects;
+mod publication;
+mod readme;
+mod registries;
+mod repeat;
+mod support;
+mod watching;

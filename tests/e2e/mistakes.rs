@@ -1,0 +1,172 @@
+//! Bad input: the exit code, the place, the reason and the way out.
+
+use crate::support::{
+    Done, User, base_contexts,
+    registry::{Registry, free_port},
+};
+
+#[test]
+fn a_mistake_in_the_project_file_is_shown_at_its_place() {
+    let user = User::new();
+    user.write(
+        "idpbuilder.kdl",
+        "/- kdl-version 2\nimage app {\n    dockerfil \"Dockerfile\"\n    tag v1\n}\n",
+    );
+    let said = user.run(["run"]).fails(3, &["idpbuilder.kdl", "dockerfil", "dockerfile", "tags"]);
+    assert!(said.contains(":3:"), "the line is named: {said}");
+    user.run(["plan"]).fails(3, &["dockerfil"]);
+}
+
+#[test]
+fn a_missing_dockerfile_is_named_with_the_way_out() {
+    let user = User::new();
+    user.run(["build", "-t", "demo:v1", "."])
+        .fails(3, &["Dockerfile", "does not exist", "-f FILE"]);
+    user.write(
+        "idpbuilder.kdl",
+        "/- kdl-version 2\nimage app {\n    dockerfile \"app/Dockerfile\"\n}\n",
+    );
+    user.run(["run"]).fails(3, &["app/Dockerfile"]);
+}
+
+#[test]
+fn a_mistake_in_a_dockerfile_is_shown_at_its_line() {
+    let user = User::new();
+    for (dockerfile, code, words) in [
+        ("FROM busybox\nRUM echo hi\n", 3, ["RUM", "Dockerfile:2:", "RUN"]),
+        (
+            "FROM busybox AS one\nFROM busybox\nCOPY --from=7 /a /b\n",
+            3,
+            ["7", "Dockerfile:3:", "stage"],
+        ),
+        ("FROM busybox\nCOPY missing.txt /\n", 1, ["missing.txt", "Dockerfile:2:", "not found"]),
+        (
+            "FROM busybox\nRUN echo last words; exit 42\n",
+            1,
+            ["exit code 42", "Dockerfile:2:", "last words"],
+        ),
+    ] {
+        let said = user.build(dockerfile, &["-t", "demo:v1"]).fails(code, &words);
+        assert!(said.starts_with("error: ") || said.contains("\nerror: "), "{said}");
+    }
+    let none = user.run(["images", "--quiet", "demo"]).ok();
+    assert_eq!(none, "", "what failed leaves no image");
+}
+
+#[test]
+fn an_unknown_stage_is_answered_with_the_stages_there_are() {
+    let user = User::new();
+    user.build("FROM busybox AS build\n", &["--target", "biuld"]).fails(3, &["biuld", "build"]);
+}
+
+#[test]
+fn an_unknown_image_is_answered_with_the_nearest_name() {
+    let user = User::new();
+    user.build("FROM busybox\nENV A=1\n", &["-t", "demo:v1"]).ok();
+    for args in
+        [["push", "deno:v1"], ["history", "deno:v1"], ["inspect", "deno:v1"], ["rmi", "deno:v1"]]
+    {
+        user.run(args).fails(2, &["deno:v1", "demo:v1"]);
+    }
+    let mirror = Registry::mirror();
+    let missing = format!("127.0.0.1:{}/library/alpine:4.0", mirror.port());
+    user.run(["pull", &missing]).fails(2, &[&missing]);
+    user.write("Dockerfile", &format!("FROM {missing}\nENV A=1\n"));
+    user.run(["build", "."]).fails(2, &[&missing, "Dockerfile:1:"]);
+}
+
+/// An image to push, and a registry that nobody trusts yet.
+fn with_image(registry: &Registry) -> (User, String) {
+    let user = User::new();
+    let name = format!("{}/team/demo:v1", registry.address());
+    user.build("FROM busybox\nENV A=1\n", &["-t", &name]).ok();
+    (user, name)
+}
+
+#[test]
+fn a_certificate_that_nobody_trusts_is_shown_with_both_ways_to_trust_it() {
+    let registry = Registry::tls();
+    let (user, name) = with_image(&registry);
+    let push = |flags: &[&str]| {
+        Done::of(
+            user.idp()
+                .args(["push", "--username", "admin", "--token", "secret", &name])
+                .args(flags),
+        )
+    };
+    let certificate = registry.certificate().display().to_string();
+    let openssl = ["x509", "-in", &certificate, "-noout", "-fingerprint", "-sha256"];
+    let fingerprint = crate::support::succeeds("openssl", openssl);
+    let fingerprint = fingerprint.trim().rsplit('=').next().unwrap();
+    let address = registry.address();
+    push(&[]).fails(5, &[fingerprint, &format!("cert trust {address}"), "--insecure"]);
+    assert!(!registry.holds_anything(), "nothing went to a registry that is not trusted");
+    // First way: for once.
+    push(&["--insecure"]).ok();
+    push(&[]).fails(5, &[fingerprint]);
+    // Second way: this certificate, by what was shown.
+    user.run(["cert", "trust", &address]).fails(5, &[fingerprint]);
+    let (first, rest) = fingerprint.split_at(1);
+    let other = format!("{}{rest}", if first == "0" { "1" } else { "0" });
+    user.run(["cert", "trust", &address, "--fingerprint", &other]).fails(5, &[]);
+    user.run(["cert", "trust", &address, "--fingerprint", fingerprint]).ok();
+    push(&[]).ok();
+    assert!(user.run(["cert", "list"]).ok().contains(&address));
+    user.run(["cert", "remove", &address]).ok();
+    push(&[]).fails(5, &[fingerprint]);
+}
+
+#[test]
+fn a_wrong_password_is_no_reason_to_try_again() {
+    let registry = Registry::tls();
+    let (user, name) = with_image(&registry);
+    let address = registry.address();
+    user.run(["cert", "trust", &address, &registry.certificate().display().to_string()]).ok();
+    user.run(["push", "--username", "admin", "--token", "wrong", &name])
+        .fails(4, &[&address, "refused"]);
+    user.run(["push", &name]).fails(4, &[&address, "idpbuilder login"]);
+    user.run_with_input(["login", &address, "-u", "admin", "--password-stdin"], b"wrong")
+        .fails(4, &[&address]);
+    user.run(["push", &name]).fails(4, &[]);
+    user.run_with_input(["login", &address, "-u", "admin", "--password-stdin"], b"secret").ok();
+    user.run(["push", &name]).ok();
+    user.run(["logout", &address]).ok();
+    user.run(["push", &name]).fails(4, &[]);
+}
+
+#[test]
+fn a_registry_that_is_down_is_named() {
+    let user = User::new();
+    let address = format!("127.0.0.1:{}", free_port());
+    let name = format!("{address}/demo:v1");
+    user.build("FROM busybox\nENV A=1\n", &["-t", &name]).ok();
+    user.run(["push", &name]).fails(6, &[&address]);
+    user.run(["pull", &name]).fails(6, &[&address]);
+}
+
+#[test]
+fn a_flag_that_does_not_exist_is_a_mistake_in_the_command_line() {
+    let user = User::new();
+    user.run(["build", "--tagg", "x", "."]).fails(3, &["--tagg", "--tag"]);
+    user.run(["buidl"]).fails(3, &["buidl", "build"]);
+    let mut command = user.idp();
+    command.args(["build", "-t", "UPPER:v1"]).args(base_contexts()).arg(".");
+    Done::of(&mut command).fails(3, &["UPPER:v1"]);
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_half_written_stays() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM scratch\nCOPY big /\n");
+    user.script("head -c 8000000 /dev/urandom > big; mkdir small").ok();
+    // In a mount namespace of its own: the small disk is gone with the script.
+    let script = "mount -t tmpfs -o size=3m tmpfs small
+        code=0; IDPBUILDER_HOME=$PWD/small/home idpbuilder build . || code=$?
+        find small/home/images/tmp -type f | sed 's/^/left: /' >&2
+        IDPBUILDER_HOME=$PWD/small/home idpbuilder images >&2
+        exit $code";
+    let mut inside = user.command("unshare");
+    inside.args(["--mount", "bash", "-uc", script]);
+    let said = Done::of(&mut inside).fails(8, &["no space left", "idpbuilder prune"]);
+    assert!(!said.contains("left:"), "{said}");
+}

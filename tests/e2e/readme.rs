@@ -1,0 +1,95 @@
+//! README.md, executed: what it shows is what a reader sees.
+
+use std::{fs, path::Path};
+
+use crate::support::{ROOT, Turn, User};
+
+/// A fenced block: its language and its text.
+fn blocks(text: &str) -> Vec<(String, String)> {
+    let (mut found, mut open) = (Vec::new(), None::<(String, String)>);
+    for line in text.lines() {
+        match (line.strip_prefix("```"), open.take()) {
+            (Some(language), None) => open = Some((language.to_owned(), String::new())),
+            (Some(_), Some(block)) => found.push(block),
+            (None, Some((language, body))) => open = Some((language, format!("{body}{line}\n"))),
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+/// Commands of a session, each with the output that the page shows.
+fn commands(session: &str) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for line in session.lines() {
+        match (line.strip_prefix("$ "), found.last_mut()) {
+            (Some(command), _) => found.push((command.to_owned(), String::new())),
+            (None, Some((_, output))) => output.push_str(&format!("{line}\n")),
+            (None, None) => panic!("a session begins with a command: {line}"),
+        }
+    }
+    found
+}
+
+/// What a machine lacks is no part of the page.
+fn is_shown(line: &str) -> bool {
+    !line.starts_with("note: ")
+}
+
+/// Output with what differs from run to run taken out: times, ages, and the order of what happens at once.
+fn comparable(output: &str) -> Vec<String> {
+    let mut lines: Vec<String> = output
+        .lines()
+        .filter(|line| is_shown(line))
+        .map(|line| {
+            let words = line.split_whitespace().map(|word| match word.parse::<f64>() {
+                Ok(_) if word.contains('.') => "0.0",
+                _ => word,
+            });
+            let line = words.collect::<Vec<_>>().join(" ");
+            let ages = ["Less than a second ago", "1 second ago", "2 seconds ago", "3 seconds ago"];
+            ages.iter().fold(line, |line, age| line.replace(age, "now"))
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+/// Blocks marked `kdl` become idpbuilder.kdl; blocks marked `console` are typed, line by line, in one folder. With
+/// UPDATE_README set, what they print is written into the page instead of being compared with it.
+#[test]
+fn the_readme_shows_what_happens() {
+    let (user, _turn) = (User::new(), Turn::embedded());
+    let path = Path::new(ROOT).join("README.md");
+    let mut page = fs::read_to_string(&path).unwrap();
+    let is_update = std::env::var_os("UPDATE_README").is_some();
+    let mut typed = 0;
+    for (language, body) in blocks(&page.clone()) {
+        match language.as_str() {
+            "kdl" => user.write("idpbuilder.kdl", &body),
+            "console" => {
+                let mut session = String::new();
+                for (command, shown) in commands(&body) {
+                    let done = user.script(&format!("exec 2>&1; {command}"));
+                    let is_same = comparable(&done.out) == comparable(&shown);
+                    assert!(is_same || is_update, "$ {command}\n{done}\n--- README.md\n{shown}");
+                    let now: String = done
+                        .out
+                        .lines()
+                        .filter(|line| is_shown(line))
+                        .map(|line| format!("{line}\n"))
+                        .collect();
+                    session
+                        .push_str(&format!("$ {command}\n{}", if is_same { &shown } else { &now }));
+                    typed += 1;
+                }
+                page = page.replace(&body, &session);
+            }
+            _ => {}
+        }
+    }
+    assert!(typed >= 4, "the page has a session to try");
+    if is_update {
+        fs::write(path, page).unwrap();
+    }
+}

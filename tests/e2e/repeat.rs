@@ -1,0 +1,117 @@
+//! The same input gives the same bytes: again, elsewhere, without the cache, side by side.
+
+use std::{collections::BTreeMap, fs, process::Stdio};
+
+use crate::support::{Done, User, base_contexts, json};
+
+/// Several stages, files, links, owners, removals, a merge of two stages.
+const DOCKERFILE: &str = r#"FROM busybox AS one
+RUN mkdir -p /data/sub && echo one > /data/sub/one && ln -s sub/one /data/link && ln /data/sub/one /data/hard
+RUN chown -R 1000:1001 /data && chmod 4750 /data/sub/one && rm /base/file && rm -r /base/sub
+
+FROM busybox AS two
+WORKDIR /app
+COPY --chown=33:33 --chmod=640 files/ files/
+RUN --mount=type=bind,source=files,target=/in cat /in/* > /app/all
+
+FROM one
+COPY --from=two /app /app
+ENV A=1 B=2
+RUN rm -r /app/files/b && mkdir /app/files/b && echo new > /app/files/b/new
+LABEL x=y
+CMD ["sh"]
+"#;
+
+fn prepared() -> User {
+    let user = User::new();
+    user.write("files/a", "a\n");
+    user.write("files/b", "b\n");
+    user
+}
+
+/// Digest of the manifest and of the config, of a build with fixed times.
+fn digests(user: &User, flags: &[&str]) -> (String, String) {
+    let mut all = vec![
+        "-t",
+        "demo:v1",
+        "--build-arg",
+        "SOURCE_DATE_EPOCH=1700000000",
+        "--metadata-file",
+        "metadata",
+    ];
+    all.extend(flags);
+    user.build(DOCKERFILE, &all).ok();
+    let metadata = json(&fs::read_to_string(user.work().join("metadata")).unwrap());
+    let digest = |key: &str| metadata[key].as_str().unwrap().to_owned();
+    (digest("containerimage.digest"), digest("containerimage.config.digest"))
+}
+
+#[test]
+fn the_same_input_gives_the_same_digest_with_and_without_the_cache_and_elsewhere() {
+    let user = prepared();
+    let first = digests(&user, &[]);
+    assert_eq!(digests(&user, &[]), first, "from the cache");
+    assert_eq!(digests(&user, &["--no-cache"]), first, "without the cache");
+    let other = prepared();
+    assert_eq!(digests(&other, &["-j", "1"]), first, "in another home, one step at a time");
+}
+
+#[test]
+fn without_a_given_time_the_cache_gives_the_same_bytes_again() {
+    let user = prepared();
+    let first = user.build(DOCKERFILE, &["-t", "demo:v1"]).ok();
+    assert_eq!(user.build(DOCKERFILE, &["-t", "demo:v1"]).ok(), first);
+    // New times of files are no new content.
+    fs::write(user.work().join("files/a"), "a\n").unwrap();
+    assert_eq!(user.build(DOCKERFILE, &["-t", "demo:v1"]).ok(), first);
+    fs::write(user.work().join("files/a"), "other\n").unwrap();
+    assert_ne!(user.build(DOCKERFILE, &["-t", "demo:v1"]).ok(), first);
+}
+
+#[test]
+fn only_what_changed_is_built_again() {
+    let user = prepared();
+    user.build(DOCKERFILE, &["-t", "demo:v1"]).ok();
+    fs::write(user.work().join("files/a"), "other\n").unwrap();
+    let said = user.build(DOCKERFILE, &["-t", "demo:v1", "--progress", "json"]);
+    assert_eq!(said.code, 0, "{said}");
+    let events = said.err.lines().map(json).filter(|event| event["event"] == "step-done");
+    let outcomes = events.map(|event| {
+        let text = |key: &str| event[key].as_str().unwrap().to_owned();
+        (text("name").chars().take(12).collect::<String>(), text("outcome"))
+    });
+    let built: Vec<_> = outcomes.filter(|(_, outcome)| outcome != "cached").collect();
+    let wanted = ["COPY --chown", "RUN --mount=", "COPY --from=", "RUN rm -r /a"];
+    let wanted = wanted.map(|name| (name.to_owned(), "built".to_owned()));
+    assert_eq!(built, wanted, "the changed file, and what comes after it");
+}
+
+#[test]
+fn two_builds_at_once_share_one_store() {
+    let user = User::new();
+    let users: Vec<String> = (0..4).map(|n| format!("d{n}")).collect();
+    for name in &users {
+        // The first steps are the same, the last differs.
+        let text = format!("FROM busybox\nRUN echo same > /same\nRUN echo {name} > /own\n");
+        user.write(&format!("{name}/Dockerfile"), &text);
+    }
+    let build = |name: &String| {
+        let mut command = user.idp();
+        command.args(["build", "-q", "-t", &format!("{name}:v1")]).args(base_contexts()).arg(name);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let running: Vec<_> = users.iter().map(build).collect();
+    let mut ids = BTreeMap::new();
+    for (name, child) in users.iter().zip(running) {
+        let done = Done::from_output(format!("build {name}"), &child.wait_with_output().unwrap());
+        ids.insert(name.clone(), done.ok());
+    }
+    for (name, id) in &ids {
+        let found = user.run(["images", "--no-trunc", "--format", "{{.ID}}", name]).ok();
+        assert_eq!(&found, id);
+        let path = format!("out-{name}");
+        user.run(["save", "--form", "oci-dir", "-o", &path, &format!("{name}:v1")]).ok();
+    }
+    let leftover = fs::read_dir(user.home().join("images/tmp")).map_or(0, Iterator::count);
+    assert_eq!(leftover, 0, "nothing is left in tmp");
+}

@@ -1,0 +1,78 @@
+//! `watch`: a change of a file is built, a mistake in the project file is survived, ^C ends it.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Child, Stdio},
+    sync::mpsc::{Receiver, channel},
+    time::Duration,
+};
+
+use crate::support::{Turn, User};
+
+/// Longest wait for a line that must come.
+const LINE_MAX: Duration = Duration::from_secs(60);
+
+/// A running `watch`, and what it says.
+struct Watching {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Watching {
+    fn start(user: &User) -> Self {
+        let mut command = user.idp();
+        command.args(["--progress", "plain", "watch", "--no-push"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = channel();
+        // Ends with the program, when nothing can be read any more.
+        std::thread::spawn(move || {
+            said.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these words in it; returns what came before.
+    fn until(&self, words: &str) -> Vec<String> {
+        let mut before = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(LINE_MAX);
+            let line =
+                line.unwrap_or_else(|_| panic!("no `{words}` after:\n{}", before.join("\n")));
+            if line.contains(words) {
+                return before;
+            }
+            before.push(line);
+        }
+    }
+}
+
+#[test]
+fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
+    let _turn = Turn::embedded();
+    let user = User::new();
+    user.write("Dockerfile", "FROM scratch\nCOPY a /a\n");
+    user.write("a", "one");
+    let project = "image app { tags dev }\n";
+    user.write("idpbuilder.kdl", project);
+    let mut watching = Watching::start(&user);
+    watching.until("watching");
+
+    user.write("a", "two");
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("changed: a") && said.contains("COPY a /a"), "{said}");
+    assert!(said.contains("1 of 1"), "the changed file is copied anew: {said}");
+
+    user.write("idpbuilder.kdl", "imagee app { tags dev }\n");
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("imagee") && said.contains("did you mean `image`?"), "{said}");
+
+    user.write("idpbuilder.kdl", project);
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("cached"), "nothing but the project file changed: {said}");
+
+    let process = rustix::process::Pid::from_child(&watching.child);
+    rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
+    assert!(watching.child.wait().unwrap().success());
+}

@@ -1,0 +1,315 @@
+//! House rules a compiler cannot check: layers, file size, names, purpose, and what must be absent.
+//!
+//! Each failure names the file, the line and the rule, so the fix is obvious.
+
+#![expect(clippy::unwrap_used, reason = "a failed read is a failed test")]
+#![expect(clippy::string_slice, reason = "cut where a match begins")]
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Lowest layer first. A module may use its own children and any *earlier row*;
+/// modules sharing a row are blind to one another unless listed in [`SAME_ROW`].
+const LAYERS: &[&[&str]] = &[
+    &["dag", "event", "oci", "tree"],
+    &["dockerfile", "graph", "plan", "project"],
+    &["layer", "registry", "sandbox", "store", "trust"],
+    &["build", "image", "snapshot"],
+    &["exec", "serve", "watch"],
+    &["report"],
+];
+
+/// `(user, used)` pairs allowed inside one row; each of them is made use of.
+const SAME_ROW: &[(&str, &str)] = &[
+    ("event", "oci"),
+    ("dockerfile", "graph"),
+    ("plan", "project"),
+    ("registry", "trust"),
+    ("build", "image"),
+    ("build", "snapshot"),
+    ("exec", "serve"),
+];
+
+const BANNED_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];
+
+/// Spellings that no file may hold, taken apart so that this one does not, and what is wrong with them.
+const BANNED: &[(&str, &str, &str)] = &[
+    ("super::", "super", "hides which module is used"),
+    ("to", "do!", "is a stub"),
+    ("unimple", "mented!", "is a stub"),
+    ("TO", "DO", "belongs into an issue"),
+    ("FIX", "ME", "belongs into an issue"),
+    ("#[ig", "nore", "is a test that does not run"),
+    ("#[al", "low(", "stays when it is not needed any more: use `expect` with a reason"),
+    ("/wo", "rk/", "is a path of one machine"),
+];
+
+/// What only `cli` and `main.rs` may do.
+const BANNED_IN_LIBRARY: &[&str] = &[
+    "println!",
+    "print!(",
+    "eprint!(",
+    "env::var",
+    "env::vars",
+    "env::home_dir",
+    "env::set_var",
+    "env::current_dir",
+    "process::exit",
+];
+
+/// Modules that may hold `unsafe` code.
+const MAY_BE_UNSAFE: &[&str] = &["sandbox", "store"];
+
+/// Longest file; unit tests at its end do not count.
+const FILE_LINES_MAX: usize = 600;
+
+/// Names of files that hold tests and nothing else, besides `tests.rs`, `*_tests.rs` and folders `tests`.
+/// Each is declared behind `#[cfg(test)]`, which [`test_files_are_for_tests`] checks.
+const TEST_FILES: &[&str] = &[
+    "image/outputs.rs",
+    "image/travels.rs",
+    "layer/hostile.rs",
+    "layer/laws.rs",
+    "registry/faults.rs",
+    "registry/leaks.rs",
+    "registry/rounds.rs",
+    "registry/scripted.rs",
+];
+
+#[test]
+fn modules_only_use_lower_layers() {
+    let mut broken = Vec::new();
+    let mut pairs = BTreeSet::new();
+    for Source { path, text } in sources("src") {
+        let user = module_of(&path);
+        for (line, used) in used_modules(&text) {
+            if !may_use(&user, &used) {
+                broken.push(format!("{path}:{line}: `{user}` must not use `{used}`"));
+            }
+            pairs.insert((user.clone(), used));
+        }
+    }
+    for (user, used) in SAME_ROW {
+        if !pairs.contains(&((*user).to_owned(), (*used).to_owned())) {
+            broken.push(format!("`{user}` may use `{used}` and does not: take it off the list"));
+        }
+    }
+    assert!(broken.is_empty(), "layering:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn braces_hide_no_dependency() {
+    let text = "use crate::{\n    a::{B, c::D},\n    e,\n    f::*,\n};\n// crate::not\nfn f() { crate::g::h(\"x\") }\n";
+    let expected = [(2, "a"), (3, "e"), (4, "f"), (7, "g")];
+    assert_eq!(used_modules(text), expected.map(|(line, used)| (line, used.to_owned())));
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut broken = Vec::new();
+    for Source { path, text } in sources("src").into_iter().chain(sources("tests")) {
+        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+        if lines > FILE_LINES_MAX && !is_test_file(&path) {
+            broken.push(format!("{path}: {lines} lines, limit {FILE_LINES_MAX}"));
+        }
+        let names = path.split('/').map(|name| name.trim_end_matches(".rs"));
+        for name in names.filter(|name| BANNED_NAMES.contains(name)) {
+            broken.push(format!("{path}: the name `{name}` says nothing about what is there"));
+        }
+        if !text.starts_with("//! ") {
+            broken.push(format!("{path}: starts without a `//!` purpose"));
+        }
+    }
+    assert!(broken.is_empty(), "files:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn test_files_are_for_tests() {
+    let mut broken = Vec::new();
+    for file in TEST_FILES {
+        let path = Path::new("src").join(file);
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let parent = read(&path.with_file_name("mod.rs"));
+        let declared = ["mod", "pub(crate) mod", "pub(super) mod"]
+            .iter()
+            .any(|how| parent.contains(&format!("#[cfg(test)]\n{how} {name};")));
+        if !declared {
+            broken.push(format!("src/{file} is not declared behind `#[cfg(test)]`"));
+        }
+    }
+    assert!(broken.is_empty(), "tests:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn nothing_is_left_undone_and_nothing_is_switched_off() {
+    let mut broken = Vec::new();
+    for Source { path, text } in sources("src").into_iter().chain(sources("tests")) {
+        for (line, found) in text.lines().enumerate() {
+            for (front, back, why) in BANNED {
+                let banned = format!("{front}{back}");
+                if found.contains(&banned) {
+                    broken.push(format!("{path}:{}: `{banned}` {why}", line + 1));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "leftovers:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn the_library_neither_prints_nor_looks_around_nor_exits() {
+    let mut broken = Vec::new();
+    for Source { path, text } in sources("src") {
+        let is_front = matches!(module_of(&path).as_str(), "cli" | "main");
+        if is_front || is_test_file(&path) {
+            continue;
+        }
+        for (line, found) in text.lines().take_while(|line| *line != "#[cfg(test)]").enumerate() {
+            let is_code = !found.trim_start().starts_with("//");
+            for banned in BANNED_IN_LIBRARY.iter().filter(|banned| found.contains(**banned)) {
+                if is_code {
+                    broken.push(format!("{path}:{}: only `cli` may `{banned}`", line + 1));
+                }
+            }
+        }
+    }
+    assert!(broken.is_empty(), "the library:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn unsafe_code_is_where_the_kernel_and_the_map_are() {
+    let spelling = ["expect(unsafe", "_code"].concat();
+    let broken: Vec<String> = sources("src")
+        .into_iter()
+        .filter(|source| source.text.contains(&spelling))
+        .filter(|source| !MAY_BE_UNSAFE.contains(&module_of(&source.path).as_str()))
+        .map(|source| format!("{}: unsafe code", source.path))
+        .collect();
+    assert!(broken.is_empty(), "unsafe:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let lib = read(Path::new("src/lib.rs"));
+    let declared = lib.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let listed: Vec<_> = LAYERS.iter().copied().flatten().copied().collect();
+    assert_eq!(declared.collect::<Vec<_>>(), listed, "`lib.rs` and `LAYERS` list the same");
+}
+
+/// One file, by its path from the root of the repository.
+struct Source {
+    path: String,
+    text: String,
+}
+
+fn may_use(user: &str, used: &str) -> bool {
+    let row = |name: &str| LAYERS.iter().position(|row| row.contains(&name));
+    match (row(user), row(used)) {
+        _ if user == used => true,
+        (Some(user_row), Some(used_row)) if user_row == used_row => {
+            SAME_ROW.contains(&(user, used))
+        }
+        (Some(user_row), Some(used_row)) => used_row < user_row,
+        // A macro or item of the crate's root.
+        (Some(_), None) => false,
+        // `lib.rs` and the binary.
+        (None, _) => true,
+    }
+}
+
+/// Every module of the crate that code names after `crate::`, in groups of braces too, with its line.
+fn used_modules(text: &str) -> Vec<(usize, String)> {
+    let code: String =
+        text.lines()
+            .map(|line| {
+                if line.trim_start().starts_with("//") { "\n".into() } else { format!("{line}\n") }
+            })
+            .collect();
+    let mut used = Vec::new();
+    for (start, prefix) in code.match_indices("crate::") {
+        let begin = start + prefix.len();
+        let is_path = !code[..start].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+        if is_path {
+            let mut starts = vec![begin];
+            if code[begin..].starts_with('{') {
+                starts = members(&code, begin);
+            }
+            for at in starts {
+                let is_name = |c: &char| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '_';
+                let name: String = code[at..].chars().take_while(is_name).collect();
+                used.push((code[..at].matches('\n').count() + 1, name));
+            }
+        }
+    }
+    used
+}
+
+/// Where the members of the group that opens at `open` begin; members of inner groups are not counted.
+fn members(code: &str, open: usize) -> Vec<usize> {
+    let mut starts = Vec::new();
+    let (mut depth, mut expected) = (0, false);
+    for (offset, letter) in code[open..].char_indices() {
+        match letter {
+            '{' => {
+                depth += 1;
+                expected = depth == 1;
+            }
+            '}' => depth -= 1,
+            ',' => expected = depth == 1,
+            _ if expected && !letter.is_whitespace() => {
+                starts.push(open + offset);
+                expected = false;
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    starts
+}
+
+fn is_test_file(path: &str) -> bool {
+    let inner = path.strip_prefix("src/").unwrap_or(path);
+    path.starts_with("tests/")
+        || inner.contains("/tests/")
+        || inner.ends_with("/tests.rs")
+        || inner.ends_with("_tests.rs")
+        || TEST_FILES.contains(&inner)
+}
+
+fn module_of(path: &str) -> String {
+    let first = path.split('/').nth(1).expect("paths are src/MODULE");
+    first.trim_end_matches(".rs").to_owned()
+}
+
+/// All Rust files below a folder of the repository, in order.
+fn sources(folder: &str) -> Vec<Source> {
+    let mut pending = vec![root().join(folder)];
+    let mut found = Vec::new();
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let path = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    found
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
