@@ -101,9 +101,9 @@ impl<'a> Bases<'a> {
                 BuildError::BaseName { name: wanted.name.clone(), reason: format!("{error}") }
             })?,
         };
-        let Workshop { store, client, runtime, .. } = self.workshop;
+        let Workshop { store, client, .. } = self.workshop;
         let refresh = self.request.refresh == Refresh::Always;
-        let image = runtime.block_on(image::resolve(
+        let image = self.workshop.wait(image::resolve(
             store,
             client,
             &reference,
@@ -143,8 +143,8 @@ impl Base {
     pub(super) fn fetch(&self, workshop: &Workshop) -> Result<(), BuildError> {
         let mut fetched = self.fetched.lock().expect("no holder panics");
         if *fetched == Fetched::No {
-            let Workshop { store, client, runtime, emit, .. } = workshop;
-            runtime.block_on(image::fetch_layers(store, client, &self.image, &self.name, emit))?;
+            let Workshop { store, client, emit, .. } = workshop;
+            workshop.wait(image::fetch_layers(store, client, &self.image, &self.name, emit))?;
             *fetched = Fetched::Yes;
         }
         Ok(())

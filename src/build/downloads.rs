@@ -1,7 +1,5 @@
 //! Files that `ADD` gets from URLs: downloaded into the store, or known to be there unchanged.
 
-use std::{sync::atomic::Ordering, time::Duration};
-
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -18,9 +16,6 @@ use crate::{
 
 /// Namespace of the notes about downloads, by URL.
 const NAMESPACE: &str = "download";
-
-/// How often a download looks whether it is to stop.
-const CANCEL_EVERY: Duration = Duration::from_millis(50);
 
 /// A files op whose URLs are files of the store.
 pub(super) struct Local {
@@ -88,18 +83,8 @@ fn get(workshop: &Workshop, url: &str, checksum: Option<&str>) -> Result<Known, 
     };
     let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
     let mut out = store.blob_writer()?;
-    let outcome = workshop.runtime.block_on(async {
-        let cancelled = async {
-            while !workshop.cancel.load(Ordering::Relaxed) {
-                tokio::time::sleep(CANCEL_EVERY).await;
-            }
-        };
-        tokio::select! {
-            outcome = workshop.client.download(url, &asked, &mut out) => Some(outcome),
-            () = cancelled => None,
-        }
-    });
-    let found = match (outcome.ok_or(BuildError::Cancelled)??, known) {
+    let outcome = workshop.wait(workshop.client.download(url, &asked, &mut out))?;
+    let found = match (outcome, known) {
         (Downloaded::Unchanged, Some(known)) => known,
         (Downloaded::Unchanged, None) => {
             let url = url.to_owned();

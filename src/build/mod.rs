@@ -17,7 +17,8 @@ mod source;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, atomic::Ordering},
+    time::Duration,
 };
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
@@ -158,6 +159,25 @@ impl Flights {
 }
 
 impl Workshop {
+    /// Waits for work of the client, or for the user to stop it, whichever comes first.
+    pub(crate) fn wait<T, E: Into<BuildError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, BuildError> {
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let stopped = async {
+            while !self.cancel.load(Ordering::Relaxed) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        self.runtime.block_on(async {
+            tokio::select! {
+                done = work => done.map_err(Into::into),
+                () = stopped => Err(BuildError::Cancelled),
+            }
+        })
+    }
+
     pub(crate) fn marks(&self) -> OverlayMarks {
         match self.ability.privilege {
             crate::sandbox::Privilege::Root => OverlayMarks::Trusted,

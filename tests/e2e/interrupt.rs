@@ -120,6 +120,22 @@ fn an_interrupted_build_ends_in_two_seconds_and_leaves_nothing() {
 }
 
 #[test]
+fn a_build_that_waits_for_a_registry_ends_in_two_seconds_too() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM alpine:3.19\n");
+    // Takes the connection, and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mirror = format!("docker.io={}", silent.local_addr().unwrap());
+    let mut command = user.idp();
+    command.args(["build", "--mirror", &mirror, "."]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let (_connection, _) = silent.accept().unwrap();
+    let since = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(end(&mut child, since), Some(130));
+}
+
+#[test]
 fn a_killed_build_leaves_no_process_and_the_next_one_works() {
     let mirror = Registry::mirror();
     for (n, user) in [User::new(), User::rootless()].iter().enumerate() {
