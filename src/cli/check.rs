@@ -47,7 +47,7 @@ pub(super) fn perform(global: &Global, sources: &SourceArgs) -> Result<ExitCode,
         failures.extend(failure.map(ExecError::Build));
     }
     if !failures.is_empty() {
-        CliError::Run(Report { images: Vec::new(), failures }).print(global);
+        CliError::Run(Report { images: Vec::new(), failures }).print();
         return Ok(ExitCode::from(BUILD));
     }
     if !run::is_silent(global) {

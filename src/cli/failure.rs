@@ -19,7 +19,7 @@ use idpbuilder::{
 };
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic};
 
-use super::{Global, setup};
+use super::setup;
 
 /// A build step failed.
 pub(super) const BUILD: u8 = 1;
@@ -94,7 +94,7 @@ impl CliError {
         }
     }
 
-    pub(super) fn print(&self, global: &Global) {
+    pub(super) fn print(&self) {
         let text = match self {
             Self::Message { message, help, .. } => message_text(message, help),
             Self::Diagnostics(found) => {
@@ -111,7 +111,6 @@ impl CliError {
             Self::Store(error) => message_text(&error.to_string(), &[]),
             Self::Exec(error) => exec_text(error),
         };
-        let _ = global;
         setup::tell(&text);
     }
 }

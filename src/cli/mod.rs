@@ -155,7 +155,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     match dispatch(&global, verb, &argv) {
         Ok(code) => code,
         Err(error) => {
-            error.print(&global);
+            error.print();
             ExitCode::from(error.exit_code())
         }
     }

@@ -52,7 +52,7 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     loop {
         if is_planned {
             if let Err(error) = run::perform(global, &runtime, &plan, &setup) {
-                error.print(global);
+                error.print();
             }
             // What was said once about the place need not be said after every change.
             let ability = Ability { notes: Vec::new(), ..setup.ability.as_ref().clone() };
@@ -72,7 +72,7 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
                 true
             }
             Err(error) => {
-                error.print(global);
+                error.print();
                 false
             }
         };
