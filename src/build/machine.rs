@@ -330,10 +330,9 @@ impl<'a> Machine<'a> {
             },
         };
         let started = Instant::now();
-        self.fetch(below)?;
         let diff_id = match op {
             StepOp::Files(files) => {
-                self.fetch_inputs(&Op::Files((*files).clone()))?;
+                self.fetch_for_files(files, below)?;
                 let local = local.as_ref().expect("made for files above");
                 let made = self.make_files(local, below)?;
                 // What was copied must be what the key says, or a later build would find it there.
@@ -343,7 +342,7 @@ impl<'a> Machine<'a> {
                 made
             }
             StepOp::Run(run) => {
-                self.fetch_inputs(&Op::Run((*run).clone()))?;
+                self.fetch_for_run(run, below)?;
                 process::run(&self.task(run, below, step, &|id| self.root(id)))?
             }
         };
@@ -412,14 +411,26 @@ impl<'a> Machine<'a> {
         process::Task { workshop, image, step, run, below, root_of, secrets }
     }
 
-    /// Gets the layers of every root file system that the op looks at into the store.
-    fn fetch_inputs(&self, op: &Op) -> Result<(), BuildError> {
-        for input in op.inputs() {
-            if let Some(OpResult::Stack(stack)) = self.results[input.index()].get() {
-                self.fetch(stack)?;
-            }
+    /// Gets into the store what a files op looks at: sources always, the root file system below only
+    /// where the op has to know what stands there.
+    fn fetch_for_files(&self, op: &FilesOp, below: &Stack) -> Result<(), BuildError> {
+        if files::looks_at_base(op) {
+            self.fetch(below)?;
         }
-        Ok(())
+        op.sources().into_iter().try_for_each(|source| self.fetch_input(source))
+    }
+
+    /// Gets into the store what a process stands on and what it mounts.
+    fn fetch_for_run(&self, op: &RunOp, below: &Stack) -> Result<(), BuildError> {
+        self.fetch(below)?;
+        op.sources().into_iter().try_for_each(|source| self.fetch_input(source))
+    }
+
+    fn fetch_input(&self, input: OpId) -> Result<(), BuildError> {
+        match self.results[input.index()].get() {
+            Some(OpResult::Stack(stack)) => self.fetch(stack),
+            Some(OpResult::Context(_)) | None => Ok(()),
+        }
     }
 
     /// Gets the base's layers into the store, once.
@@ -427,9 +438,9 @@ impl<'a> Machine<'a> {
         stack.base.as_ref().map_or(Ok(()), |base| base.fetch(self.workshop))
     }
 
-    /// Config and manifest of the finished stack.
+    /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where
+    /// they are: their descriptors are known, and so is the registry that has them.
     fn finish(&self, stack: Stack) -> Result<Image, BuildError> {
-        self.fetch(&stack)?;
         let seconds = self.epoch.unwrap_or(LATEST_MTIME.seconds);
         let config = result::complete(self.lowered, &stack.layers, seconds);
         Ok(image::assemble(&self.workshop.store, &config, &stack.layers)?)

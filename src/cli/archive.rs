@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 use idpbuilder::{
     image,
     plan::{OutputKind, OutputPlan},
-    store::ImageRecord,
+    registry::Client,
+    store::{ImageRecord, Store},
 };
 
 use super::{
     Global,
     failure::{CONFIGURATION, CliError},
-    images, setup,
+    images, push, setup,
 };
 
 #[derive(clap::Args)]
@@ -58,10 +59,15 @@ pub(super) struct LoadArgs {
     tag: Option<String>,
 }
 
-pub(super) fn save(args: &SaveArgs) -> Result<ExitCode, CliError> {
+pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliError> {
     let store = setup::store()?;
+    let _lease = store.lease()?;
     let records: Result<Vec<ImageRecord>, CliError> =
         args.images.iter().map(|name| images::find_one(&store, name)).collect();
+    let records = records?;
+    for record in &records {
+        fetch_absent(global, &store, record)?;
+    }
     let output = OutputPlan {
         kind: if args.form == Form::Docker { OutputKind::Docker } else { OutputKind::Oci },
         destination: Some(args.output.clone()),
@@ -69,9 +75,25 @@ pub(super) fn save(args: &SaveArgs) -> Result<ExitCode, CliError> {
         compression: None,
         options: BTreeMap::new(),
     };
-    image::write_output(&store, &records?, &output)?;
+    image::write_output(&store, &records, &output)?;
     setup::print(&format!("{}\n", args.output.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Gets layers that no build has looked at yet from the registry that has them.
+fn fetch_absent(global: &Global, store: &Store, record: &ImageRecord) -> Result<(), CliError> {
+    for platform in &record.platforms {
+        let found = image::load(store, record, platform)?;
+        if image::absent_layers(store, &found)?.is_empty() {
+            continue;
+        }
+        let client = Client::new(push::client_options()?)?;
+        let (name, emit) = (record.key(), setup::emitter(global));
+        let fetched = image::fetch_layers(store, &client, &found, &name, &emit);
+        setup::runtime()?.block_on(fetched)?;
+        store.flush()?;
+    }
+    Ok(())
 }
 
 pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliError> {

@@ -55,15 +55,19 @@ pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<ExitCode, C
     for entry in &image.config.value.history {
         let layer = if entry.empty_layer { None } else { layers.next() };
         let size = match layer {
-            None => 0,
-            Some(layer) => store.layer(*layer)?.map_or(0, |layer| layer.content_bytes),
+            None => Some(0),
+            Some(layer) => {
+                let record = store.layer(*layer)?.filter(|record| record.tar_bytes > 0);
+                record.map(|record| record.content_bytes)
+            }
         };
         rows.push((entry, size));
     }
     for (entry, size) in rows.into_iter().rev() {
         let by = one_line(&entry.created_by);
         let by = if args.no_trunc || global.quiet { by } else { fit(&by, INSTRUCTION_COLUMNS) };
-        let size = idpbuilder::report::bytes(size);
+        // Nobody has looked at such a layer yet: it is in a registry only.
+        let size = size.map_or_else(|| "remote".to_owned(), idpbuilder::report::bytes);
         let comment = entry.comment.clone().unwrap_or_default();
         lines.push_str(&format.row(&serde_json::json!({
             "CreatedBy": entry.created_by, "Size": size, "Comment": comment,
@@ -90,11 +94,26 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<ExitCode, CliError> {
             "Size": record.size,
             "Config": image.config.value,
             "Manifest": image.manifest.value,
+            "Remote": remote(&store, &image)?,
         }));
     }
     let text = serde_json::to_string_pretty(&shown).expect("JSON values");
     setup::print(&format!("{text}\n"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Layers that are in a registry only, and where.
+fn remote(store: &Store, image: &Image) -> Result<Vec<serde_json::Value>, CliError> {
+    let absent = image::absent_layers(store, image)?;
+    let described = absent.into_iter().map(|absent| {
+        let places = absent.places.iter().map(idpbuilder::oci::Reference::name);
+        serde_json::json!({
+            "DiffId": absent.layer,
+            "Blob": absent.blob.digest,
+            "At": places.collect::<Vec<_>>(),
+        })
+    });
+    Ok(described.collect())
 }
 
 /// The image of a record for this machine, or its first one.

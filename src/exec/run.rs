@@ -239,12 +239,8 @@ impl Runner {
                 index.descriptor(MediaType::INDEX)
             }
         };
-        let mut size = 0;
-        for (_, image) in images {
-            for layer in &image.config.value.rootfs.diff_ids {
-                size += store.layer(*layer)?.map_or(0, |record| record.content_bytes);
-            }
-        }
+        let sizes = images.iter().map(|(_, image)| image::content_bytes(store, image));
+        let size = sizes.sum::<Result<u64, _>>()?;
         Ok(ImageRecord {
             reference: plan.tags.first().map(ToString::to_string),
             target,
@@ -270,6 +266,9 @@ impl Runner {
             }
         }
         self.setup.store.flush()?;
+        if !image.outputs.is_empty() {
+            self.fetch_absent(image)?;
+        }
         for output in &image.outputs {
             let record = self.record_for(image, output, &record)?;
             let names: Vec<ImageRecord> = match stored.is_empty() {
@@ -292,6 +291,24 @@ impl Runner {
             let event = Event::ImageStored { image, id, digest, size, cached, steps, duration };
             drop(progress);
             (self.setup.emit)(event);
+        }
+        Ok(())
+    }
+
+    /// Gets layers that are in a registry only: a file is to have all of them.
+    fn fetch_absent(&self, plan: &ImagePlan) -> Result<(), ExecError> {
+        let built = self.lock().built[&plan.name].clone();
+        let Workshop { store, client, emit, .. } = &self.workshop;
+        let fail = |source| ExecError::Image { image: plan.name.clone(), source };
+        for (_, image) in &built {
+            if image::absent_layers(store, image).map_err(fail)?.is_empty() {
+                continue;
+            }
+            let work = image::fetch_layers(store, client, image, &plan.name, emit);
+            let fetched = self.workshop.runtime.block_on(self.until_cancelled(work));
+            fetched
+                .unwrap_or(Err(None))
+                .map_err(|error| error.map_or(ExecError::Cancelled, fail))?;
         }
         Ok(())
     }
@@ -327,7 +344,8 @@ impl Runner {
             Some(reference) => self.setup.store.image(reference)?,
             None => None,
         };
-        if known.is_some_and(|known| known.target == record.target) {
+        // The size is better known once all layers were looked at.
+        if known.is_some_and(|known| known.target == record.target && known.size == record.size) {
             return Ok(());
         }
         Ok(self.setup.store.put_image(record)?)

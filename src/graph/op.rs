@@ -364,28 +364,8 @@ impl Op {
     pub fn inputs(&self) -> Vec<OpId> {
         let mut inputs = match self {
             Self::Scratch | Self::Image { .. } | Self::Context { .. } => Vec::new(),
-            Self::Files(files) => {
-                let mut inputs = vec![files.base];
-                for action in &files.actions {
-                    if let FileAction::Copy { sources, .. } = action {
-                        inputs.extend(sources.iter().filter_map(|source| source.root.op()));
-                    }
-                }
-                inputs
-            }
-            Self::Run(run) => {
-                let mut inputs = vec![run.base];
-                for mount in &run.mounts {
-                    match &mount.kind {
-                        MountKind::Bind { from, .. } => inputs.push(*from),
-                        MountKind::Cache { from, .. } => inputs.extend(from),
-                        MountKind::Tmpfs { .. }
-                        | MountKind::Secret { .. }
-                        | MountKind::Ssh { .. } => {}
-                    }
-                }
-                inputs
-            }
+            Self::Files(files) => [vec![files.base], files.sources()].concat(),
+            Self::Run(run) => [vec![run.base], run.sources()].concat(),
         };
         let mut seen = Vec::new();
         inputs.retain(|id| {
@@ -395,6 +375,36 @@ impl Op {
             }
         });
         inputs
+    }
+}
+
+impl FilesOp {
+    /// Ops that files are copied from; one may come several times.
+    #[must_use]
+    pub fn sources(&self) -> Vec<OpId> {
+        let mut sources = Vec::new();
+        for action in &self.actions {
+            if let FileAction::Copy { sources: copied, .. } = action {
+                sources.extend(copied.iter().filter_map(|source| source.root.op()));
+            }
+        }
+        sources
+    }
+}
+
+impl RunOp {
+    /// Ops that mounts show or are filled from; one may come several times.
+    #[must_use]
+    pub fn sources(&self) -> Vec<OpId> {
+        let mut sources = Vec::new();
+        for mount in &self.mounts {
+            match &mount.kind {
+                MountKind::Bind { from, .. } => sources.push(*from),
+                MountKind::Cache { from, .. } => sources.extend(from),
+                MountKind::Tmpfs { .. } | MountKind::Secret { .. } | MountKind::Ssh { .. } => {}
+            }
+        }
+        sources
     }
 }
 

@@ -32,6 +32,20 @@ pub fn assemble(
     assemble_around(store, Document::write_compact(config))
 }
 
+/// Bytes of all files of an image's layers; a layer that nobody has looked at yet counts with the
+/// length of its blob.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn content_bytes(store: &Store, image: &Image) -> Result<u64, ImageError> {
+    let sizes = paired(image)?.map(|(descriptor, layer)| {
+        let record = store.layer(layer)?.filter(|record| record.tar_bytes > 0);
+        Ok(record.map_or(descriptor.size, |record| record.content_bytes))
+    });
+    sizes.sum()
+}
+
 /// As [`assemble`], around a config whose bytes somebody else made.
 pub(super) fn assemble_around(
     store: &Store,
@@ -204,7 +218,7 @@ fn form_in(
     let record = match store.layer(layer)? {
         Some(record) => LayerRecord { compressed: vec![form], ..record },
         None => {
-            let content_bytes = content_bytes(&listing_of(store, layer)?);
+            let content_bytes = listed_bytes(&listing_of(store, layer)?);
             LayerRecord { tar_bytes, content_bytes, compressed: vec![form] }
         }
     };
@@ -241,7 +255,7 @@ pub(super) fn listing_of(store: &Store, layer: DiffId) -> Result<Listing, ImageE
     Ok(summary.listing)
 }
 
-fn content_bytes(listing: &Listing) -> u64 {
+fn listed_bytes(listing: &Listing) -> u64 {
     let sizes = listing.changes.iter().map(|listed| match &listed.change {
         crate::tree::Change::Put(entry) => entry.size(),
         crate::tree::Change::Whiteout(_) | crate::tree::Change::Opaque(_) => 0,

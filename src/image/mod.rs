@@ -24,13 +24,13 @@ use crate::{
     store::StoreError,
 };
 
-pub use assemble::{assemble, distributable};
+pub use assemble::{assemble, content_bytes, distributable};
 pub use clamp::clamp_times;
 pub use form::check_output;
 pub use import::{Imported, import};
 pub use output::write_output;
 pub use resolve::{load, resolve};
-pub use transfer::fetch_layers;
+pub use transfer::{Absent, absent_layers, fetch_layers};
 pub use upload::{publish, upload};
 
 /// An image whose manifest and config are in the store; its layers may still be in a registry only.

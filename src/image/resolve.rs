@@ -7,13 +7,11 @@ use crate::{
     image::{Image, ImageError},
     oci::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform, Reference},
     registry::Client,
-    store::{CompressedForm, ImageRecord, LayerRecord, Store, StoreError},
+    store::{CompressedForm, ImageRecord, LayerRecord, ORIGIN_NAMESPACE, Store, StoreError},
 };
 
 /// Namespace of notes: full reference with tag → descriptor (JSON).
 const RESOLVED: &str = "resolved";
-/// Namespace of notes: blob digest → names (`registry/repository`) of repositories that have it (JSON).
-const ORIGIN: &str = "origin";
 /// Repositories that are remembered for one blob.
 const ORIGINS_MAX: usize = 8;
 /// Indexes within indexes that are followed.
@@ -274,7 +272,7 @@ pub(super) fn note_origin(store: &Store, blob: Digest, name: &str) -> Result<(),
     names.insert(0, name.to_owned());
     names.truncate(ORIGINS_MAX);
     let json = serde_json::to_vec(&names).expect("a list of names is JSON");
-    Ok(store.put_note(ORIGIN, &blob.to_string(), &json)?)
+    Ok(store.put_note(ORIGIN_NAMESPACE, &blob.to_string(), &json)?)
 }
 
 /// Repositories that are known to have a blob, the newest first.
@@ -284,7 +282,7 @@ pub(super) fn origins(store: &Store, blob: Digest) -> Result<Vec<Reference>, Ima
 }
 
 fn origin_names(store: &Store, blob: Digest) -> Result<Vec<String>, ImageError> {
-    let note = store.note(ORIGIN, &blob.to_string())?;
+    let note = store.note(ORIGIN_NAMESPACE, &blob.to_string())?;
     Ok(note.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default())
 }
 

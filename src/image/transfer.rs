@@ -11,7 +11,7 @@ use std::{
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{Image, ImageError, resolve::origins};
+use super::{Image, ImageError, assemble::paired, resolve::origins};
 use crate::{
     event::{Direction, Emit, Event},
     layer::{LayerSummary, decompress, read_layer},
@@ -60,6 +60,39 @@ pub async fn fetch_layers(
         joined(done)?;
     }
     Ok(())
+}
+
+/// Layers of an image that are in the store in no form: [`fetch_layers`] gets them.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn absent_layers(store: &Store, image: &Image) -> Result<Vec<Absent>, ImageError> {
+    let mut absent = Vec::new();
+    for (descriptor, layer) in paired(image)? {
+        let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
+        let blobs = forms.iter().map(|form| form.descriptor.digest);
+        let mut blobs = blobs.chain([layer.0, descriptor.digest]);
+        let here =
+            store.snapshot(layer).is_some() || blobs.any(|blob| store.blob_size(blob).is_some());
+        if !here {
+            let blob = descriptor.clone();
+            let places = places(store, image.origin.as_ref(), blob.digest)?;
+            absent.push(Absent { layer, blob, places });
+        }
+    }
+    Ok(absent)
+}
+
+/// A layer that is in no form in the store.
+#[derive(Clone, Debug)]
+pub struct Absent {
+    /// The layer.
+    pub layer: DiffId,
+    /// Its blob.
+    pub blob: Descriptor,
+    /// Repositories that are known to have it, best first.
+    pub places: Vec<Reference>,
 }
 
 /// One layer to get.
@@ -148,18 +181,17 @@ fn summed_up(plain: impl Read) -> Result<LayerSummary, ImageError> {
     Ok(read_layer(plain, |_, _| Ok(()))?)
 }
 
-/// Where a blob may be had: where the image came from, then wherever it was seen.
+/// Where a blob may be had: wherever it was seen, then where the image is said to come from. A name
+/// alone says little: an image that was built here has one before any registry has it.
 pub(super) fn places(
     store: &Store,
     origin: Option<&Reference>,
     blob: Digest,
 ) -> Result<Vec<Reference>, ImageError> {
-    let mut places: Vec<Reference> = origin.cloned().into_iter().collect();
-    for seen in origins(store, blob)? {
-        if places.iter().all(|place| place.name() != seen.name()) {
-            places.push(seen);
-        }
-    }
+    let mut places = origins(store, blob)?;
+    places.extend(
+        origin.filter(|origin| places.iter().all(|place| place.name() != origin.name())).cloned(),
+    );
     Ok(places)
 }
 

@@ -26,7 +26,13 @@ pub(super) async fn get(
     digest: Digest,
 ) -> Result<Answer, Refusal> {
     let Some(size) = store.blob_size(digest) else {
-        let message = format!("blob {digest} unknown to registry");
+        let message = match store.diff_id_of(digest)? {
+            None => format!("blob {digest} unknown to registry"),
+            Some(_) => format!(
+                "blob {digest} is a layer that only another registry has; \
+                 `idpbuilder push` of an image with it brings it here"
+            ),
+        };
         return Err(Refusal::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message));
     };
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());

@@ -16,7 +16,7 @@ use rustix::fs::FlockOperation;
 use crate::{
     oci::{DiffId, Digest},
     store::{
-        CacheRecord, LayerRecord, SERVED_NAMESPACE, Store, StoreError,
+        CacheRecord, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE, Store, StoreError,
         error::{at, errno_at},
         facts::{Access, Reader, Table},
         layers::{digest, now_s, parse},
@@ -190,7 +190,11 @@ impl Store {
         let is_old = |last_use: i64| oldest.is_some_and(|oldest| last_use <= oldest);
         for (key, note) in &state.notes {
             // What was pushed to the embedded registry is no cache: it stays until it is deleted there.
-            if is_old(note.made_at) && note.namespace != SERVED_NAMESPACE {
+            // Nor is it one where the blob of a living image can be had.
+            let is_origin_of_living = note.namespace == ORIGIN_NAMESPACE
+                && note.name.parse().is_ok_and(|blob| verdict.live.contains(&blob));
+            let stays = note.namespace == SERVED_NAMESPACE || is_origin_of_living;
+            if is_old(note.made_at) && !stays {
                 verdict.rows.push((Table::Notes, key.clone()));
             } else {
                 self.mark(digests_in(&note.value), state, &mut verdict.live);

@@ -71,6 +71,10 @@ const REMOTE: [(u64, &str); 5] = [
 /// them protects that content from garbage collection.
 pub const SERVED_NAMESPACE: &str = "served";
 
+/// Namespace of the notes in which repositories are that have a blob, by the blob's digest; such a note
+/// stays as long as something needs the blob, which may be nowhere else.
+pub const ORIGIN_NAMESPACE: &str = "origin";
+
 /// An open store. Cheap to clone; all clones share one LMDB environment.
 #[derive(Clone)]
 pub struct Store {

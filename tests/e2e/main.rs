@@ -11,6 +11,7 @@ mod corpus;
 mod exact;
 mod internal;
 mod interrupt;
+mod laziness;
 mod mistakes;
 mod projects;
 mod publication;

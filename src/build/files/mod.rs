@@ -153,7 +153,7 @@ pub fn key<'a>(
     root_of: &dyn Fn(OpId) -> Root<'a>,
 ) -> Result<KeyTree, FilesError> {
     let mut tree = KeyTree::new("files");
-    if op.actions.iter().any(looks_at_base) {
+    if looks_at_base(op) {
         tree.add("base", chain(base));
     }
     for action in &op.actions {
@@ -186,7 +186,7 @@ pub fn make_layer<'a>(
     root_of: &dyn Fn(OpId) -> Root<'a>,
     clock: Clock,
 ) -> Result<DiffId, FilesError> {
-    let below = op.actions.iter().any(looks_at_base) && !base.is_empty();
+    let below = looks_at_base(op) && !base.is_empty();
     let view = below.then(|| View::open(store, base)).transpose()?;
     let mut work = Work {
         store,
@@ -224,8 +224,13 @@ pub(super) fn source_meta(
     Ok(tree.node(&path)?.map(|node| node.meta))
 }
 
+/// Whether the op's layer depends on what stands in the root file system below.
+pub(super) fn looks_at_base(op: &FilesOp) -> bool {
+    op.actions.iter().any(needs_base)
+}
+
 /// `--link` makes its layer on nothing; BuildKit ignores it together with `--chmod`.
-fn looks_at_base(action: &FileAction) -> bool {
+fn needs_base(action: &FileAction) -> bool {
     match action {
         FileAction::MakeDirectory { .. } => true,
         FileAction::Copy { link, chmod, .. } => !link || chmod.is_some(),
@@ -251,7 +256,7 @@ fn add_flags(tree: &mut KeyTree, action: &FileAction) {
     for pattern in exclude {
         tree.add("--exclude", pattern);
     }
-    let switches = [("--parents", *parents), ("--link", *link && !looks_at_base(action))];
+    let switches = [("--parents", *parents), ("--link", *link && !needs_base(action))];
     for (name, _) in switches.iter().filter(|(_, on)| *on) {
         tree.add(name, "true");
     }
