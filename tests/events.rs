@@ -36,6 +36,7 @@ fn next(event: Option<&Event>) -> Option<Event> {
             name: "RUN make".into(),
             outcome: Outcome::Built,
             reason: None,
+            component: None,
             duration: second,
         },
         Event::StepDone { .. } => Event::Transfer {

@@ -3,21 +3,21 @@
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock, atomic::Ordering, mpsc},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
     BuildError, BuildFailure, BuildRequest, Built, LATEST_MTIME, NamedSource, Workshop, allowed,
     bases::{Base, Bases},
     downloads::Local,
-    files::{self, Clock, Context, Root},
-    process, result,
+    files::{self, Clock, Context, Key, Root},
+    process, reason, result,
 };
 use crate::{
     dag::{self, NodeId, Schedule},
     dockerfile::{self, Epoch, ImageRequest, Lowered, Warning},
     event::{Event, Outcome},
-    graph::{FilesOp, KeyTree, Op, OpId, OpNode, RunOp},
+    graph::{Difference, FilesOp, Op, OpId, OpNode, RunOp},
     image::{self, Image},
     oci::{DiffId, Platform},
     plan::CacheUse,
@@ -49,18 +49,30 @@ pub fn check(workshop: &Workshop, request: &BuildRequest) -> Result<Vec<Warning>
 ///
 /// A [`BuildFailure`] with the place that failed.
 pub fn build(workshop: &Workshop, request: &BuildRequest) -> Result<Built, BuildFailure> {
+    let built = perform(workshop, request, Mode::Build)?;
+    Ok(built.expect("a build makes what is missing"))
+}
+
+/// Says of every step, by events, whether [`build`] would do it and why; does none. The image when
+/// all of it is known already.
+///
+/// # Errors
+///
+/// As [`build`], where the inputs cannot be read.
+pub fn explain(workshop: &Workshop, request: &BuildRequest) -> Result<Option<Built>, BuildFailure> {
+    perform(workshop, request, Mode::Explain)
+}
+
+fn perform(
+    workshop: &Workshop,
+    request: &BuildRequest,
+    mode: Mode,
+) -> Result<Option<Built>, BuildFailure> {
     let started = Instant::now();
     let fail = |error: BuildError| BuildFailure::new(request, None, error);
     let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
-    let mut built = Built {
-        images: Vec::new(),
-        base_layers: Vec::new(),
-        cached: 0,
-        steps: 0,
-        warnings: Vec::new(),
-        unused_args: Vec::new(),
-        duration: Duration::ZERO,
-    };
+    let mut built = Built::default();
+    let mut is_whole = true;
     let host = [Platform::host()];
     for platform in asked(request, &host) {
         let bases = Bases::new(workshop, request);
@@ -71,8 +83,11 @@ pub fn build(workshop: &Workshop, request: &BuildRequest) -> Result<Built, Build
             lowered.take_platform_of_base();
         }
         let epoch = epoch(request, &lowered).map_err(fail)?;
-        let machine = Machine::new(workshop, request, &lowered, (bases, epoch));
-        let stack = machine.run()?;
+        let machine = Machine::new(workshop, request, &lowered, (bases, epoch, mode));
+        let Some(stack) = machine.run()? else {
+            is_whole = false;
+            continue;
+        };
         let base = stack.base.as_ref();
         let base_layers = base.map_or(0, |base| base.image.config.value.rootfs.diff_ids.len());
         built.base_layers.push(base_layers);
@@ -85,7 +100,7 @@ pub fn build(workshop: &Workshop, request: &BuildRequest) -> Result<Built, Build
     }
     built.warnings.sort_by_key(|warning| warning.location.lines.0);
     built.duration = started.elapsed();
-    Ok(built)
+    Ok(is_whole.then_some(built))
 }
 
 /// Platforms to build for: those that were named, or else this machine's.
@@ -124,6 +139,15 @@ struct Stack {
 enum OpResult {
     Stack(Stack),
     Context(Arc<Context>),
+    /// It would have to be made, and is only explained.
+    Stale,
+}
+
+/// Whether a machine makes what is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Build,
+    Explain,
 }
 
 struct Machine<'a> {
@@ -131,6 +155,7 @@ struct Machine<'a> {
     request: &'a BuildRequest,
     lowered: &'a Lowered,
     bases: Bases<'a>,
+    mode: Mode,
     results: Vec<OnceLock<OpResult>>,
     /// Number of each op that is a step, from 1.
     steps: Vec<Option<usize>>,
@@ -144,7 +169,7 @@ impl<'a> Machine<'a> {
         workshop: &'a Workshop,
         request: &'a BuildRequest,
         lowered: &'a Lowered,
-        (bases, epoch): (Bases<'a>, Option<i64>),
+        (bases, epoch, mode): (Bases<'a>, Option<i64>, Mode),
     ) -> Self {
         let mut count = 0;
         let number = |id: OpId| match lowered.graph.node(id).op {
@@ -157,11 +182,11 @@ impl<'a> Machine<'a> {
         let steps = lowered.graph.ids().map(number).collect();
         let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let cached = std::sync::atomic::AtomicUsize::new(0);
-        Self { workshop, request, lowered, bases, results, steps, cached, epoch }
+        Self { workshop, request, lowered, bases, mode, results, steps, cached, epoch }
     }
 
-    /// Runs every op; independent ones at once.
-    fn run(&self) -> Result<Stack, BuildFailure> {
+    /// Runs every op; independent ones at once. `None` when the result was only explained.
+    fn run(&self) -> Result<Option<Stack>, BuildFailure> {
         let mut schedule = Schedule::default();
         let mut nodes: Vec<NodeId> = Vec::new();
         for id in self.lowered.graph.ids() {
@@ -200,7 +225,10 @@ impl<'a> Machine<'a> {
                 drop(self.workshop.store.flush());
                 Err(failure)
             }
-            None => Ok(self.stack(self.lowered.result).clone()),
+            None => match self.results[self.lowered.result.index()].get() {
+                Some(OpResult::Stack(stack)) => Ok(Some(stack.clone())),
+                _ => Ok(None),
+            },
         }
     }
 
@@ -259,76 +287,94 @@ impl<'a> Machine<'a> {
         self.check_cancelled()?;
         let emit = &self.workshop.emit;
         emit(Event::StepStarted { image: image.clone(), step, steps, name: name.clone() });
-        let below = self.stack(base);
-        let done = self.find_or_make(id, below, op, step);
+        let done = self.find_or_make(id, base, op, step);
         drop(slot);
         let (outcome, reason) = match &done {
-            Ok((_, None)) => (Outcome::Cached, None),
-            Ok((_, reason)) => (Outcome::Built, reason.clone()),
+            Ok((Some(_), None)) => (Outcome::Cached, None),
+            Ok((Some(_), reason)) => (Outcome::Built, reason.clone()),
+            Ok((None, reason)) => (Outcome::Stale, reason.clone()),
             Err(BuildError::Cancelled) => (Outcome::Cancelled, None),
             Err(_) => (Outcome::Failed, None),
         };
         let duration = started.elapsed();
-        emit(Event::StepDone { image, step, steps, name, outcome, reason, duration });
+        let (reason, component) =
+            reason.map(|Difference { component, words }| (words, component)).unzip();
+        emit(Event::StepDone { image, step, steps, name, outcome, reason, component, duration });
         if outcome == Outcome::Cached {
             self.cached.fetch_add(1, Ordering::Relaxed);
         }
         let (layer, _) = done?;
-        let mut stack = below.clone();
+        let Some(layer) = layer else { return Ok(OpResult::Stale) };
+        let mut stack = self.stack(base).clone();
         stack.layers.push(layer);
         Ok(OpResult::Stack(stack))
     }
 
-    /// The op's layer, and for one that had to be made the reason.
+    /// The op's layer, and for one that had to be made the reason; no layer when it is only explained.
     fn find_or_make(
         &self,
         id: OpId,
-        below: &Stack,
+        base: OpId,
         op: &StepOp<'_>,
         step: usize,
-    ) -> Result<(DiffId, Option<String>), BuildError> {
-        match self.try_find_or_make(id, below, op, step) {
+    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
+        if let Some(stale) = self.stale_input(id) {
+            return Ok((None, Some(stale)));
+        }
+        let site = (id, base, step);
+        match self.try_find_or_make(site, op) {
             // An editor that saves is not a reason to fail; one that never stops is.
-            Err(BuildError::Files(files::FilesError::Changed)) => {
-                self.try_find_or_make(id, below, op, step)
-            }
+            Err(BuildError::Files(files::FilesError::Changed)) => self.try_find_or_make(site, op),
             other => other,
+        }
+    }
+
+    /// What an op stands on that would have to be made first: its own key is not known before.
+    fn stale_input(&self, id: OpId) -> Option<Difference> {
+        let inputs = self.lowered.graph.node(id).op.inputs();
+        let stale =
+            |input: &&OpId| matches!(self.results[input.index()].get(), Some(OpResult::Stale));
+        let input = *inputs.iter().find(stale)?;
+        let component = if inputs.first() == Some(&input) { "base" } else { "source" };
+        let words = format!("stands on {}", self.step_words(input));
+        Some(Difference { component: component.to_owned(), words })
+    }
+
+    /// An op as a reader of the Dockerfile knows it.
+    fn step_words(&self, id: OpId) -> String {
+        let node = self.lowered.graph.node(id);
+        match (&node.op, self.steps[id.index()]) {
+            (Op::Image { name, .. }, _) => format!("image {name}"),
+            (_, Some(step)) => format!("[{step}/{}] {}", self.step_count(), node.place.title),
+            (_, None) => node.place.title.clone(),
         }
     }
 
     fn try_find_or_make(
         &self,
-        id: OpId,
-        below: &Stack,
+        (id, base, step): (OpId, OpId, usize),
         op: &StepOp<'_>,
-        step: usize,
-    ) -> Result<(DiffId, Option<String>), BuildError> {
+    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
         let store = &self.workshop.store;
+        let below = self.stack(base);
         let local = match op {
             StepOp::Files(files) => Some(Local::get(self.workshop, files, &self.lowered.graph)?),
             StepOp::Run(_) => None,
         };
-        let tree = self.key(op, below, local.as_ref())?;
-        let key = tree.key();
+        let key_parts = self.key(op, below, local.as_ref())?;
+        let key = key_parts.tree.key();
         let flight = self.workshop.flights.of(key);
         let _alone = flight.lock().expect("a build that panics takes the program with it");
         if self.request.cache == CacheUse::Use
             && let Some(record) = store.cached(key)?
         {
-            return Ok((record.diff_id, None));
+            return Ok((Some(record.diff_id), None));
         }
-        let site =
-            format!("{}#{}#{}", self.request.name, self.lowered.config.platform(), id.index());
-        let reason = match self.request.cache {
-            CacheUse::Ignore => "the cache is not used".to_owned(),
-            CacheUse::Use => match store.last_at(&site)? {
-                None => "not built before".to_owned(),
-                Some(last) => {
-                    let difference = tree.first_difference(&last.tree);
-                    difference.unwrap_or_else(|| "its layer is gone from the store".to_owned())
-                }
-            },
-        };
+        let site = self.site(id);
+        let reason = self.reason((id, base), &key_parts)?;
+        if self.mode == Mode::Explain {
+            return Ok((None, Some(reason)));
+        }
         let started = Instant::now();
         let diff_id = match op {
             StepOp::Files(files) => {
@@ -336,7 +382,7 @@ impl<'a> Machine<'a> {
                 let local = local.as_ref().expect("made for files above");
                 let made = self.make_files(local, below)?;
                 // What was copied must be what the key says, or a later build would find it there.
-                if self.key(op, below, Some(local))?.key() != key {
+                if self.key(op, below, Some(local))?.tree.key() != key {
                     return Err(files::FilesError::Changed.into());
                 }
                 made
@@ -348,8 +394,44 @@ impl<'a> Machine<'a> {
         };
         let made_at = jiff::Timestamp::now().as_second();
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        store.put_cached(key, &CacheRecord { diff_id, tree, site, made_at, took_ms })?;
-        Ok((diff_id, Some(reason)))
+        let selections = reason::keep(store, &key_parts);
+        let tree = key_parts.tree;
+        let record = CacheRecord { diff_id, tree, site, made_at, took_ms, selections };
+        store.put_cached(key, &record)?;
+        store.put_site(&self.site_of_any_platform(id), key);
+        Ok((Some(diff_id), Some(reason)))
+    }
+
+    /// Where an op stands, to find what was made there last.
+    fn site(&self, id: OpId) -> String {
+        let step = self.steps[id.index()].unwrap_or(0);
+        format!("{}#{}#{step}", self.request.name, self.lowered.config.platform())
+    }
+
+    fn site_of_any_platform(&self, id: OpId) -> String {
+        format!("{}##{}", self.request.name, self.steps[id.index()].unwrap_or(0))
+    }
+
+    fn reason(&self, (id, base): (OpId, OpId), key: &Key) -> Result<Difference, BuildError> {
+        let store = &self.workshop.store;
+        let of_cache =
+            |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
+        if self.request.cache == CacheUse::Ignore {
+            return of_cache("the cache is not used");
+        }
+        let last = match store.last_at(&self.site(id))? {
+            Some(last) => Some(last),
+            None => store.last_at(&self.site_of_any_platform(id))?,
+        };
+        let Some(last) = last else { return of_cache("not built before") };
+        let base = match self.lowered.graph.node(base).op {
+            Op::Image { .. } => format!("base {} changed", self.step_words(base)),
+            _ => format!("stands on {}, which changed", self.step_words(base)),
+        };
+        match reason::difference(store, (key, &last), &base) {
+            Some(difference) => Ok(difference),
+            None => of_cache("its layer is gone from the store"),
+        }
     }
 
     fn key(
@@ -357,8 +439,8 @@ impl<'a> Machine<'a> {
         op: &StepOp<'_>,
         below: &Stack,
         local: Option<&Local>,
-    ) -> Result<KeyTree, BuildError> {
-        let mut tree = match op {
+    ) -> Result<Key, BuildError> {
+        let mut key = match op {
             StepOp::Files(files) => {
                 let root_of = |id: OpId| self.root_in(local, id);
                 let files = local.map_or(*files, |local| &local.op);
@@ -366,11 +448,11 @@ impl<'a> Machine<'a> {
             }
             StepOp::Run(run) => process::key(&self.task(run, below, 0, &|id| self.root(id)))?,
         };
-        tree.add("platform", self.lowered.config.platform());
         if let Some(epoch) = self.epoch {
-            tree.add("source date epoch", epoch);
+            key.tree.lead("source date epoch", epoch);
         }
-        Ok(tree)
+        key.tree.lead("platform", self.lowered.config.platform());
+        Ok(key)
     }
 
     fn make_files(&self, local: &Local, below: &Stack) -> Result<DiffId, BuildError> {
@@ -389,13 +471,20 @@ impl<'a> Machine<'a> {
         match self.results[id.index()].get().expect("inputs are done before") {
             OpResult::Stack(stack) => Root::Layers(&stack.layers),
             OpResult::Context(context) => Root::Context(context),
+            OpResult::Stale => {
+                unreachable!("an op with a stale input ends before its sources are opened")
+            }
         }
     }
 
     fn stack(&self, id: OpId) -> &Stack {
         match self.results[id.index()].get().expect("inputs are done before") {
             OpResult::Stack(stack) => stack,
-            OpResult::Context(_) => unreachable!("the front end builds on root file systems only"),
+            OpResult::Context(_) | OpResult::Stale => {
+                unreachable!(
+                    "the front end builds on root file systems, and stale inputs end before"
+                )
+            }
         }
     }
 
@@ -429,7 +518,7 @@ impl<'a> Machine<'a> {
     fn fetch_input(&self, input: OpId) -> Result<(), BuildError> {
         match self.results[input.index()].get() {
             Some(OpResult::Stack(stack)) => self.fetch(stack),
-            Some(OpResult::Context(_)) | None => Ok(()),
+            Some(OpResult::Context(_) | OpResult::Stale) | None => Ok(()),
         }
     }
 

@@ -11,6 +11,7 @@ mod machine;
 mod mounts;
 mod output;
 mod process;
+mod reason;
 mod result;
 mod source;
 
@@ -22,7 +23,7 @@ use std::{
 };
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
-pub use machine::{build, check};
+pub use machine::{build, check, explain};
 pub use result::Built;
 pub use source::{ContextSource, NamedSource, ReadSecret};
 

@@ -8,13 +8,12 @@ use std::{
 
 use super::{
     BuildError, LATEST_MTIME,
-    files::{self, Clock},
+    files::{self, Clock, Key},
     process::{Task, io_error},
 };
 use crate::{
     graph::{
-        CopySource, FileAction, FilesOp, KeyTree, MountKind, MountOp, OpId, Sharing, SourceRoot,
-        Unpack,
+        CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, Sharing, SourceRoot, Unpack,
     },
     oci::Digest,
     sandbox::{Bind, Mount, Privilege, Tmpfs},
@@ -38,14 +37,19 @@ pub(super) struct Mounts {
 }
 
 /// Adds what a mount means for the result: selected content for binds, names for all else.
-pub(super) fn add_to_key(task: &Task<'_>, tree: &mut KeyTree) -> Result<(), BuildError> {
+pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildError> {
     for mount in &task.run.mounts {
         let name = format!("mount {}", mount.target);
+        let tree = &mut key.tree;
         match &mount.kind {
             MountKind::Bind { from, source } => {
                 let op = selection(*from, source);
                 let selected = files::key(&task.workshop.store, &op, &[], &task.root_of)?;
-                tree.add(&name, format!("bind {}", selected.key().0));
+                tree.add(&name, format!("bind {}", selected.tree.key().0));
+                for mut selection in selected.selections {
+                    selection.component.clone_from(&name);
+                    key.selections.push(selection);
+                }
             }
             MountKind::Cache { id, sharing, .. } => {
                 tree.add(&name, format!("cache {id} {sharing:?}"));

@@ -10,12 +10,12 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 
 use super::{
     BuildError, LATEST_MTIME, Workshop,
-    files::{self, Root},
+    files::{self, Key, Root},
     mounts::{self, Mounts},
     output::Output,
 };
 use crate::{
-    graph::{KeyTree, Network, OpId, RunOp, Security},
+    graph::{Network, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, write_upper},
     oci::{ChainId, DiffId, Digest},
     plan::SecretSource,
@@ -45,9 +45,10 @@ pub(super) struct Task<'a> {
 }
 
 /// Parts of the key: all that the process can see and that is not hidden on purpose.
-pub(super) fn key(task: &Task<'_>) -> Result<KeyTree, BuildError> {
+pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     let run = task.run;
-    let mut tree = KeyTree::new("run");
+    let mut key = Key::new("run");
+    let tree = &mut key.tree;
     tree.add("command", format!("{:?}", run.argv));
     let base = ChainId::of(task.below);
     tree.add("base", base.map_or_else(|| "scratch".to_owned(), |chain| chain.to_string()));
@@ -64,8 +65,8 @@ pub(super) fn key(task: &Task<'_>) -> Result<KeyTree, BuildError> {
     for pipe in &run.pipes {
         tree.add(&format!("heredoc {}", pipe.name), Digest::of(&pipe.content));
     }
-    mounts::add_to_key(task, &mut tree)?;
-    Ok(tree)
+    mounts::add_to_key(task, &mut key)?;
+    Ok(key)
 }
 
 /// Runs the process and keeps its changes as a layer.

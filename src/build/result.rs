@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A built image; named nowhere yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Built {
     /// One image a platform, in the order asked for.
     pub images: Vec<(Platform, Image)>,

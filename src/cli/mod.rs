@@ -11,6 +11,7 @@ mod clean;
 mod credentials;
 mod doctor;
 mod embedded;
+mod explain;
 mod facts;
 mod failure;
 mod format;
@@ -88,6 +89,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// Shows the steps of a run without running any.
     Plan(plan::PlanArgs),
+    /// Says which steps of the last run were done again, and what was different.
+    Explain(explain::ExplainArgs),
     /// Writes a starter idpbuilder.kdl for the Dockerfiles found here.
     Init(init::InitArgs),
     /// Builds one image from a Dockerfile.
@@ -171,6 +174,7 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
         Verb::Run(args) => run::run(global, &args),
         Verb::Watch(args) => watch::watch(global, &args),
         Verb::Plan(args) => plan::plan(global, &args),
+        Verb::Explain(args) => explain::explain(global, &args),
         Verb::Init(args) => init::init(&args),
         Verb::Build(args) => build::build(global, args),
         Verb::Check(args) => check::check(global, &args),
@@ -206,6 +210,7 @@ fn needs_namespace(verb: &Verb) -> bool {
         Verb::Run(_) | Verb::Watch(_) | Verb::Build(_) | Verb::Prune(_) | Verb::Doctor(_) => true,
         Verb::Internal(verb) => verb.needs_namespace(),
         Verb::Plan(_)
+        | Verb::Explain(_)
         | Verb::Init(_)
         | Verb::Check(_)
         | Verb::Push(_)

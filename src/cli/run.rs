@@ -1,6 +1,6 @@
 //! `run`: everything that the project declares, built, stored and pushed.
 
-use std::{process::ExitCode, time::Instant};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
     exec::{self, OnFailure, Report, Setup},
@@ -10,6 +10,7 @@ use idpbuilder::{
 
 use super::{
     Global, ProgressMode,
+    explain::Recorder,
     failure::CliError,
     project::{self, ProjectArgs, SelectionArgs},
     setup,
@@ -88,7 +89,10 @@ pub(super) fn perform(
     for note in &setup.ability.notes {
         notice(global, note);
     }
+    let recorder = Recorder::beside(&setup.emit);
+    let setup = &Setup { emit: Arc::clone(&recorder.emit), ..setup.clone() };
     let report = runtime.block_on(exec::run(plan, setup));
+    recorder.keep();
     tell_warnings(global, &report);
     if !is_silent(global) && !report.images.is_empty() {
         setup::tell(&report::summary(&report));

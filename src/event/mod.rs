@@ -29,6 +29,8 @@ pub enum Outcome {
     Cached,
     /// The work was done.
     Built,
+    /// The work would have to be done; only an explanation was asked for.
+    Stale,
     /// The work failed.
     Failed,
     /// The step was stopped before its end.
@@ -97,6 +99,8 @@ pub enum Event {
         outcome: Outcome,
         /// For a miss: the first difference to what was cached, in words.
         reason: Option<String>,
+        /// For a miss: name of the first part of the cache key that differs.
+        component: Option<String>,
         /// How long it took.
         #[serde(rename = "seconds", serialize_with = "as_seconds")]
         duration: Duration,

@@ -4,6 +4,7 @@
 
 mod check;
 mod embedded;
+mod explain;
 mod failure;
 mod prepare;
 mod run;
@@ -12,6 +13,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use check::{Checked, check};
 pub use embedded::serve_embedded;
+pub use explain::explain;
 pub use failure::ExecError;
 pub use prepare::client_options;
 pub use run::run;

@@ -40,6 +40,13 @@ impl KeyTree {
         self.components.push(Component { name: name.to_owned(), value: value.to_string() });
     }
 
+    /// Adds a part in front of all but the kind: what explains a difference best comes first.
+    pub fn lead(&mut self, name: &str, value: impl fmt::Display) {
+        let index = self.components.len().min(1);
+        let component = Component { name: name.to_owned(), value: value.to_string() };
+        self.components.insert(index, component);
+    }
+
     /// The parts.
     #[must_use]
     pub fn components(&self) -> &[Component] {
@@ -59,24 +66,50 @@ impl KeyTree {
         CacheKey(hasher.finish())
     }
 
-    /// The first part in which `self` differs from `earlier`, in words; `None` when they are equal.
+    /// The value of a part; of several of one name, the first.
     #[must_use]
-    pub fn first_difference(&self, earlier: &Self) -> Option<String> {
-        let (now, before) = (&self.components, &earlier.components);
-        let differing = now.iter().zip(before).find(|(now, before)| now != before);
-        match differing {
-            Some((now, before)) if now.name == before.name => Some(format!(
-                "{} changed: {} → {}",
-                now.name,
-                clip(&before.value),
-                clip(&now.value)
-            )),
-            Some((now, before)) => Some(format!("{} instead of {}", now.name, before.name)),
-            None if now.len() > before.len() => Some(format!("{} is new", now[before.len()].name)),
-            None if now.len() < before.len() => Some(format!("{} is gone", before[now.len()].name)),
-            None => None,
-        }
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.components.iter().find(|component| component.name == name);
+        found.map(|component| component.value.as_str())
     }
+
+    /// The first part in which `self` differs from `earlier`; `None` when they are equal. A part that
+    /// came or went is named as such, although all that follows it has moved.
+    #[must_use]
+    pub fn first_difference(&self, earlier: &Self) -> Option<Difference> {
+        let (now, before) = (&self.components, &earlier.components);
+        let same = now.iter().zip(before).take_while(|(now, before)| now == before).count();
+        let known = |parts: &[Component], name: &str| parts.iter().any(|part| part.name == name);
+        let difference = |component: &str, words| Difference { component: component.into(), words };
+        let changed = |now: &Component, before: &Component| {
+            let (was, is) = (clip(&before.value), clip(&now.value));
+            difference(&now.name, format!("{} changed: {was} → {is}", now.name))
+        };
+        let new = |part: &Component| {
+            difference(&part.name, format!("{} is new: {}", part.name, clip(&part.value)))
+        };
+        let gone = |part: &Component| difference(&part.name, format!("{} is gone", part.name));
+        Some(match (now.get(same), before.get(same)) {
+            (None, None) => return None,
+            (Some(now), Some(before)) if now.name == before.name => changed(now, before),
+            (Some(part), _) if !known(before, &part.name) => new(part),
+            (_, Some(part)) if !known(now, &part.name) => gone(part),
+            (Some(now), Some(before)) => {
+                difference(&now.name, format!("{} instead of {}", now.name, before.name))
+            }
+            (Some(part), None) => new(part),
+            (None, Some(part)) => gone(part),
+        })
+    }
+}
+
+/// The first part in which two keys differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Name of the part.
+    pub component: String,
+    /// What became of it, in words.
+    pub words: String,
 }
 
 /// Long values are shown by their beginning.
@@ -92,14 +125,31 @@ fn clip(value: &str) -> String {
 mod tests {
     use super::*;
 
+    fn tree(parts: &[(&str, &str)]) -> KeyTree {
+        let mut tree = KeyTree::new("run");
+        parts.iter().for_each(|(name, value)| tree.add(name, value));
+        tree
+    }
+
     #[test]
-    fn parts_cannot_run_together_and_a_difference_is_named() {
-        let (mut a, mut b) = (KeyTree::new("run"), KeyTree::new("run"));
-        a.add("argument", "ab");
-        b.add("argument", "a");
-        b.add("argument", "b");
+    fn parts_cannot_run_together() {
+        let (a, b) = (tree(&[("x", "ab")]), tree(&[("x", "a"), ("x", "b")]));
         assert_ne!(a.key(), b.key());
-        assert_eq!(a.first_difference(&b).as_deref(), Some("argument changed: a → ab"));
-        assert_eq!(a.first_difference(&a), None);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        for (before, now, words) in [
+            (&[("x", "a")][..], &[("x", "b")][..], Some("x changed: a → b")),
+            (&[("x", "a")], &[("x", "a")], None),
+            (&[("x", "a")], &[("x", "a"), ("y", "b")], Some("y is new: b")),
+            (&[("x", "a"), ("z", "c")], &[("y", "b"), ("z", "c")], Some("y is new: b")),
+            (&[("y", "b"), ("z", "c")], &[("z", "c")], Some("y is gone")),
+            (&[("y", "b")], &[], Some("y is gone")),
+            (&[("y", "b"), ("z", "c")], &[("z", "c"), ("y", "b")], Some("z instead of y")),
+        ] {
+            let found = tree(now).first_difference(&tree(before));
+            assert_eq!(found.map(|difference| difference.words).as_deref(), words);
+        }
     }
 }

@@ -5,7 +5,7 @@
 mod key;
 mod op;
 
-pub use key::{CacheKey, Component, KeyTree};
+pub use key::{CacheKey, Component, Difference, KeyTree};
 pub use op::{
     Chmod, CopySource, FileAction, FilesOp, MountKind, MountOp, Network, Op, OpGraph, OpId, OpNode,
     PipeFile, Place, RunOp, Security, Sharing, SourceRoot, Unpack,

@@ -21,6 +21,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             let outcome = match outcome {
                 Outcome::Cached => "cached",
                 Outcome::Built => "done",
+                Outcome::Stale => "stale",
                 Outcome::Failed => "failed",
                 Outcome::Cancelled => "cancelled",
             };
@@ -75,6 +76,7 @@ mod tests {
             name: "RUN make".into(),
             outcome: Outcome::Built,
             reason: Some("command changed: a → b".into()),
+            component: Some("command".into()),
             duration: Duration::from_millis(1240),
         };
         assert_eq!(lines(&event), ["api: [2/5] done in 1.2 s (command changed: a → b)"]);

@@ -215,7 +215,8 @@ impl Store {
             let leased = leases.contains(&layer);
             if leased || !is_old(last_use) && cost <= bytes_left {
                 bytes_left = bytes_left.saturating_sub(cost);
-                self.mark(vec![layer], state, &mut verdict.live);
+                let kept = record.selections.values().copied().chain([layer]);
+                self.mark(kept.collect(), state, &mut verdict.live);
             } else {
                 gone.insert(key.as_bytes().to_vec());
             }

@@ -155,6 +155,12 @@ impl Store {
         Ok(())
     }
 
+    /// Remembers a cached result as the newest of a site besides its own.
+    pub fn put_site(&self, site: &str, key: CacheKey) {
+        let digest = Digest::of(site.as_bytes());
+        lock(&self.shared.queue).put(Table::Sites, digest.as_bytes(), key.0.as_bytes().to_vec());
+    }
+
     /// The newest record made at a site, whatever its key: what to explain a miss against.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 //!
 //! Values only; how they become bytes is in `schema/store.md`, where they are kept in `facts`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -66,6 +68,9 @@ pub struct CacheRecord {
     pub made_at: i64,
     /// How long the op took, in milliseconds.
     pub took_ms: u64,
+    /// Blobs with the listings of the files that parts of the key stand for, by name of the part.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub selections: BTreeMap<String, Digest>,
 }
 
 /// Identity and state of a file on disk, as `statx` gives it.

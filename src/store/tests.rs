@@ -50,6 +50,7 @@ fn image(store: &Store, name: Option<&str>, seed: usize) -> ImageRecord {
 
 fn cache_record(layer: DiffId, site: &str) -> CacheRecord {
     CacheRecord {
+        selections: std::collections::BTreeMap::new(),
         diff_id: layer,
         tree: KeyTree::new("run"),
         site: site.to_owned(),

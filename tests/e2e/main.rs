@@ -9,6 +9,7 @@ mod acceptance;
 mod archives;
 mod corpus;
 mod exact;
+mod explain;
 mod internal;
 mod interrupt;
 mod laziness;

@@ -18,10 +18,14 @@ use super::{
     source::{Inode, Node, Opened, Tree},
 };
 use crate::{
+    layer::{Listed, Listing},
     oci::{Digest, Hasher},
     store::{FileStamp, Store},
-    tree::{Kind, TreePath, Xattrs},
+    tree::{Change, Entry, Kind, Timestamp, TreePath, Xattrs},
 };
+
+/// Attribute under which the listing of a selection has the digest of a file's content.
+pub(in crate::build) const CONTENT: &[u8] = b"content";
 
 /// Threads that hash files which are not known yet.
 const HASHERS_MAX: usize = 4;
@@ -36,30 +40,82 @@ struct Fingerprint {
     xattrs: Xattrs,
 }
 
-/// One source in words: how many files, and a digest over all that counts of them.
-pub(super) fn describe(
-    store: &Store,
-    context: &Context,
-    picks: &[Pick],
-) -> Result<String, FilesError> {
-    let items = || picks.iter().flat_map(|pick| pick.items.iter().map(move |item| (pick, item)));
-    let files: Vec<_> = items()
-        .filter(|(_, item)| item.node.stamp.is_some())
-        .map(|(pick, item)| (pick.path.join(&item.below), &item.node))
-        .collect();
-    let count = items().filter(|(_, item)| !item.node.is_directory()).count();
-    let mut fingerprints = fingerprints(store, context, &files)?.into_iter();
-    let mut hasher = Hasher::new();
-    let mut inodes = HashMap::new();
-    for (pick, item) in items() {
-        let print = if item.node.stamp.is_some() { fingerprints.next() } else { None };
-        hash_item(&mut hasher, pick, item, &print.unwrap_or_default());
-        if let Some(inode) = &item.node.inode {
-            hash_link(&mut hasher, &mut inodes, inode);
-        }
+/// The files that one part of a key stands for.
+pub(in crate::build) struct Selection {
+    /// Name of the part.
+    pub(in crate::build) component: String,
+    picks: Vec<Pick>,
+    /// Of the items that are local regular files, in order.
+    prints: Vec<Fingerprint>,
+}
+
+impl Selection {
+    /// Looks at all files of these picks, in the store's stat cache or by reading them.
+    pub(super) fn of(
+        store: &Store,
+        context: &Context,
+        (component, picks): (String, Vec<Pick>),
+    ) -> Result<Self, FilesError> {
+        let files: Vec<_> = items(&picks)
+            .filter(|(_, item)| item.node.stamp.is_some())
+            .map(|(pick, item)| (pick.path.join(&item.below), &item.node))
+            .collect();
+        let prints = fingerprints(store, context, &files)?;
+        Ok(Self { component, picks, prints })
     }
-    let plural = if count == 1 { "" } else { "s" };
-    Ok(format!("{count} file{plural}, {}", hasher.finish()))
+
+    /// In words: how many files, and a digest over all that counts of them.
+    pub(super) fn describe(&self) -> String {
+        let mut hasher = Hasher::new();
+        let mut inodes = HashMap::new();
+        let mut count = 0;
+        let nothing = Fingerprint::default();
+        for (pick, item, print) in self.items() {
+            count += usize::from(!item.node.is_directory());
+            hash_item(&mut hasher, pick, item, print.unwrap_or(&nothing));
+            if let Some(inode) = &item.node.inode {
+                hash_link(&mut hasher, &mut inodes, inode);
+            }
+        }
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} file{plural}, {}", hasher.finish())
+    }
+
+    /// Every item by its path in the context, with all that counts of it; a content by its digest, as
+    /// the attribute [`CONTENT`].
+    pub(in crate::build) fn listing(&self) -> Listing {
+        let mut changes: Vec<Listed> = Vec::new();
+        for (pick, item, print) in self.items() {
+            let mut meta = item.node.meta.clone();
+            meta.mtime = Timestamp::default();
+            if item.role == Role::Top && item.node.is_directory() {
+                meta.mode = 0;
+            }
+            if let Some(print) = print {
+                meta.xattrs.clone_from(&print.xattrs);
+                let content = print.content.map(|content| content.as_bytes().to_vec());
+                meta.xattrs.extend(content.map(|content| (CONTENT.to_vec(), content)));
+            }
+            let path = pick.path.join(&item.below);
+            let entry = Entry { path, kind: item.node.kind.clone(), meta };
+            changes.push(Listed { change: Change::Put(entry), offset: 0 });
+        }
+        changes.sort_by(|one, other| one.change.path().cmp(other.change.path()));
+        changes.dedup_by(|one, other| one.change.path() == other.change.path());
+        Listing { changes }
+    }
+
+    fn items(&self) -> impl Iterator<Item = (&Pick, &Item, Option<&Fingerprint>)> {
+        let mut prints = self.prints.iter();
+        items(&self.picks).map(move |(pick, item)| {
+            let print = item.node.stamp.and_then(|_| prints.next());
+            (pick, item, print)
+        })
+    }
+}
+
+fn items(picks: &[Pick]) -> impl Iterator<Item = (&Pick, &Item)> {
+    picks.iter().flat_map(|pick| pick.items.iter().map(move |item| (pick, item)))
 }
 
 fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint) {

@@ -31,6 +31,8 @@ mod target;
 mod tests;
 mod write;
 
+pub(super) use keys::{CONTENT, Selection};
+
 pub use accounts::user_ids;
 pub use context::{Context, read_in_folder};
 
@@ -40,6 +42,20 @@ use mode::ModeChange;
 use select::{Item, Parents, Pick, Role, select};
 use source::{Node, Opened, Tree};
 use target::{Maker, Target};
+
+/// A key with the files that its parts stand for.
+pub(super) struct Key {
+    /// The parts.
+    pub(super) tree: KeyTree,
+    /// What was selected, to say which file it was that changed.
+    pub(super) selections: Vec<Selection>,
+}
+
+impl Key {
+    pub(super) fn new(kind: &str) -> Self {
+        Self { tree: KeyTree::new(kind), selections: Vec::new() }
+    }
+}
 
 /// Where a source's path starts, resolved.
 #[derive(Clone, Copy)]
@@ -146,32 +162,33 @@ const HEREDOC_MODE: u32 = 0o644;
 /// # Errors
 ///
 /// When a source is missing or cannot be read.
-pub fn key<'a>(
+pub(super) fn key<'a>(
     store: &Store,
     op: &FilesOp,
     base: &[DiffId],
     root_of: &dyn Fn(OpId) -> Root<'a>,
-) -> Result<KeyTree, FilesError> {
-    let mut tree = KeyTree::new("files");
+) -> Result<Key, FilesError> {
+    let mut key = Key::new("files");
+    let tree = &mut key.tree;
     if looks_at_base(op) {
         tree.add("base", chain(base));
     }
     for action in &op.actions {
         match action {
             FileAction::MakeDirectory { path, owner } => {
-                tree.add("directory", path);
-                tree.add("owner", owner);
+                key.tree.add("directory", path);
+                key.tree.add("owner", owner);
             }
             FileAction::Copy { sources, destination, .. } => {
-                tree.add("destination", destination);
-                add_flags(&mut tree, action);
+                key.tree.add("destination", destination);
+                add_flags(&mut key.tree, action);
                 for source in sources {
-                    add_source(&mut tree, store, (action, source), root_of)?;
+                    add_source(&mut key, store, (action, source), root_of)?;
                 }
             }
         }
     }
-    Ok(tree)
+    Ok(key)
 }
 
 /// Makes the op's layer: plain tar blob, listing and layer record in the store.
@@ -269,12 +286,13 @@ fn add_flags(tree: &mut KeyTree, action: &FileAction) {
 }
 
 fn add_source<'a>(
-    tree: &mut KeyTree,
+    key: &mut Key,
     store: &Store,
     (action, source): (&FileAction, &CopySource),
     root_of: &dyn Fn(OpId) -> Root<'a>,
 ) -> Result<(), FilesError> {
     let path = &source.path;
+    let tree = &mut key.tree;
     match &source.root {
         SourceRoot::Inline(bytes) => {
             tree.add(&format!("heredoc {path}"), Digest::of(bytes));
@@ -289,7 +307,10 @@ fn add_source<'a>(
             }
             Root::Context(context) => {
                 let picks = select_for(&Tree::Folder(context), path, action)?;
-                tree.add(&format!("source {path}"), keys::describe(store, context, &picks)?);
+                let named = (format!("source {path}"), picks);
+                let selection = Selection::of(store, context, named)?;
+                tree.add(&selection.component, selection.describe());
+                key.selections.push(selection);
             }
         },
     }

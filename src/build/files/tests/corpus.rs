@@ -146,7 +146,7 @@ impl Runner {
                     let layer = make_layer(&self.store, op, below, &root_of, clock);
                     let layer = layer.map_err(|error| error.to_string())?;
                     let after = key(&self.store, op, below, &root_of).map_err(|e| e.to_string())?;
-                    assert_eq!(before.key(), after.key(), "looking changes no key");
+                    assert_eq!(before.tree.key(), after.tree.key(), "looking changes no key");
                     Done::Stack([&below[..], &[layer]].concat())
                 }
                 Op::Run(_) => unreachable!("cases with processes are left out"),

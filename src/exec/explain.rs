@@ -1,0 +1,41 @@
+//! What a run would do again, and why: the cache is asked, and nothing is built.
+
+use super::{
+    ExecError, Setup,
+    prepare::{self, BuiltImages},
+};
+use crate::{build, plan::Plan, registry::Client};
+
+/// Tells of every step of a plan, by events, whether it would be done and what is different. Returns
+/// images that stand on one that would be built again, with that one's name: nothing can be said of
+/// their steps.
+///
+/// # Errors
+///
+/// When a file that the plan names cannot be read, or a base cannot be found.
+pub async fn explain(plan: &Plan, setup: &Setup) -> Result<Vec<(String, String)>, ExecError> {
+    let client = Client::new(prepare::client_options(plan, setup)?)?;
+    let workshop = prepare::workshop(&client, setup);
+    let _lease = setup.store.lease()?;
+    let (mut built, mut skipped) = (BuiltImages::new(), Vec::new());
+    for image in &plan.images {
+        if let Some(needed) = image.needs.iter().find(|name| !built.contains_key(*name)) {
+            skipped.push((image.name.clone(), needed.clone()));
+            continue;
+        }
+        let request = prepare::build_request(image, setup, &built)?;
+        let workshop = workshop.clone();
+        let work = tokio::task::spawn_blocking(move || build::explain(&workshop, &request));
+        let known = match work.await {
+            Ok(known) => known.map_err(ExecError::Build)?,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("nothing aborts an explanation: {error}"),
+            },
+        };
+        if let Some(known) = known {
+            built.insert(image.name.clone(), known.images);
+        }
+    }
+    Ok(skipped)
+}
