@@ -23,6 +23,10 @@ use crate::sandbox::{
 /// Links that are followed for one mount point (Linux follows as many).
 const LINKS_MAX: usize = 40;
 
+/// How often a path with `..` is tried: whenever something is renamed or mounted anywhere at the same time, the
+/// kernel cannot vouch for it and says EAGAIN (openat2(2)).
+const OPEN_TRIES_MAX: usize = 10_000;
+
 /// Longest path (`PATH_MAX`).
 const PATH_BYTES_MAX: usize = 4096;
 
@@ -68,7 +72,13 @@ fn open_inside(root: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> Sys<OwnedFd>
     let mut buffer = [0u8; PATH_BYTES_MAX];
     let path = terminated(path, &mut buffer)?;
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), inside)
+    let mut tries = 1;
+    loop {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), inside) {
+            Err(Errno::AGAIN) if tries < OPEN_TRIES_MAX => tries += 1,
+            other => return other,
+        }
+    }
 }
 
 fn terminated<'a>(bytes: &[u8], buffer: &'a mut [u8; PATH_BYTES_MAX]) -> Sys<&'a CStr> {
