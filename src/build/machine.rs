@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock, atomic::Ordering, mpsc},
+    sync::{Arc, Mutex, OnceLock, atomic::Ordering, mpsc},
     time::Instant,
 };
 
@@ -11,7 +11,7 @@ use super::{
     bases::{Base, Bases},
     downloads::Local,
     files::{self, Clock, Context, Key, Root},
-    process, reason, result,
+    process, reason, result, strict,
 };
 use crate::{
     dag::{self, NodeId, Schedule},
@@ -25,22 +25,27 @@ use crate::{
     tree::Timestamp,
 };
 
-/// What the build checks find, on every platform asked for; only configs of base images are fetched.
+/// What the build checks find, and after it what the rules of our own find, on every platform asked for; only configs of
+/// base images are fetched.
 ///
 /// # Errors
 ///
 /// When the Dockerfile cannot be built; what was found before is in the [`dockerfile::DockerfileError`].
-pub fn check(workshop: &Workshop, request: &BuildRequest) -> Result<Vec<Warning>, BuildFailure> {
+pub fn check(
+    workshop: &Workshop,
+    request: &BuildRequest,
+) -> Result<(Vec<Warning>, Vec<Warning>), BuildFailure> {
     let fail = |error: BuildError| BuildFailure::new(request, None, error);
     let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
-    let mut warnings = Vec::new();
+    let (mut warnings, mut advice) = (Vec::new(), Vec::new());
     let host = [Platform::host()];
     for platform in asked(request, &host) {
         let bases = Bases::new(workshop, request);
         let lowered = bases.lower(&parsed, platform, dockerfile::lower_for_check)?;
         merge_warnings(&mut warnings, &lowered.warnings);
+        merge_warnings(&mut advice, &lowered.advice);
     }
-    Ok(warnings)
+    Ok((warnings, advice))
 }
 
 /// Builds an image for every platform asked for; it is in the store afterwards, without a name.
@@ -82,6 +87,7 @@ fn perform(
         if request.platforms.is_empty() {
             lowered.take_platform_of_base();
         }
+        strict::check(request, &lowered).map_err(fail)?;
         let epoch = epoch(request, &lowered).map_err(fail)?;
         let machine = Machine::new(workshop, request, &lowered, (bases, epoch, mode));
         let Some(stack) = machine.run()? else {
@@ -96,9 +102,11 @@ fn perform(
         built.cached += machine.cached.load(Ordering::Relaxed);
         built.images.push((platform.clone(), image));
         merge_warnings(&mut built.warnings, &lowered.warnings);
+        merge_warnings(&mut built.advice, &machine.advice());
         built.unused_args.clone_from(&lowered.unused_args);
     }
     built.warnings.sort_by_key(|warning| warning.location.lines.0);
+    built.advice.sort_by_key(|warning| warning.location.lines.0);
     built.duration = started.elapsed();
     Ok(is_whole.then_some(built))
 }
@@ -162,6 +170,8 @@ struct Machine<'a> {
     cached: std::sync::atomic::AtomicUsize,
     /// `SOURCE_DATE_EPOCH` in force.
     epoch: Option<i64>,
+    /// What the files of steps showed.
+    advice: Mutex<Vec<Warning>>,
 }
 
 impl<'a> Machine<'a> {
@@ -182,7 +192,8 @@ impl<'a> Machine<'a> {
         let steps = lowered.graph.ids().map(number).collect();
         let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let cached = std::sync::atomic::AtomicUsize::new(0);
-        Self { workshop, request, lowered, bases, mode, results, steps, cached, epoch }
+        let advice = Mutex::default();
+        Self { workshop, request, lowered, bases, mode, results, steps, cached, epoch, advice }
     }
 
     /// Runs every op; independent ones at once. `None` when the result was only explained.
@@ -368,6 +379,9 @@ impl<'a> Machine<'a> {
         if self.request.cache == CacheUse::Use
             && let Some(record) = store.cached(key)?
         {
+            if self.request.strict && self.mode == Mode::Build {
+                self.look(id, below, local.as_ref(), record.diff_id)?;
+            }
             return Ok((Some(record.diff_id), None));
         }
         let site = self.site(id);
@@ -399,6 +413,7 @@ impl<'a> Machine<'a> {
         let record = CacheRecord { diff_id, tree, site, made_at, took_ms, selections };
         store.put_cached(key, &record)?;
         store.put_site(&self.site_of_any_platform(id), key);
+        self.look(id, below, local.as_ref(), diff_id)?;
         Ok((Some(diff_id), Some(reason)))
     }
 
@@ -432,6 +447,38 @@ impl<'a> Machine<'a> {
             Some(difference) => Ok(difference),
             None => of_cache("its layer is gone from the store"),
         }
+    }
+
+    /// Looks for what rules of our own ask of the files of a step that made `layer`.
+    fn look(
+        &self,
+        id: OpId,
+        below: &Stack,
+        local: Option<&Local>,
+        layer: DiffId,
+    ) -> Result<(), BuildError> {
+        let (Some(asked), Some(local)) = (self.lowered.file_rules.get(&id), local) else {
+            return Ok(());
+        };
+        self.fetch_for_files(&local.op, below)?;
+        let root_of = |id: OpId| self.root_in(Some(local), id);
+        let store = &self.workshop.store;
+        let mut found = files::advice(store, &local.op, (&below.layers, layer), &root_of)?;
+        found.retain(|(rule, _)| asked.rules.contains(rule));
+        let location = || asked.location.clone();
+        let warning = |(rule, message)| Warning { rule, message, location: location() };
+        let found: Vec<Warning> = found.into_iter().map(warning).collect();
+        if self.request.strict && !found.is_empty() {
+            return Err(strict::refused(&found));
+        }
+        self.advice.lock().expect("no holder panics").extend(found);
+        Ok(())
+    }
+
+    /// What the rules of our own found, in the Dockerfile and in files.
+    fn advice(&self) -> Vec<Warning> {
+        let of_files = self.advice.lock().expect("no holder panics");
+        self.lowered.advice.iter().chain(of_files.iter()).cloned().collect()
     }
 
     fn key(

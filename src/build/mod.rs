@@ -14,6 +14,7 @@ mod process;
 mod reason;
 mod result;
 mod source;
+mod strict;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -102,6 +103,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
+    /// Whether what the rules of our own find fails the build.
+    pub strict: bool,
 }
 
 /// Whether base images are looked up again.

@@ -21,6 +21,8 @@ pub struct Built {
     pub steps: usize,
     /// What the build checks found, each once.
     pub warnings: Vec<Warning>,
+    /// What the rules of our own found, each once.
+    pub advice: Vec<Warning>,
     /// `--build-arg`s that no `ARG` asked for.
     pub unused_args: Vec<String>,
     /// How long it took.

@@ -18,7 +18,8 @@ use super::{
 #[command(after_help = concat!(
     "Examples:\n",
     "  idpbuilder check\n",
-    "  idpbuilder check -f deploy/Dockerfile ."
+    "  idpbuilder check -f deploy/Dockerfile .\n",
+    "  idpbuilder check --strict"
 ))]
 pub(super) struct CheckArgs {
     #[command(flatten)]
@@ -37,13 +38,19 @@ pub(super) fn perform(global: &Global, sources: &SourceArgs) -> Result<ExitCode,
     let cancel = setup::cancel_on_signals(&runtime);
     let setup = setup::exec_setup(global, store, cancel, None)?;
     let checked = runtime.block_on(exec::check(&plan, &setup))?;
-    let mut found = 0;
+    let (mut found, mut unsaid) = (0, 0);
     let mut failures = Vec::new();
-    for Checked { dockerfile, warnings, failure } in checked {
+    for Checked { dockerfile, warnings, advice, failure } in checked {
         let path = Path::new(&dockerfile.name).file_name();
         let name = path.map_or_else(|| dockerfile.name.clone(), |name| name.display().to_string());
         setup::print(&lint::listing(&warnings, &name, &dockerfile.text));
         found += warnings.len();
+        if sources.strict {
+            setup::print(&lint::listing(&advice, &name, &dockerfile.text));
+            found += advice.len();
+        } else {
+            unsaid += advice.len();
+        }
         failures.extend(failure.map(ExecError::Build));
     }
     if !failures.is_empty() {
@@ -56,6 +63,11 @@ pub(super) fn perform(global: &Global, sources: &SourceArgs) -> Result<ExitCode,
             1 => "\ncheck complete, 1 warning found".to_owned(),
             count => format!("\ncheck complete, {count} warnings found"),
         });
+        if unsaid > 0 {
+            setup::tell(&format!(
+                "{unsaid} more by rules of idpbuilder itself: --strict shows them"
+            ));
+        }
     }
     Ok(ExitCode::from(if found == 0 { 0 } else { BUILD }))
 }

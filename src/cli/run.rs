@@ -29,6 +29,9 @@ pub(super) struct RunArgs {
     pub(super) selection: SelectionArgs,
     #[command(flatten)]
     pub(super) running: RunningArgs,
+    /// Fails for what the rules of idpbuilder itself find, in every image (schema/checks.md).
+    #[arg(long)]
+    strict: bool,
     /// Shows the plan and runs nothing.
     #[arg(long)]
     dry_run: bool,
@@ -50,7 +53,10 @@ pub(super) struct RunningArgs {
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
     let loaded = project::load(&args.project)?;
-    let plan = project::plan(&loaded, &args.selection)?;
+    let mut plan = project::plan(&loaded, &args.selection)?;
+    if args.strict {
+        plan.images.iter_mut().for_each(|image| image.strict = true);
+    }
     if args.dry_run {
         setup::print(&report::plan_table(&plan));
         return Ok(ExitCode::SUCCESS);
@@ -126,7 +132,7 @@ fn tell_warnings(global: &Global, report: &Report) {
         for unused in &image.unused_args {
             setup::tell(&format!("warning: {}: {unused}", image.name));
         }
-        for warning in &image.warnings {
+        for warning in image.warnings.iter().chain(&image.advice) {
             let line = warning.location.lines.0;
             let (rule, message) = (warning.rule, &warning.message);
             setup::tell(&format!("warning: {}: line {line}: {message} ({rule})", image.name));

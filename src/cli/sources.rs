@@ -40,6 +40,9 @@ pub(super) struct SourceArgs {
     /// Named context: a folder, oci-layout://FOLDER[:TAG], or docker-image://REFERENCE.
     #[arg(long, value_name = "NAME=SOURCE")]
     build_context: Vec<String>,
+    /// Fails for what the rules of idpbuilder itself find, which are no rules of BuildKit (schema/checks.md).
+    #[arg(long)]
+    pub(super) strict: bool,
     /// Serves a registry from another address: `docker.io=HOST:PORT/PREFIX`.
     #[arg(long, value_name = "REGISTRY=ADDRESS")]
     mirror: Vec<String>,
@@ -56,6 +59,7 @@ impl SourceArgs {
         }
         let mut flags = BuildFlags::new(dockerfile(self, &context)?, Some(context));
         flags.target.clone_from(&self.target);
+        flags.strict = self.strict;
         flags.args = build_args(&self.build_arg)?;
         flags.platforms = self
             .platform

@@ -28,6 +28,16 @@ pub struct Dockerfile {
     pub warnings: Vec<Warning>,
 }
 
+impl Dockerfile {
+    /// Every instruction in order: global arguments, then each `FROM` and what follows it.
+    pub fn instructions(&self) -> impl Iterator<Item = &Instruction> {
+        let staged = self.stages.iter();
+        let staged =
+            staged.flat_map(|stage| std::iter::once(&stage.from).chain(&stage.instructions));
+        self.global_args.iter().chain(staged)
+    }
+}
+
 /// Parser directives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directives {

@@ -17,6 +17,8 @@ pub struct Expanded {
     pub text: String,
     /// Variables that were asked for and are not set, each once, in order (for the check on undefined variables).
     pub unset: Vec<String>,
+    /// Whether `${x//a/b}` put in a `b` with `$`, which stands for a group of the match.
+    pub template: bool,
 }
 
 /// Why a text cannot be expanded; the message is BuildKit's (`failed to process "${x:?}": …`).
@@ -31,6 +33,12 @@ pub struct ExpandError {
     pub unset: Vec<String>,
 }
 
+impl Expanded {
+    fn of(Lexed { text, unset, template, .. }: Lexed) -> Self {
+        Self { text, unset, template }
+    }
+}
+
 /// Expands variables in `word`, and removes quotes and escapes.
 ///
 /// # Errors
@@ -43,7 +51,7 @@ pub fn expand(
 ) -> Result<Expanded, ExpandError> {
     let rules =
         Rules { escape, quotes: Quotes::Remove, escapes: Escapes::Remove, unset: Unset::Empty };
-    run(word, rules, env).map(|lexed| Expanded { text: lexed.text, unset: lexed.unset })
+    run(word, rules, env).map(Expanded::of)
 }
 
 /// Expands variables in the body of a heredoc that COPY or ADD takes: quotes stay, `\` escapes.
@@ -61,7 +69,7 @@ pub fn expand_body(
         escapes: Escapes::Remove,
         unset: Unset::Empty,
     };
-    run(body, rules, env).map(|lexed| Expanded { text: lexed.text, unset: lexed.unset })
+    run(body, rules, env).map(Expanded::of)
 }
 
 /// Expands `text`, then splits the result at the blanks that no quote protects.
@@ -87,7 +95,10 @@ pub(super) fn run(
 ) -> Result<Lexed, ExpandError> {
     let mut lexer = Lexer::new(text, rules, env);
     match lexer.all() {
-        Ok((text, words)) => Ok(Lexed { text, words, unset: lexer.into_unset() }),
+        Ok((text, words)) => {
+            let template = lexer.has_template();
+            Ok(Lexed { text, words, unset: lexer.into_unset(), template })
+        }
         Err(reason) => Err(ExpandError {
             source_text: text.to_owned(),
             reason: reason.to_string(),

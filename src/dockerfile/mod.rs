@@ -19,7 +19,8 @@ use thiserror::Error;
 pub use ast::{Dockerfile, Location};
 pub use lint::Warning;
 pub use lower::{
-    ContextKind, Epoch, ImageRequest, LowerOptions, Lowered, Lowering, lower, lower_for_check,
+    ContextKind, Epoch, FileRules, ImageRequest, LowerOptions, Lowered, Lowering, lower,
+    lower_for_check,
 };
 pub use parse::{
     DOCKERFILE_BYTES_MAX, INSTRUCTIONS_MAX, Syntax, detect_syntax, parse, parse_trigger,

@@ -94,6 +94,15 @@ pub(super) fn read_unexpanded(value: &str) -> Result<Mount, String> {
     Ok(mount)
 }
 
+/// Whether `type` stands behind another key, which was read as one of a bind mount.
+pub(super) fn type_comes_late(value: &str) -> bool {
+    let fields = csv_record(value).unwrap_or_default();
+    let is_type = |field: &String| {
+        field.split_once('=').is_some_and(|(key, _)| key.eq_ignore_ascii_case("type"))
+    };
+    fields.iter().skip(1).any(is_type) && !fields.first().is_some_and(is_type)
+}
+
 fn valueless(mount: &mut Mount, field: &str) -> Result<(), String> {
     match field.to_lowercase().as_str() {
         "readonly" | "ro" => mount.read_only = Some(true),

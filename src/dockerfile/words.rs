@@ -53,6 +53,7 @@ pub(super) struct Lexed {
     pub(super) text: String,
     pub(super) words: Vec<String>,
     pub(super) unset: Vec<String>,
+    pub(super) template: bool,
 }
 
 /// What is wrong with a text.
@@ -65,6 +66,8 @@ pub(super) struct Lexer<'a> {
     env: &'a dyn Fn(&str) -> Option<String>,
     unset: Vec<String>,
     unset_seen: HashSet<String>,
+    /// Whether a replacement of `${x//a/b}` had a `$` in it.
+    template: bool,
     depth: usize,
     work_bytes: usize,
     work_bytes_max: usize,
@@ -113,6 +116,7 @@ impl<'a> Lexer<'a> {
             env,
             unset: Vec::new(),
             unset_seen: HashSet::new(),
+            template: false,
             depth: 0,
             work_bytes: 0,
             work_bytes_max: text.len() + WORK_BYTES_MAX,
@@ -129,6 +133,10 @@ impl<'a> Lexer<'a> {
 
     pub(super) fn into_unset(self) -> Vec<String> {
         self.unset
+    }
+
+    pub(super) fn has_template(&self) -> bool {
+        self.template
     }
 
     fn peek(&self) -> Option<char> {
@@ -434,6 +442,7 @@ impl<'a> Lexer<'a> {
         let compiled =
             Pattern::new(&pattern).map_err(|reason| invalid_pattern(&pattern, &reason))?;
         let value = value.unwrap_or_default();
+        self.template |= all && replacement.contains('$');
         let replace = if all { replace_all } else { replace_first };
         replace(&compiled, &value, &replacement, &mut self.budget).map_err(Reason::Borrowed)
     }

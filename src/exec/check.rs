@@ -20,6 +20,8 @@ pub struct Checked {
     pub dockerfile: Arc<DockerfileText>,
     /// Findings, in the order in which they were made.
     pub warnings: Vec<Warning>,
+    /// What the rules of our own found.
+    pub advice: Vec<Warning>,
     /// Why it cannot be built.
     pub failure: Option<BuildFailure>,
 }
@@ -48,14 +50,14 @@ pub async fn check(plan: &Plan, setup: &Setup) -> Result<Vec<Checked>, ExecError
             },
         };
         checked.push(match outcome {
-            Ok(warnings) => Checked { dockerfile, warnings, failure: None },
+            Ok((warnings, advice)) => Checked { dockerfile, warnings, advice, failure: None },
             Err(failure) => {
                 let warnings = if let BuildError::Dockerfile(error) = failure.error.as_ref() {
                     error.warnings.clone()
                 } else {
                     Vec::new()
                 };
-                Checked { dockerfile, warnings, failure: Some(failure) }
+                Checked { dockerfile, warnings, advice: Vec::new(), failure: Some(failure) }
             }
         });
     }

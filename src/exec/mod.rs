@@ -107,6 +107,8 @@ pub struct ImageReport {
     pub pushed: Vec<(String, Digest)>,
     /// What the build checks found.
     pub warnings: Vec<Warning>,
+    /// What the rules of our own found.
+    pub advice: Vec<Warning>,
     /// `--build-arg`s that no `ARG` asked for.
     pub unused_args: Vec<String>,
     /// From the beginning of its first step to the end of its last, in seconds.

@@ -158,6 +158,7 @@ pub(super) fn build_request(
         refresh: setup.refresh,
         secrets: plan.secrets.clone(),
         allow: plan.allow.clone(),
+        strict: plan.strict,
     })
 }
 

@@ -181,12 +181,13 @@ impl Runner {
             tags: Vec::new(),
             pushed: Vec::new(),
             warnings: Vec::new(),
+            advice: Vec::new(),
             unused_args: Vec::new(),
             seconds: 0.0,
         };
         self.lock().reports.insert(image.name.clone(), report.clone());
         let request = prepare::build_request(image, &self.setup, &built)?;
-        let Built { images, base_layers, cached, steps, warnings, unused_args, .. } =
+        let Built { images, base_layers, cached, steps, warnings, advice, unused_args, .. } =
             build::build(&self.workshop, &request).map_err(|failure| {
                 let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
                 if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
@@ -202,7 +203,7 @@ impl Runner {
             cached,
             steps,
         };
-        (report.warnings, report.unused_args) = (warnings, unused_args);
+        (report.warnings, report.advice, report.unused_args) = (warnings, advice, unused_args);
         let mut progress = self.lock();
         progress.reports.insert(image.name.clone(), report);
         progress.base_layers.insert(image.name.clone(), base_layers);
@@ -426,6 +427,7 @@ impl Runner {
                 tags: Vec::new(),
                 pushed: Vec::new(),
                 warnings: Vec::new(),
+                advice: Vec::new(),
                 unused_args: Vec::new(),
                 seconds: 0.0,
             }));

@@ -55,6 +55,8 @@ pub struct BuildFlags {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
+    /// Whether what the rules of our own find fails the build.
+    pub strict: bool,
 }
 
 /// Whether an image leaves the machine.
@@ -89,6 +91,7 @@ impl BuildFlags {
             mirrors: BTreeMap::new(),
             secrets: BTreeMap::new(),
             allow: BTreeSet::new(),
+            strict: false,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Plan {
             export: true,
             secrets: flags.secrets,
             allow: flags.allow,
+            strict: flags.strict,
         };
         let by_address = |registry: RegistryPlan| (registry.address.clone(), registry);
         let mut plan = Self {

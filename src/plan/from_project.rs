@@ -211,6 +211,7 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         export: image.export,
         secrets: secrets(image, root),
         allow: BTreeSet::new(),
+        strict: image.strict,
     }
 }
 

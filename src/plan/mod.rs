@@ -78,6 +78,8 @@ pub struct ImagePlan {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What its processes may do besides.
     pub allow: BTreeSet<Entitlement>,
+    /// Whether what the rules of our own find fails the build.
+    pub strict: bool,
 }
 
 /// What a process of a build may do only when the user allows it.

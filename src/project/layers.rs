@@ -100,6 +100,7 @@ pub(super) fn resolve_image(
         (None, false) => Some(PathBuf::from(".")),
     };
     let export = layers.single("export").and_then(|node| node.args.first());
+    let strict = layers.single("strict").and_then(|node| node.args.first());
     Image {
         dockerfile: dockerfile(&layers, context.as_ref(), fill),
         context,
@@ -127,6 +128,7 @@ pub(super) fn resolve_image(
             _ => Codec::Gzip,
         },
         secrets: secrets(&layers, nodes, fill),
+        strict: matches!(strict, Some(Value { data: Data::Flag(true), .. })),
         name,
     }
 }

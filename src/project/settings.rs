@@ -140,6 +140,8 @@ pub struct Image {
     pub compression: Codec,
     /// Secrets that its processes may read, by name; without optional ones that have no value.
     pub secrets: BTreeMap<String, SecretFrom>,
+    /// Whether what the rules of our own find fails the build.
+    pub strict: bool,
 }
 
 /// A Dockerfile.

@@ -417,6 +417,14 @@ const COMPRESSION: NodeSpec = NodeSpec::new(
 .args(&[arg("codec", CODECS, Count::One)])
 .unset();
 
+const STRICT: NodeSpec = NodeSpec::new(
+    "strict",
+    "`#true`: what the rules of our own find fails the build; see `checks.md`.",
+    "strict #true",
+)
+.args(&[arg("value", Kind::Flag, Count::One)])
+.unset();
+
 static DEFAULTS_NODES: &[NodeSpec] = &[
     CONTEXT,
     ARGS,
@@ -426,6 +434,7 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     PUSH,
     REPRODUCIBLE,
     COMPRESSION,
+    STRICT,
     NodeSpec::later("cache"),
 ];
 
@@ -490,6 +499,7 @@ static IMAGE_NODES: &[NodeSpec] = &[
     .unset(),
     REPRODUCIBLE,
     COMPRESSION,
+    STRICT,
     NodeSpec::new(
         "secrets",
         "Secrets that `RUN --mount=type=secret,id=NAME` may read.",

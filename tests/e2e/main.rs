@@ -19,5 +19,6 @@ mod publication;
 mod readme;
 mod registries;
 mod repeat;
+mod strict;
 mod support;
 mod watching;

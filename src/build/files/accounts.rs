@@ -142,6 +142,26 @@ pub(super) fn owner_ids(
     Ok((uid, gid))
 }
 
+/// Names of an owner that the image does not know, as sentences; [`owner_ids`] takes 0 for them.
+pub(super) fn unknown_names(accounts: &dyn Lookup, typed: &str) -> Result<Vec<String>, FilesError> {
+    let (user, group) = typed.split_once(':').unwrap_or((typed, ""));
+    let mut found = Vec::new();
+    if !user.is_empty() && number_of(user)?.is_none() {
+        let users = accounts.users()?;
+        if !users.iter().any(|known| known.name == user) {
+            found.push(unknown("user", user, users.iter().map(|known| &known.name)).to_string());
+        }
+    }
+    if !group.is_empty() && number_of(group)?.is_none() {
+        let groups = accounts.groups()?;
+        if !groups.iter().any(|known| known.name == group) {
+            let names = groups.iter().map(|known| &known.name);
+            found.push(unknown("group", group, names).to_string());
+        }
+    }
+    Ok(found)
+}
+
 /// A number as typed; `None` for a name. Other spellings of a number (`-1`, `00`, `0x0`) are refused:
 /// what one program takes for a name another takes for root.
 fn number_of(typed: &str) -> Result<Option<u32>, FilesError> {

@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod accounts;
+mod advice;
 mod archive;
 mod context;
 mod copy;
@@ -34,6 +35,7 @@ mod write;
 pub(super) use keys::{CONTENT, Selection};
 
 pub use accounts::user_ids;
+pub use advice::{Advice, advice};
 pub use context::{Context, read_in_folder};
 
 use accounts::{Lookup, owner_ids};
@@ -246,6 +248,11 @@ pub(super) fn looks_at_base(op: &FilesOp) -> bool {
     op.actions.iter().any(needs_base)
 }
 
+/// Whether source paths are kept below the destination.
+fn copies_below(action: &FileAction) -> bool {
+    matches!(action, FileAction::Copy { parents: true, .. })
+}
+
 /// `--link` makes its layer on nothing; BuildKit ignores it together with `--chmod`.
 fn needs_base(action: &FileAction) -> bool {
     match action {
@@ -318,8 +325,9 @@ fn add_source<'a>(
 }
 
 fn select_for(tree: &Tree<'_>, path: &str, action: &FileAction) -> Result<Vec<Pick>, FilesError> {
-    let FileAction::Copy { exclude, parents, .. } = action else { return Ok(Vec::new()) };
-    select(tree, path, exclude, if *parents { Parents::Kept } else { Parents::Dropped })
+    let FileAction::Copy { exclude, .. } = action else { return Ok(Vec::new()) };
+    let parents = if copies_below(action) { Parents::Kept } else { Parents::Dropped };
+    select(tree, path, exclude, parents)
 }
 
 fn remote(source: &CopySource) -> FilesError {

@@ -1,16 +1,19 @@
 //! Warnings of the build checks: values with rule, message and place.
 //!
-//! `rules` finds what a file shows without expansion; `options` knows who may speak; `listing` tells it. The checks that need values of
-//! variables are found while lowering.
+//! `rules` finds what a file shows without expansion, `own` the same for the rules that BuildKit has not; `options` knows who may speak;
+//! `listing` tells it. The checks that need values of variables are found while lowering.
 
 mod listing;
 mod options;
+mod own;
 mod rules;
 
 use super::ast::{Dockerfile, Location};
 
 pub use listing::listing;
 pub use options::{CheckOptions, Selection, applies};
+pub(super) use own::{DOLLAR_IN_REPLACEMENT, of_instruction};
+pub use own::{OWN_RULES, UNKNOWN_OWNER, UNMATCHED_WILDCARD, UNUSABLE_DIRECTORY};
 pub(super) use rules::{empty_continuation, of_definition, of_words, whole_file};
 
 /// Rules that BuildKit finds while it goes through a stage: they speak only of stages that are built.
@@ -22,16 +25,19 @@ pub const STAGE_RULES: &[&str] =
 pub struct Warning {
     /// Name of the rule, such as `StageNameCasing`.
     pub rule: &'static str,
-    /// What is wrong here, in BuildKit's words.
+    /// What is wrong here, in BuildKit's words where the rule is BuildKit's.
     pub message: String,
     /// Where.
     pub location: Location,
 }
 
 impl Warning {
-    /// Page that explains the rule.
+    /// Page that explains the rule: BuildKit's, or for rules of our own a place in this repository.
     #[must_use]
     pub fn url(&self) -> String {
+        if OWN_RULES.contains(&self.rule) {
+            return format!("schema/checks.md#{}", self.rule.to_lowercase());
+        }
         let mut kebab = String::new();
         let mut previous_is_lower = false;
         let mut letters = self.rule.chars().peekable();

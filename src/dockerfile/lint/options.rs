@@ -103,9 +103,7 @@ impl CheckOptions {
     /// The warnings that may speak, each once, in the order of their lines; the instructions are those of `dockerfile`.
     #[must_use]
     pub fn keep(&self, dockerfile: &Dockerfile, warnings: Vec<Warning>) -> Vec<Warning> {
-        let stages = dockerfile.stages.iter();
-        let staged = stages.flat_map(|s| std::iter::once(&s.from).chain(&s.instructions));
-        let all = dockerfile.global_args.iter().chain(staged);
+        let all = dockerfile.instructions();
         // A warning about a part of an instruction stands on one of its lines, most often the first or last.
         let mut by_line = HashMap::new();
         for instruction in all.filter(|instruction| !instruction.comments.is_empty()) {

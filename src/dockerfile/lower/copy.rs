@@ -136,8 +136,9 @@ impl Build<'_> {
             link: copy.link && mode.is_none(),
             unpack,
         };
-        let op = Op::Files(FilesOp { base: work.op, actions: vec![action] });
+        let op = Op::Files(FilesOp { base: work.op, actions: vec![action.clone()] });
         self.push(work, command, op, "");
+        self.watch_files(work, &command.instruction, &action);
         commit(&mut work.image, shown, Made::Layer);
         Ok(())
     }

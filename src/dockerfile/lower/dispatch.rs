@@ -237,8 +237,9 @@ impl Build<'_> {
         if path != "/" {
             let owner = work.image.config.user.clone();
             let action = FileAction::MakeDirectory { path: path.clone(), owner };
-            let op = Op::Files(FilesOp { base: work.op, actions: vec![action] });
+            let op = Op::Files(FilesOp { base: work.op, actions: vec![action.clone()] });
             self.push(work, command, op, "");
+            self.watch_files(work, at, &action);
             made = Made::Layer;
         }
         commit(&mut work.image, format!("WORKDIR {path}"), made);

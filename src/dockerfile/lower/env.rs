@@ -26,6 +26,8 @@ pub(super) struct Word {
     pub used: Vec<String>,
     /// Variables that were asked for and are not set.
     pub unset: Vec<String>,
+    /// Whether a replacement had a `$` in it.
+    pub template: bool,
 }
 
 impl Env {
@@ -90,11 +92,11 @@ impl Env {
             }
             value
         };
-        let (text, unset) = match expand(&get) {
-            Ok(done) => (Ok(done.text), done.unset),
-            Err(error) => (Err(error.to_string()), error.unset),
+        let (text, unset, template) = match expand(&get) {
+            Ok(done) => (Ok(done.text), done.unset, done.template),
+            Err(error) => (Err(error.to_string()), error.unset, false),
         };
-        Word { text, used: used.into_inner(), unset }
+        Word { text, used: used.into_inner(), unset, template }
     }
 }
 

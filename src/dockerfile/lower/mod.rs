@@ -13,6 +13,7 @@ mod copy;
 mod dispatch;
 mod env;
 mod expose;
+mod file_rules;
 mod git;
 mod history;
 mod ignored;
@@ -103,10 +104,23 @@ pub struct Lowered {
     pub base_platform: Platform,
     /// What the build checks found.
     pub warnings: Vec<Warning>,
+    /// What the rules of our own found ([`crate::dockerfile::lint::OWN_RULES`]).
+    pub advice: Vec<Warning>,
+    /// Rules of our own that only files can answer, and the ops to ask.
+    pub file_rules: BTreeMap<OpId, FileRules>,
     /// `--build-arg`s that no `ARG` asks for, one sentence each (rule `UnusedBuildArg`).
     pub unused_args: Vec<String>,
     /// `SOURCE_DATE_EPOCH`, from `--build-arg` or a global `ARG`.
     pub epoch: Option<Epoch>,
+}
+
+/// What to look for when the files of an op are known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileRules {
+    /// Rules that may speak here.
+    pub rules: Vec<&'static str>,
+    /// Where the instruction stands.
+    pub location: Location,
 }
 
 impl Lowered {
@@ -218,6 +232,7 @@ struct Build<'a> {
     /// How many have yet to start from each state, or to end with it.
     heirs: Vec<usize>,
     graph: OpGraph,
+    file_rules: BTreeMap<OpId, FileRules>,
     /// Sources are in the graph once.
     sources: HashMap<base::Source, OpId>,
     ignore: Option<Ignored>,
@@ -244,6 +259,7 @@ impl<'a> Build<'a> {
             names: HashMap::new(),
             heirs: Vec::new(),
             graph: OpGraph::default(),
+            file_rules: BTreeMap::new(),
             sources: HashMap::new(),
             ignore: None,
         }
@@ -297,6 +313,8 @@ impl<'a> Build<'a> {
             history_below: work.history_below,
             base_platform,
             warnings: std::mem::take(&mut self.report.warnings),
+            advice: std::mem::take(&mut self.report.advice),
+            file_rules: std::mem::take(&mut self.file_rules),
             unused_args: args::unused_args(self.dockerfile, self.options),
             epoch: self.globals.epoch.clone(),
         })))

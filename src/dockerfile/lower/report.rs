@@ -1,7 +1,9 @@
 //! What the build checks found, and which of it may be said.
 
 use crate::dockerfile::ast::{Dockerfile, Instruction, Location};
-use crate::dockerfile::lint::{CheckOptions, STAGE_RULES, Warning};
+use crate::dockerfile::lint::{
+    CheckOptions, DOLLAR_IN_REPLACEMENT, STAGE_RULES, Warning, of_instruction,
+};
 use crate::dockerfile::suggest::nearest;
 
 use super::Failure;
@@ -16,6 +18,8 @@ pub(super) struct Report<'a> {
     dockerfile: &'a Dockerfile,
     /// In the order in which BuildKit finds them.
     pub warnings: Vec<Warning>,
+    /// What the rules of our own found.
+    pub advice: Vec<Warning>,
 }
 
 impl<'a> Report<'a> {
@@ -27,7 +31,7 @@ impl<'a> Report<'a> {
         };
         let checks = read
             .map_err(|reason| Failure::new(format!("failed to parse check options: {reason}")))?;
-        let mut report = Self { checks, dockerfile, warnings: Vec::new() };
+        let mut report = Self { checks, dockerfile, warnings: Vec::new(), advice: Vec::new() };
         for warning in &dockerfile.warnings {
             // Those are judged when their instruction is lowered: a base may bring a shell.
             if !STAGE_RULES.contains(&warning.rule) {
@@ -37,17 +41,33 @@ impl<'a> Report<'a> {
                 }
             }
         }
+        for instruction in dockerfile.instructions() {
+            for Warning { rule, message, .. } in
+                of_instruction(instruction, dockerfile.directives.escape)
+            {
+                report.advise(rule, instruction, message);
+            }
+        }
         Ok(report)
     }
 
+    /// Says something by a rule of our own, unless it is silenced there.
+    pub(super) fn advise(&mut self, rule: &'static str, at: &Instruction, message: String) {
+        let advice = Warning { rule, message, location: at.location.clone() };
+        if self.speaks(rule, at) && !self.advice.contains(&advice) {
+            self.advice.push(advice);
+        }
+    }
+
+    /// Whether a rule may speak of an instruction.
+    pub(super) fn speaks(&self, rule: &str, at: &Instruction) -> bool {
+        self.checks.applies(rule, Some(at))
+    }
+
     fn instruction_at(&self, location: &Location) -> Option<&'a Instruction> {
-        let dockerfile = self.dockerfile;
-        let staged = dockerfile
-            .stages
-            .iter()
-            .flat_map(|stage| std::iter::once(&stage.from).chain(&stage.instructions));
-        let mut all = dockerfile.global_args.iter().chain(staged);
-        all.find(|instruction| instruction.location.lines == location.lines)
+        self.dockerfile
+            .instructions()
+            .find(|instruction| instruction.location.lines == location.lines)
     }
 
     /// Says something about an instruction, unless the rule is silenced there.
@@ -77,6 +97,10 @@ impl<'a> Report<'a> {
         env: &Env,
         declared: &[(String, Option<String>)],
     ) {
+        if word.template {
+            let message = "`$` in the replacement of `${…//…}` is a group of the match, not text";
+            self.advise(DOLLAR_IN_REPLACEMENT, at, message.to_owned());
+        }
         for name in &word.unset {
             if declared.iter().any(|(known, _)| known == name) || super::args::is_not_env(name) {
                 continue;
