@@ -17,6 +17,7 @@ pub mod project;
 pub mod layer;
 pub mod registry;
 pub mod sandbox;
+pub mod ssh;
 pub mod store;
 pub mod trust;
 // 3. Image work: mechanisms combined.

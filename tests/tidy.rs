@@ -16,7 +16,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["dag", "event", "oci", "tree"],
     &["dockerfile", "graph", "plan", "project"],
-    &["layer", "registry", "sandbox", "store", "trust"],
+    &["layer", "registry", "sandbox", "ssh", "store", "trust"],
     &["build", "image", "snapshot"],
     &["exec", "serve", "watch"],
     &["report"],

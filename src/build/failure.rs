@@ -149,7 +149,30 @@ pub enum BuildError {
         /// Why.
         reason: String,
     },
+    /// An SSH agent that a process must have is not offered; BuildKit's words.
+    #[error("{}", agent_missing(id, offered))]
+    AgentMissing {
+        /// Its id; empty for the default one.
+        id: String,
+        /// The ids that are offered.
+        offered: Vec<String>,
+    },
+    /// An SSH agent cannot be handed to a process.
+    #[error("ssh {id}: {reason}")]
+    Agent {
+        /// Its id.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// Stopped because the user asked.
     #[error("cancelled")]
     Cancelled,
+}
+
+fn agent_missing(id: &str, offered: &[String]) -> String {
+    match offered {
+        [_, ..] => format!("unset ssh forward key {}", if id.is_empty() { "default" } else { id }),
+        [] => format!("no SSH key {id:?} forwarded from the client"),
+    }
 }

@@ -543,8 +543,8 @@ impl<'a> Machine<'a> {
         root_of: &'t dyn Fn(OpId) -> Root<'t>,
     ) -> process::Task<'t> {
         let (workshop, image) = (self.workshop, self.request.name.as_str());
-        let (below, secrets) = (below.layers.as_slice(), &self.request.secrets);
-        process::Task { workshop, image, step, run, below, root_of, secrets }
+        let (below, request) = (below.layers.as_slice(), self.request);
+        process::Task { workshop, image, step, run, below, root_of, request }
     }
 
     /// Gets into the store what a files op looks at: sources always, the root file system below only

@@ -2,6 +2,7 @@
 //!
 //! Knows Dockerfiles, layers and the sandbox; knows no project, no tags and no terminal.
 
+mod agents;
 mod allowed;
 mod bases;
 mod downloads;
@@ -33,7 +34,7 @@ use crate::{
     graph::CacheKey,
     layer::OverlayMarks,
     oci::Platform,
-    plan::{CacheUse, Entitlement, SecretSource},
+    plan::{CacheUse, Entitlement, SecretSource, SshSource},
     registry::Client,
     sandbox::{Ability, CancelFlag},
     store::Store,
@@ -72,6 +73,8 @@ pub struct Workshop {
     pub resolv_conf: Vec<u8>,
     /// Reads the secrets that processes mount.
     pub read_secret: ReadSecret,
+    /// Socket of the user's SSH agent.
+    pub ssh_agent: Option<PathBuf>,
 }
 
 /// One image to build.
@@ -101,6 +104,8 @@ pub struct BuildRequest {
     pub refresh: Refresh,
     /// Where secrets come from, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// What answers the SSH agents that processes mount, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    BuildError, LATEST_MTIME,
+    BuildError, LATEST_MTIME, agents,
     files::{self, Clock, Key},
     process::{Task, io_error},
 };
@@ -17,6 +17,7 @@ use crate::{
     },
     oci::Digest,
     sandbox::{Bind, Mount, Privilege, Tmpfs},
+    ssh::Door,
 };
 
 /// Where the selected files stand in the directory that is made for a mount.
@@ -34,6 +35,8 @@ pub(super) struct Mounts {
     pub(super) env: Vec<(String, String)>,
     /// Held while the process runs.
     _locks: Vec<File>,
+    /// Answer while the process runs.
+    _doors: Vec<Door>,
 }
 
 /// Adds what a mount means for the result: selected content for binds, names for all else.
@@ -101,15 +104,13 @@ impl Mounts {
                 self.mounts.push(Mount::Tmpfs(tmpfs));
             }
             MountKind::Secret { .. } => self.add_secret(task, mount)?,
-            MountKind::Ssh { id, required: true, .. } => {
-                return Err(BuildError::Unsupported {
-                    what: format!(
-                        "no SSH key {id:?} forwarded from the client: forwarding an SSH agent"
-                    ),
-                    help: Some("without `required` the build goes on without it".to_owned()),
-                });
+            MountKind::Ssh { mode, uid, gid, .. } => {
+                if let Some(door) = agents::open(task, mount, folder)? {
+                    own(task, door.path(), (*mode, *uid, *gid))?;
+                    self._doors.push(door);
+                    self.bind(folder.to_owned(), mount);
+                }
             }
-            MountKind::Ssh { .. } => {}
         }
         Ok(())
     }
@@ -120,7 +121,7 @@ impl Mounts {
             unreachable!("called for secret mounts only");
         };
         let fail = |reason: String| BuildError::Secret { id: id.clone(), reason };
-        let source = task.secrets.get(id);
+        let source = task.request.secrets.get(id);
         let value = source.map(|source| (task.workshop.read_secret)(source)).transpose();
         let Some(value) = value.map_err(fail)?.flatten() else {
             if *required {

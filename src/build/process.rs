@@ -1,7 +1,6 @@
 //! One RUN: its key, its root file system, its output, and the layer that its changes become.
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
@@ -9,7 +8,7 @@ use std::{
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 
 use super::{
-    BuildError, LATEST_MTIME, Workshop,
+    BuildError, BuildRequest, LATEST_MTIME, Workshop,
     files::{self, Key, Root},
     mounts::{self, Mounts},
     output::Output,
@@ -18,7 +17,6 @@ use crate::{
     graph::{Network, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, write_upper},
     oci::{ChainId, DiffId, Digest},
-    plan::SecretSource,
     sandbox::{self, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
     snapshot::{self, View},
     store::LayerRecord,
@@ -40,8 +38,8 @@ pub(super) struct Task<'a> {
     pub(super) below: &'a [DiffId],
     /// Where sources of mounts start; their bytes are in the store.
     pub(super) root_of: &'a dyn Fn(OpId) -> Root<'a>,
-    /// Where secrets come from, by id.
-    pub(super) secrets: &'a BTreeMap<String, SecretSource>,
+    /// What was asked for.
+    pub(super) request: &'a BuildRequest,
 }
 
 /// Parts of the key: all that the process can see and that is not hidden on purpose.

@@ -9,7 +9,9 @@ use std::{
 use idpbuilder::{
     dockerfile::Warning,
     exec::{ImageReport, ImageState},
-    plan::{CacheUse, Entitlement, OutputPlan, Plan, Publication, RegistryPlan, SecretSource},
+    plan::{
+        CacheUse, Entitlement, OutputPlan, Plan, Publication, RegistryPlan, SecretSource, SshSource,
+    },
 };
 
 use super::{
@@ -48,6 +50,10 @@ pub(super) struct BuildArgs {
     /// variable or file of that name.
     #[arg(long, value_name = "SPEC")]
     secret: Vec<String>,
+    /// SSH agent or keys for `RUN --mount=type=ssh`: ID for the agent of SSH_AUTH_SOCK, ID=SOCKET for another,
+    /// ID=KEY[,KEY] for private keys.
+    #[arg(long, value_name = "ID[=PATH]")]
+    ssh: Vec<String>,
     /// Lets processes do more: security.insecure, network.host.
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     allow: Vec<String>,
@@ -92,6 +98,7 @@ fn plan_of(args: &BuildArgs) -> Result<Plan, CliError> {
     flags.labels = pairs("--label", &args.label)?;
     flags.outputs = args.output.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
     flags.secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<_, _>>()?;
+    flags.ssh = args.ssh.iter().map(|text| ssh(text)).collect::<Result<_, _>>()?;
     flags.allow = args.allow.iter().map(|text| entitlement(text)).collect::<Result<_, _>>()?;
     if args.push {
         flags.publication = Publication::Push;
@@ -160,6 +167,33 @@ fn secret(text: &str) -> Result<(String, SecretSource), CliError> {
         return Err(invalid(&format!("{} does not exist", path.display())));
     }
     Ok((id, source))
+}
+
+/// `default`, `id=SOCKET`, `id=KEY,KEY`.
+fn ssh(text: &str) -> Result<(String, SshSource), CliError> {
+    let invalid = |reason: &str| {
+        CliError::new(CONFIGURATION, format!("--ssh {text}: {reason}"))
+            .with_help("for example: --ssh default, or --ssh deploy=~/.ssh/id_ed25519")
+    };
+    let (id, paths) = text.split_once('=').unwrap_or((text, ""));
+    if id.is_empty() {
+        return Err(invalid("the id is missing"));
+    }
+    if paths.is_empty() {
+        return match setup::ssh_agent() {
+            Some(_) => Ok((id.to_owned(), SshSource::Agent)),
+            None => Err(invalid("invalid empty ssh agent socket: make sure SSH_AUTH_SOCK is set")),
+        };
+    }
+    let mut files = Vec::new();
+    for path in paths.split(',') {
+        let path = setup::absolute(Path::new(path))?;
+        if !path.exists() {
+            return Err(invalid(&format!("{} does not exist", path.display())));
+        }
+        files.push(path);
+    }
+    Ok((id.to_owned(), SshSource::Files(files)))
 }
 
 fn entitlement(text: &str) -> Result<Entitlement, CliError> {

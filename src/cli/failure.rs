@@ -187,6 +187,8 @@ fn exec_code(error: &ExecError) -> u8 {
             | BuildError::NotAllowed { .. }
             | BuildError::SecretMissing { .. }
             | BuildError::Secret { .. }
+            | BuildError::AgentMissing { .. }
+            | BuildError::Agent { .. }
             | BuildError::Unsupported { .. } => CONFIGURATION,
             BuildError::Image(error) => image_code(error),
             BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
@@ -361,6 +363,20 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             );
             let without = "without `required` the build goes on without it".to_owned();
             (message, "needs it".to_owned(), vec![flag, file, without])
+        }
+        BuildError::AgentMissing { id, offered } => {
+            let name = if id.is_empty() { "default" } else { id };
+            let mut help = vec![
+                format!(
+                    "--ssh {name} hands your agent on, --ssh {name}=FILE a key or another agent"
+                ),
+                format!("in idpbuilder.kdl: `ssh {name}` in the image"),
+                "without `required` the build goes on without it".to_owned(),
+            ];
+            if !offered.is_empty() {
+                help.insert(0, format!("offered are: {}", offered.join(", ")));
+            }
+            (message, "needs it".to_owned(), help)
         }
         BuildError::Unsupported { help, .. } => {
             (message, "here".to_owned(), help.iter().cloned().collect())

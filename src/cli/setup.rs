@@ -116,11 +116,17 @@ pub(super) fn exec_setup(
         refresh: idpbuilder::build::Refresh::Missing,
         on_failure: OnFailure::Stop,
         read_secret: Arc::new(read_secret),
+        ssh_agent: ssh_agent(),
         find_credentials: Arc::new(credentials::find),
         trusted_certificates: Some(home()?.join("certs")),
         resolv_conf,
         embedded: embedded::setup()?,
     })
+}
+
+/// Socket of the user's SSH agent, when there is one.
+pub(super) fn ssh_agent() -> Option<PathBuf> {
+    env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(PathBuf::from)
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Vec<u8>>, String> {

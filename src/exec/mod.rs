@@ -54,6 +54,8 @@ pub struct Setup {
     pub on_failure: OnFailure,
     /// Reads secrets.
     pub read_secret: ReadSecret,
+    /// Socket of the user's SSH agent (`SSH_AUTH_SOCK`).
+    pub ssh_agent: Option<PathBuf>,
     /// Finds credentials.
     pub find_credentials: FindCredentials,
     /// Folder with trusted certificates.

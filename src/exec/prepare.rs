@@ -123,6 +123,7 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         flights: Arc::new(Flights::default()),
         resolv_conf: setup.resolv_conf.clone(),
         read_secret: Arc::clone(&setup.read_secret),
+        ssh_agent: setup.ssh_agent.clone(),
     }
 }
 
@@ -157,6 +158,7 @@ pub(super) fn build_request(
         epoch: plan.source_date_epoch,
         refresh: setup.refresh,
         secrets: plan.secrets.clone(),
+        ssh: plan.ssh.clone(),
         allow: plan.allow.clone(),
         strict: plan.strict,
     })

@@ -14,6 +14,7 @@ use super::Plan;
 use super::PlanError;
 use super::RegistryPlan;
 use super::SecretSource;
+use super::SshSource;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -53,6 +54,8 @@ pub struct BuildFlags {
     pub mirrors: BTreeMap<String, Vec<MirrorPlan>>,
     /// Where secrets come from, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// What answers the SSH agents that processes mount, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
@@ -90,6 +93,7 @@ impl BuildFlags {
             registries: Vec::new(),
             mirrors: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
             allow: BTreeSet::new(),
             strict: false,
         }
@@ -133,6 +137,7 @@ impl Plan {
             source_date_epoch: flags.source_date_epoch,
             export: true,
             secrets: flags.secrets,
+            ssh: flags.ssh,
             allow: flags.allow,
             strict: flags.strict,
         };

@@ -19,6 +19,7 @@ use super::Plan;
 use super::PlanError;
 use super::RegistryPlan;
 use super::SecretSource;
+use super::SshSource;
 use super::order::Needs;
 use super::order::order;
 use crate::oci::Reference;
@@ -210,6 +211,7 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         source_date_epoch: image.source_date_epoch,
         export: image.export,
         secrets: secrets(image, root),
+        ssh: ssh(image, root),
         allow: BTreeSet::new(),
         strict: image.strict,
     }
@@ -218,6 +220,14 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
 fn secrets(image: &Image, root: &Path) -> BTreeMap<String, SecretSource> {
     let secrets = image.secrets.iter();
     secrets.map(|(name, from)| (name.clone(), secret_source(from, root))).collect()
+}
+
+fn ssh(image: &Image, root: &Path) -> BTreeMap<String, SshSource> {
+    let source = |path: &Option<PathBuf>| match path {
+        None => SshSource::Agent,
+        Some(path) => SshSource::Files(vec![under(root, path)]),
+    };
+    image.ssh.iter().map(|(name, path)| (name.clone(), source(path))).collect()
 }
 
 /// `root` and `path`, without the `.` parts that would end up in messages.

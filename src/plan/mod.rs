@@ -76,6 +76,8 @@ pub struct ImagePlan {
     pub export: bool,
     /// Where the secrets that a RUN may mount come from, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// What answers the SSH agents that a RUN may mount, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// What its processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
@@ -217,6 +219,16 @@ pub enum SecretSource {
     Env(String),
     /// A file; as a password, without one trailing newline.
     File(PathBuf),
+}
+
+/// What stands behind an SSH agent of a build; keys are read at the last moment and never kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SshSource {
+    /// The agent of the environment (`SSH_AUTH_SOCK`).
+    Agent,
+    /// The socket of an agent, or private keys.
+    Files(Vec<PathBuf>),
 }
 
 /// Another address for a registry.

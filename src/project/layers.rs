@@ -129,6 +129,7 @@ pub(super) fn resolve_image(
         },
         secrets: secrets(&layers, nodes, fill),
         strict: matches!(strict, Some(Value { data: Data::Flag(true), .. })),
+        ssh: ssh(&layers, fill),
         name,
     }
 }
@@ -301,6 +302,18 @@ fn secrets(
         let declared = nodes.iter().find(|node| node.name == "secret" && node.label() == name);
         let source = declared.and_then(|secret| super::resolve::secret_source(secret, fill));
         found.extend(source.map(|source| (name.to_owned(), source)));
+    }
+    found
+}
+
+fn ssh(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> BTreeMap<String, Option<PathBuf>> {
+    let nodes = layers.strongest("ssh");
+    let mut found = BTreeMap::new();
+    for value in nodes.iter().flat_map(|node| &node.args) {
+        found.extend(fill.text(value).map(|name| (name, None)));
+    }
+    for (name, (path, _)) in merged_props(&nodes, fill) {
+        found.insert(name, Some(PathBuf::from(path)));
     }
     found
 }

@@ -142,6 +142,8 @@ pub struct Image {
     pub secrets: BTreeMap<String, SecretFrom>,
     /// Whether what the rules of our own find fails the build.
     pub strict: bool,
+    /// Agents and keys that its processes may use, by name; `None` is the agent of the environment.
+    pub ssh: BTreeMap<String, Option<PathBuf>>,
 }
 
 /// A Dockerfile.

@@ -507,7 +507,14 @@ static IMAGE_NODES: &[NodeSpec] = &[
     )
     .args(&[arg("name", Kind::Secret, Count::Many)])
     .unset(),
-    NodeSpec::later("ssh"),
+    NodeSpec::new(
+        "ssh",
+        "What `RUN --mount=type=ssh,id=NAME` may use: a name alone is the agent of SSH_AUTH_SOCK, `NAME=FILE` an agent's socket or a private key.",
+        r#"ssh default deploy="keys/deploy""#,
+    )
+    .args(&[arg("name", Kind::Text, Count::Any)])
+    .free_props(Kind::Path)
+    .unset(),
     NodeSpec::later("sign"),
     NodeSpec::later("attest"),
     NodeSpec::later("test"),

@@ -19,6 +19,7 @@ mod publication;
 mod readme;
 mod registries;
 mod repeat;
+mod ssh;
 mod strict;
 mod support;
 mod watching;
