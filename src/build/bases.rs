@@ -9,8 +9,8 @@ use std::{
 use super::{BuildError, BuildFailure, BuildRequest, NamedSource, Refresh, Workshop};
 use crate::{
     dockerfile::{
-        ContextKind, Dockerfile, DockerfileError, ImageRequest, LowerOptions, Lowered, Lowering,
-        ast,
+        self, ContextKind, Dockerfile, DockerfileError, ImageRequest, LowerOptions, Lowered,
+        Lowering,
     },
     graph::Place,
     image::{self, Image, ImageError},
@@ -85,7 +85,8 @@ impl<'a> Bases<'a> {
             for wanted in missing {
                 let base = self.resolve(&wanted);
                 let base = base.map_err(|error| {
-                    BuildFailure::new(request, place_of(parsed, &wanted), error)
+                    let asking = dockerfile::who_asks(parsed, &options, &wanted);
+                    unresolved(request, asking, error)
                 })?;
                 configs.insert(wanted.clone(), base.image.config.value.clone());
                 self.lock().insert(wanted, Arc::new(base));
@@ -151,26 +152,25 @@ impl Base {
     }
 }
 
-/// The instruction that asks for an image: the first that names it as it stands; one that names it
-/// through a variable is not found.
-fn place_of(parsed: &Dockerfile, wanted: &ImageRequest) -> Option<Place> {
-    for stage in &parsed.stages {
-        let from_stage = (stage.base == wanted.name).then_some(&stage.from);
-        let from_copy = stage.instructions.iter().find(|instruction| {
-            if let ast::Kind::Copy(copy) = &instruction.kind {
-                return copy.from.as_ref() == Some(&wanted.name);
-            }
-            let ast::Kind::Run(run) = &instruction.kind else { return false };
-            run.mounts.iter().any(|mount| mount.from.as_ref() == Some(&wanted.name))
-        });
-        if let Some(found) = from_stage.or(from_copy) {
-            return Some(Place {
-                stage: stage.name.clone().unwrap_or_default(),
-                title: found.original.clone(),
-                span: found.location.span.clone(),
-                lines: found.location.lines,
-            });
-        }
-    }
-    None
+/// A failure at the instruction that asks for an image, with the stage that may have been meant.
+fn unresolved(
+    request: &BuildRequest,
+    asking: Option<dockerfile::Asking>,
+    error: BuildError,
+) -> BuildFailure {
+    let Some(dockerfile::Asking { location, near_stage }) = asking else {
+        return BuildFailure::new(request, None, error);
+    };
+    let title = request.dockerfile.text.get(location.span.clone()).unwrap_or_default();
+    let place = Place {
+        title: title.to_owned(),
+        span: location.span,
+        lines: location.lines,
+        ..Place::default()
+    };
+    let error = match near_stage {
+        Some(near) => BuildError::NoStage { near, source: Box::new(error) },
+        None => error,
+    };
+    BuildFailure::new(request, Some(place), error)
 }

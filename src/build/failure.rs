@@ -93,6 +93,14 @@ pub enum BuildError {
         /// Why.
         reason: String,
     },
+    /// A name is no stage, and no image can be had by it.
+    #[error("{source}")]
+    NoStage {
+        /// The stage that may have been meant.
+        near: String,
+        /// Why there is no image.
+        source: Box<BuildError>,
+    },
     /// A stack of layers failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

@@ -18,6 +18,7 @@ pub(super) fn check(request: &BuildRequest, lowered: &Lowered) -> Result<(), Bui
             label: None,
             help: Some("take the --build-arg away, or declare it: ARG NAME".to_owned()),
             warnings: Vec::new(),
+            others: Vec::new(),
         })),
     }
 }
@@ -37,5 +38,6 @@ pub(super) fn refused(found: &[Warning]) -> BuildError {
         label: Some((*rule).to_owned()),
         help: Some(help),
         warnings: Vec::new(),
+        others: Vec::new(),
     })
 }

@@ -242,10 +242,12 @@ fn write_results(args: &BuildArgs, image: &ImageReport) -> Result<(), CliError> 
         write(path, id.to_string())?;
     }
     if let Some(path) = &args.metadata_file {
-        let pushed = image.pushed.first().map(|(_, digest)| *digest);
+        // What left the store counts: its layers are compressed there, and so its digest is another one.
+        let pushed = image.pushed.first().map(|(_, digest)| (*digest, id));
+        let (digest, config) = pushed.or(image.written).unwrap_or((digest, id));
         let document = serde_json::json!({
-            "containerimage.config.digest": id,
-            "containerimage.digest": pushed.unwrap_or(digest),
+            "containerimage.config.digest": config,
+            "containerimage.digest": digest,
             "image.name": image.tags.join(","),
             "warnings": image.warnings.iter().map(warning_json).collect::<Vec<_>>(),
         });

@@ -181,21 +181,7 @@ fn image_code(error: &ImageError) -> u8 {
 fn exec_code(error: &ExecError) -> u8 {
     match error {
         ExecError::Build(failure) if is_disk_full(&failure.error) => ENVIRONMENT,
-        ExecError::Build(failure) => match failure.error.as_ref() {
-            BuildError::Dockerfile(_)
-            | BuildError::BaseName { .. }
-            | BuildError::NotAllowed { .. }
-            | BuildError::SecretMissing { .. }
-            | BuildError::Secret { .. }
-            | BuildError::AgentMissing { .. }
-            | BuildError::Agent { .. }
-            | BuildError::Unsupported { .. } => CONFIGURATION,
-            BuildError::Image(error) => image_code(error),
-            BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
-            BuildError::Store(error) => store_code(error),
-            BuildError::Cancelled => INTERRUPTED,
-            _ => BUILD,
-        },
+        ExecError::Build(failure) => build_code(&failure.error),
         ExecError::File { .. } | ExecError::Secret { .. } => CONFIGURATION,
         ExecError::Image { source, .. } | ExecError::Push { source, .. } => image_code(source),
         ExecError::Store(error) => store_code(error),
@@ -203,6 +189,25 @@ fn exec_code(error: &ExecError) -> u8 {
         ExecError::Serve(_) => ENVIRONMENT,
         ExecError::Cancelled => INTERRUPTED,
         _ => BUG,
+    }
+}
+
+fn build_code(error: &BuildError) -> u8 {
+    match error {
+        BuildError::Dockerfile(_)
+        | BuildError::BaseName { .. }
+        | BuildError::NotAllowed { .. }
+        | BuildError::SecretMissing { .. }
+        | BuildError::Secret { .. }
+        | BuildError::AgentMissing { .. }
+        | BuildError::Agent { .. }
+        | BuildError::Unsupported { .. } => CONFIGURATION,
+        BuildError::NoStage { source, .. } => build_code(source),
+        BuildError::Image(error) => image_code(error),
+        BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
+        BuildError::Store(error) => store_code(error),
+        BuildError::Cancelled => INTERRUPTED,
+        _ => BUILD,
     }
 }
 
@@ -330,8 +335,22 @@ fn build_text(failure: &BuildFailure) -> String {
     if let BuildError::Exit { tail, log, .. } = failure.error.as_ref() {
         text.push_str(&output_text(failure, tail, log.as_deref()));
     }
-    for line in help {
-        text.push_str(&format!("  help         {line}\n"));
+    for line in help.iter().flat_map(|help| help.lines()) {
+        text.push_str(&format!("  help         {}\n", safe(line)));
+    }
+    if let BuildError::Dockerfile(error) = failure.error.as_ref() {
+        text.extend(error.others.iter().map(|other| other_text(failure, other)));
+    }
+    text
+}
+
+/// One more mistake of the same Dockerfile.
+fn other_text(failure: &BuildFailure, error: &DockerfileError) -> String {
+    let mut text = format!("\nerror: {}\n", safe_lines(&error.message));
+    if let Some(location) = &error.location {
+        let label = error.label.clone().unwrap_or_else(|| "here".to_owned());
+        text.push('\n');
+        text.push_str(&snippet(failure, location.span.clone(), label));
     }
     text
 }
@@ -343,6 +362,14 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
         BuildError::Dockerfile(DockerfileError { label, help, .. }) => {
             let label = label.clone().unwrap_or_else(|| "here".to_owned());
             (message, label, help.iter().cloned().collect())
+        }
+        BuildError::NoStage { near, source } => {
+            let (message, label, mut help) = describe(source);
+            help.insert(0, format!("no stage has this name: did you mean `{near}`?"));
+            (message, label, help)
+        }
+        BuildError::Image(ImageError::NotFound(_) | ImageError::Platform { .. }) => {
+            (message, "this image".to_owned(), Vec::new())
         }
         BuildError::Exit { code, tail, help, .. } => {
             let said = tail.iter().rev().find(|line| !line.trim().is_empty());

@@ -19,8 +19,8 @@ use thiserror::Error;
 pub use ast::{Dockerfile, Location};
 pub use lint::Warning;
 pub use lower::{
-    ContextKind, Epoch, FileRules, ImageRequest, LowerOptions, Lowered, Lowering, lower,
-    lower_for_check,
+    Asking, ContextKind, Epoch, FileRules, ImageRequest, LowerOptions, Lowered, Lowering, lower,
+    lower_for_check, who_asks,
 };
 pub use parse::{
     DOCKERFILE_BYTES_MAX, INSTRUCTIONS_MAX, Syntax, detect_syntax, parse, parse_trigger,
@@ -41,4 +41,6 @@ pub struct DockerfileError {
     pub help: Option<String>,
     /// What was noticed before.
     pub warnings: Vec<Warning>,
+    /// What is wrong further down, as far as one mistake does not follow from another.
+    pub others: Vec<DockerfileError>,
 }

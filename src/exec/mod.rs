@@ -105,6 +105,8 @@ pub struct ImageReport {
     pub state: ImageState,
     /// Names in the store.
     pub tags: Vec<String>,
+    /// What the first output that has a manifest holds: digest of the manifest or index, and image ID.
+    pub written: Option<(Digest, Digest)>,
     /// Tags that point at it now, and the digest that they point at.
     pub pushed: Vec<(String, Digest)>,
     /// What the build checks found.

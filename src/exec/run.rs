@@ -179,6 +179,7 @@ impl Runner {
             name: image.name.clone(),
             state: ImageState::Failed,
             tags: Vec::new(),
+            written: None,
             pushed: Vec::new(),
             warnings: Vec::new(),
             advice: Vec::new(),
@@ -270,6 +271,7 @@ impl Runner {
         if !image.outputs.is_empty() {
             self.fetch_absent(image)?;
         }
+        let mut written = None;
         for output in &image.outputs {
             let record = self.record_for(image, output, &record)?;
             let names: Vec<ImageRecord> = match stored.is_empty() {
@@ -279,14 +281,16 @@ impl Runner {
                     .map(|tag| ImageRecord { reference: Some(tag.clone()), ..record.clone() })
                     .collect(),
             };
-            image::write_output(&self.setup.store, &names, output).map_err(|source| {
-                let image = image.name.clone();
-                ExecError::Image { image, source }
-            })?;
+            let digest =
+                image::write_output(&self.setup.store, &names, output).map_err(|source| {
+                    let image = image.name.clone();
+                    ExecError::Image { image, source }
+                })?;
+            written = written.or(digest.map(|digest| (digest, record.config)));
         }
         let mut progress = self.lock();
         let report = progress.reports.get_mut(&image.name).expect("stored after built");
-        report.tags = stored;
+        (report.tags, report.written) = (stored, written);
         if let ImageState::Stored { id, digest, size, cached, steps } = report.state {
             let (image, duration) = (image.name.clone(), std::time::Duration::ZERO);
             let event = Event::ImageStored { image, id, digest, size, cached, steps, duration };
@@ -425,6 +429,7 @@ impl Runner {
                 name: image.name.clone(),
                 state: ImageState::Skipped,
                 tags: Vec::new(),
+                written: None,
                 pushed: Vec::new(),
                 warnings: Vec::new(),
                 advice: Vec::new(),

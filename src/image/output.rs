@@ -38,7 +38,8 @@ const IMAGE_NAME: &str = "io.containerd.image.name";
 /// Content of the file that makes a folder an OCI layout.
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Writes images to a file or folder as asked. A file appears whole or not at all.
+/// Writes images to a file or folder as asked. A file appears whole or not at all. Returns the digest that the first image
+/// has there; `None` for a bare root file system, which has none.
 ///
 /// # Errors
 ///
@@ -47,15 +48,16 @@ pub fn write_output(
     store: &Store,
     records: &[ImageRecord],
     output: &OutputPlan,
-) -> Result<(), ImageError> {
+) -> Result<Option<Digest>, ImageError> {
     match output.kind {
         OutputKind::Oci | OutputKind::Docker => {
             let layout = lay_out(store, records, output)?;
             if output.archive {
-                to_file(output, |out| layout.write_archive(store, out))
+                to_file(output, |out| layout.write_archive(store, out))?;
             } else {
-                layout.write_folder(store, &folder_of(output)?)
+                layout.write_folder(store, &folder_of(output)?)?;
             }
+            Ok(layout.index.value.manifests.first().map(|manifest| manifest.digest))
         }
         OutputKind::Tar => {
             let trees = trees(store, records)?;
@@ -65,7 +67,8 @@ pub fn write_output(
                     flatten::write_tree(store, layers, prefix, Owners::Image, &mut out)?;
                 }
                 Ok(out.finish()?.0)
-            })
+            })?;
+            Ok(None)
         }
         OutputKind::Local => {
             let root = folder_of(output)?;
@@ -76,7 +79,7 @@ pub fn write_output(
                 let folder = File::open(&place).map_err(|source| at(&place, source))?;
                 flatten::write_folder(store, &layers, &folder)?;
             }
-            Ok(())
+            Ok(None)
         }
     }
 }

@@ -105,6 +105,31 @@ fn umoci_unpacks_what_a_build_writes_as_a_layout() {
     assert_eq!(fs::read_to_string(bundle.join("rootfs/hi")).unwrap(), "hi\n");
 }
 
+/// The digest by which others will know the image: that of the layout whose layers are compressed, not the store's.
+#[test]
+fn the_metadata_file_names_what_was_written() {
+    let user = User::new();
+    for (output, epoch) in [
+        ("type=oci,dest=out,tar=false", "0"),
+        ("type=oci,dest=out,tar=false,compression=zstd", "0"),
+        ("type=docker,dest=out,tar=false", "0"),
+        ("type=oci,dest=out,tar=false,rewrite-timestamp=true", "1000000000"),
+        ("type=oci,dest=out,tar=false,annotation.a=b", "0"),
+    ] {
+        let epoch = format!("SOURCE_DATE_EPOCH={epoch}");
+        let flags = ["--build-arg", &epoch, "--output", output, "--metadata-file", "metadata"];
+        user.build(DOCKERFILE, &flags).ok();
+        let read = |name: &str| json(&fs::read_to_string(user.work().join(name)).unwrap());
+        let (metadata, index) = (read("metadata"), read("out/index.json"));
+        let digest = index["manifests"][0]["digest"].as_str().unwrap();
+        assert_eq!(metadata["containerimage.digest"], digest, "{output}");
+        let manifest = read(&format!("out/blobs/sha256/{}", digest.trim_start_matches("sha256:")));
+        let config = &manifest["config"]["digest"];
+        assert_eq!(metadata["containerimage.config.digest"], *config, "{output}");
+        fs::remove_dir_all(user.work().join("out")).unwrap();
+    }
+}
+
 #[test]
 fn tags_and_untagging_change_names_only() {
     let user = User::new();

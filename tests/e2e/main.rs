@@ -8,6 +8,7 @@
 mod acceptance;
 mod archives;
 mod corpus;
+mod errors;
 mod exact;
 mod explain;
 mod internal;

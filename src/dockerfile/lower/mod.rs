@@ -6,6 +6,7 @@
 //! by their names. Nothing here knows how an op is done, nor what a registry is.
 
 mod args;
+mod asking;
 mod base;
 mod chmod;
 mod config;
@@ -37,6 +38,7 @@ use crate::oci::{ImageConfig, Platform};
 
 pub use args::Epoch;
 use args::Globals;
+pub use asking::{Asking, who_asks};
 use ignored::Ignored;
 use report::Report;
 use stages::State;
@@ -190,6 +192,7 @@ fn reported(
         label: None,
         help: failure.help,
         warnings,
+        others: Vec::new(),
     })
 }
 

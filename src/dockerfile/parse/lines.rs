@@ -46,6 +46,8 @@ pub(super) struct Logical {
 pub(super) struct Misshapen {
     pub(super) message: String,
     pub(super) location: Location,
+    /// The way out.
+    pub(super) help: Option<String>,
 }
 
 /// Hands out the lines of one text.
@@ -96,7 +98,7 @@ impl<'a> Reader<'a> {
     pub(super) fn too_long(&self) -> Option<Misshapen> {
         let line = self.too_long?;
         let message = format!("dockerfile line greater than max allowed size of {LINE_BYTES_MAX}");
-        Some(Misshapen { message, location: line.location() })
+        Some(Misshapen { message, location: line.location(), help: None })
     }
 
     /// The next physical line.
@@ -183,7 +185,8 @@ impl<'a> Reader<'a> {
             self.directives_open = false;
             return Ok(false);
         };
-        let refused = |message: String| Misshapen { message, location: line.location() };
+        let refused =
+            |message: String| Misshapen { message, location: line.location(), help: None };
         if !["syntax", "escape", "check"].contains(&key.as_str()) {
             self.directives_open = false;
             return Ok(false);

@@ -16,6 +16,7 @@ mod syntax;
 use super::DockerfileError;
 use super::ast::{Dockerfile, Heredoc, Instruction, Kind, Location, Stage};
 use super::lint::{self, Warning};
+use super::mount;
 
 use instruction::{Arguments, From, Node, Read};
 use lines::{Logical, Misshapen, Reader};
@@ -28,6 +29,9 @@ pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
 
 /// Most instructions in a Dockerfile; each costs memory and, at run time, an op.
 pub const INSTRUCTIONS_MAX: usize = 100_000;
+
+/// Most mistakes told besides the first.
+const OTHERS_MAX: usize = 9;
 
 /// Parses a Dockerfile; nothing is expanded.
 ///
@@ -100,12 +104,13 @@ fn read_file(text: &str) -> Result<Dockerfile, DockerfileError> {
         let location = (reader.number() > 0).then_some(Location { span: 0..0, lines });
         return Err(failure("file with no instructions".to_owned(), location, warnings));
     }
-    if let Some(Misshapen { message, location }) = reader.too_long() {
-        return Err(failure(message, Some(location), warnings));
+    if let Some(misshapen) = reader.too_long() {
+        return Err(malformed(misshapen, warnings));
     }
     let mut file = Assembly { warnings, ..Assembly::default() };
-    for (node, logical) in nodes {
-        file.add(node, logical)?;
+    let mut nodes = nodes.into_iter();
+    while let Some((node, logical)) = nodes.next() {
+        file.add(node, logical).map_err(|error| with_others(error, nodes.by_ref()))?;
     }
     file.warnings.extend(lint::whole_file(&file.stages));
     file.warnings.sort_by_key(|warning| warning.location.lines.0);
@@ -141,15 +146,11 @@ fn read_nodes(reader: &mut Reader<'_>) -> Result<(Nodes, Vec<Warning>), Dockerfi
         let logical = match reader.logical() {
             Ok(Some(logical)) => logical,
             Ok(None) => return Ok((nodes, warnings)),
-            Err(Misshapen { message, location }) => {
-                return Err(failure(message, Some(location), warnings));
-            }
+            Err(misshapen) => return Err(malformed(misshapen, warnings)),
         };
         let (node, logical) = match read_node(reader, logical, &mut warnings) {
             Ok(read) => read,
-            Err(Misshapen { message, location }) => {
-                return Err(failure(message, Some(location), warnings));
-            }
+            Err(misshapen) => return Err(malformed(misshapen, warnings)),
         };
         if nodes.len() == INSTRUCTIONS_MAX {
             let message = format!("the Dockerfile has more than {INSTRUCTIONS_MAX} instructions");
@@ -173,8 +174,11 @@ fn read_node(
     if logical.gaps {
         warnings.push(lint::empty_continuation(&logical.location));
     }
-    let refused =
-        |message: String, location: &Location| Misshapen { message, location: location.clone() };
+    let refused = |message, location: &Location| Misshapen {
+        message,
+        location: location.clone(),
+        help: None,
+    };
     let mut node = Node::new(&logical.text, reader.directives.escape)
         .map_err(|message| refused(message, &logical.location))?;
     if !(logical.text.contains("<<") && node.takes_heredocs()) {
@@ -187,7 +191,10 @@ fn read_node(
         logical.location.span = reader.span_from(logical.location.span.start);
         logical.location.lines.1 = reader.number();
         if !terminated {
-            return Err(refused("unterminated heredoc".to_owned(), &logical.location));
+            let name = body.name.as_str();
+            let help = format!("end it with a line that says {name} and nothing else");
+            let misshapen = refused("unterminated heredoc".to_owned(), &logical.location);
+            return Err(Misshapen { help: Some(help), ..misshapen });
         }
         node.heredocs.push(body);
     }
@@ -245,12 +252,8 @@ impl Assembly {
             Ok(Read::Kind(kind)) => (kind, None),
             Ok(Read::From(from)) => (Kind::From, Some(from)),
             Err(reason) => {
-                let line = logical.location.lines.0;
-                let message = format!("dockerfile parse error on line {line}: {reason}");
                 let warnings = std::mem::take(&mut self.warnings);
-                let mut error = failure(message, Some(logical.location), warnings);
-                error.label = Some(reason);
-                return Err(error);
+                return Err(misread(reason, logical.location, warnings));
             }
         };
         let Logical { text: original, location, comments, .. } = logical;
@@ -258,14 +261,50 @@ impl Assembly {
     }
 }
 
+/// A line that has no form.
+fn malformed(misshapen: Misshapen, warnings: Vec<Warning>) -> DockerfileError {
+    let Misshapen { message, location, help } = misshapen;
+    let mut error = failure(message, Some(location), warnings);
+    error.help = help;
+    error
+}
+
+/// An instruction that says nothing.
+fn misread(reason: String, location: Location, warnings: Vec<Warning>) -> DockerfileError {
+    let line = location.lines.0;
+    let message = format!("dockerfile parse error on line {line}: {reason}");
+    let mut error = failure(message, Some(location), warnings);
+    error.label = Some(reason);
+    error
+}
+
+/// `error`, with the instructions below it that say nothing either.
+fn with_others(
+    mut error: DockerfileError,
+    below: impl Iterator<Item = (Node, Logical)>,
+) -> DockerfileError {
+    let misread_ones = below.filter_map(|(node, logical)| {
+        let reason = instruction::read(node, &logical.text).err()?;
+        Some(misread(reason, logical.location, Vec::new()))
+    });
+    error.others = misread_ones.take(OTHERS_MAX).collect();
+    error
+}
+
 fn read_mounts(instruction: &mut Instruction, warnings: &[Warning]) -> Result<(), DockerfileError> {
     let Kind::Run(run) = &mut instruction.kind else { return Ok(()) };
-    run::read_mounts(run)
-        .map_err(|message| failure(message, Some(instruction.location.clone()), warnings.to_vec()))
+    let mut late = run.flags.iter().filter_map(|flag| flag.strip_prefix("--mount="));
+    let help = late
+        .any(mount::type_comes_late)
+        .then(|| "write `type=` first: keys before it are a bind mount's".to_owned());
+    run::read_mounts(run).map_err(|message| {
+        let location = instruction.location.clone();
+        malformed(Misshapen { message, location, help }, warnings.to_vec())
+    })
 }
 
 fn failure(message: String, location: Option<Location>, warnings: Vec<Warning>) -> DockerfileError {
-    DockerfileError { message, location, label: None, help: None, warnings }
+    DockerfileError { message, location, label: None, help: None, warnings, others: Vec::new() }
 }
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ fn lowered(text: &str, options: &LowerOptions, call: Call) -> Result<Lowered, Do
 
 fn not_found(name: &str) -> DockerfileError {
     let message = format!("{name}: not found");
-    DockerfileError { message, location: None, label: None, help: None, warnings: Vec::new() }
+    let (warnings, others) = (Vec::new(), Vec::new());
+    DockerfileError { message, location: None, label: None, help: None, warnings, others }
 }
 
 /// The corpus gives the stub `busybox` other names too.
