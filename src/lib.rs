@@ -6,6 +6,7 @@
 // 0. Nouns: values and pure functions. No I/O, no async, no clock.
 pub mod dag;
 pub mod event;
+pub mod limits;
 pub mod oci;
 pub mod tree;
 // 1. Languages: text in, values out. Still pure.

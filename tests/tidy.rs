@@ -14,7 +14,7 @@ use std::{
 /// Lowest layer first. A module may use its own children and any *earlier row*;
 /// modules sharing a row are blind to one another unless listed in [`SAME_ROW`].
 const LAYERS: &[&[&str]] = &[
-    &["dag", "event", "oci", "tree"],
+    &["dag", "event", "limits", "oci", "tree"],
     &["dockerfile", "graph", "plan", "project"],
     &["layer", "registry", "sandbox", "ssh", "store", "trust"],
     &["build", "image", "snapshot"],

@@ -33,6 +33,7 @@ use crate::{
     event::Emit,
     graph::CacheKey,
     layer::OverlayMarks,
+    limits::Limits,
     oci::Platform,
     plan::{CacheUse, Entitlement, SecretSource, SshSource},
     registry::Client,
@@ -110,6 +111,8 @@ pub struct BuildRequest {
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
     pub strict: bool,
+    /// What processes may use.
+    pub limits: Limits,
 }
 
 /// Whether base images are looked up again.

@@ -14,6 +14,7 @@ use super::{
     output::Output,
 };
 use crate::{
+    event::Event,
     graph::{Network, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, write_upper},
     oci::{ChainId, DiffId, Digest},
@@ -99,10 +100,11 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
             code: exit.code,
             tail: output.tail(),
             log: output.log(),
-            help: meaning(&exit),
+            help: meaning(task, &exit),
         });
     }
-    keep(task, &view, &upper, &exit)
+    tell_of_limits(task, &exit);
+    keep(task, &view, &upper)
 }
 
 fn specify(
@@ -141,6 +143,7 @@ fn specify(
         hosts: Vec::new(),
         resolv_conf: task.workshop.resolv_conf.clone(),
         insecure: run.security == Security::Insecure,
+        limits: task.request.limits.clone(),
     })
 }
 
@@ -149,7 +152,10 @@ fn unstarted(task: &Task<'_>, source: BuildError) -> BuildError {
 }
 
 /// What an exit code usually means, where the code alone says little.
-fn meaning(exit: &Exit) -> Option<String> {
+fn meaning(task: &Task<'_>, exit: &Exit) -> Option<String> {
+    if let Some(limit) = limit_met(task, exit) {
+        return Some(limit);
+    }
     match (exit.code, exit.signal) {
         (137, Some(9)) => Some("it was killed, most often because memory ran out".to_owned()),
         (127, _) => Some("127 means that a command was not found".to_owned()),
@@ -159,16 +165,44 @@ fn meaning(exit: &Exit) -> Option<String> {
     }
 }
 
+/// The limit that a process came up against, in words.
+fn limit_met(task: &Task<'_>, exit: &Exit) -> Option<String> {
+    let limits = &task.request.limits;
+    if exit.met.oom_kills > 0 {
+        let limit = limits
+            .memory
+            .map_or_else(String::new, |bytes| format!(" (limit {})", mebibytes(bytes)));
+        return Some(format!("killed: out of memory{limit}; `--memory` sets the limit"));
+    }
+    let most = limits.pids.filter(|_| exit.met.forks_refused > 0)?;
+    Some(if exit.met.stopped {
+        format!(
+            "killed: it kept starting processes beyond the limit of {most}; `--pids-limit` sets it"
+        )
+    } else {
+        format!("it came up against the limit of {most} processes; `--pids-limit` sets it")
+    })
+}
+
+fn mebibytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10) >> 20;
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// A step that succeeded although something of it was killed or refused.
+fn tell_of_limits(task: &Task<'_>, exit: &Exit) {
+    if let Some(met) = limit_met(task, exit) {
+        let text = format!("step {} went on: {met}", task.step);
+        (task.workshop.emit)(Event::Warning { image: Some(task.image.to_owned()), text });
+    }
+}
+
 /// Turns the upper directory into a layer: tar for registries, directory for the next step.
-fn keep(task: &Task<'_>, view: &View, upper: &Path, exit: &Exit) -> Result<DiffId, BuildError> {
+fn keep(task: &Task<'_>, view: &View, upper: &Path) -> Result<DiffId, BuildError> {
     let store = &task.workshop.store;
     let folder = fs::File::open(upper).map_err(|source| io_error(upper, source))?;
-    let mut omit: Vec<TreePath> = Vec::new();
-    for stub in &exit.stubs {
-        omit.extend(TreePath::parse(stub));
-    }
     let writer = LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(LATEST_MTIME);
-    let (blob, summary) = write_upper(std::os::fd::AsFd::as_fd(&folder), view, &omit, writer)?;
+    let (blob, summary) = write_upper(std::os::fd::AsFd::as_fd(&folder), view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
     blob.commit(Some(diff_id.0))?;
     store.put_listing(diff_id, &listing.encode())?;

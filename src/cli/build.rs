@@ -17,7 +17,7 @@ use idpbuilder::{
 use super::{
     Global, check,
     failure::{CONFIGURATION, CliError, ENVIRONMENT},
-    images, output, run, setup,
+    images, limits, output, run, setup,
     sources::SourceArgs,
 };
 
@@ -70,6 +70,8 @@ pub(super) struct BuildArgs {
     #[arg(long)]
     insecure: bool,
     #[command(flatten)]
+    limits: limits::LimitArgs,
+    #[command(flatten)]
     running: run::RunningArgs,
 }
 
@@ -100,6 +102,7 @@ fn plan_of(args: &BuildArgs) -> Result<Plan, CliError> {
     flags.secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<_, _>>()?;
     flags.ssh = args.ssh.iter().map(|text| ssh(text)).collect::<Result<_, _>>()?;
     flags.allow = args.allow.iter().map(|text| entitlement(text)).collect::<Result<_, _>>()?;
+    flags.limits = args.limits.limits()?;
     if args.push {
         flags.publication = Publication::Push;
     }

@@ -18,6 +18,7 @@ mod format;
 mod images;
 mod init;
 mod internal;
+mod limits;
 mod login;
 mod output;
 mod plan;

@@ -97,6 +97,10 @@ pub(super) fn perform(
     }
     let recorder = Recorder::beside(&setup.emit);
     let setup = &Setup { emit: Arc::clone(&recorder.emit), ..setup.clone() };
+    let missing = plan.images.iter().find_map(|image| setup.ability.limits.missing(&image.limits));
+    if let Some(missing) = missing {
+        notice(global, &missing);
+    }
     let report = runtime.block_on(exec::run(plan, setup));
     recorder.keep();
     tell_warnings(global, &report);

@@ -161,6 +161,7 @@ pub(super) fn build_request(
         ssh: plan.ssh.clone(),
         allow: plan.allow.clone(),
         strict: plan.strict,
+        limits: plan.limits.clone(),
     })
 }
 

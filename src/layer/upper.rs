@@ -60,7 +60,7 @@ pub trait Below {
 /// overlay copied up and that is as before is left out, and a directory that was removed and made
 /// again takes away name by name what it had. Whiteouts of nothing are dropped. Sockets are left out. Attributes of overlay itself, `user.*` and
 /// `security.selinux` are left out; `security.capability` v3 is written as v2. Hard links within the
-/// directory are kept. Paths in `omit` (mount-point stubs) are left out, with all below them.
+/// directory are kept.
 ///
 /// # Errors
 ///
@@ -68,10 +68,9 @@ pub trait Below {
 pub fn write_upper<W: Write>(
     upper: BorrowedFd<'_>,
     below: &dyn Below,
-    omit: &[TreePath],
     out: LayerWriter<W>,
 ) -> Result<(W, LayerSummary), LayerError> {
-    let mut walk = Walk { below, omit, out, linked: HashMap::new() };
+    let mut walk = Walk { below, out, linked: HashMap::new() };
     let root = walk::open_directory(upper, &TreePath::root())?;
     // An explicit stack: trees may be deeper than ours.
     let mut pending = vec![walk.begin(TreePath::root(), &root, Merge::Whole)?];
@@ -130,7 +129,6 @@ struct Begun {
 
 struct Walk<'a, W: Write> {
     below: &'a dyn Below,
-    omit: &'a [TreePath],
     out: LayerWriter<W>,
     /// First name of every file that has several: (device, inode) → path.
     linked: HashMap<(u64, u64), TreePath>,
@@ -171,9 +169,6 @@ impl<W: Write> Walk<'_, W> {
     ) -> Result<Option<(TreePath, OwnedFd)>, LayerError> {
         let name = name.to_bytes();
         let path = directory.child(name).map_err(|error| unnamed(name, &error))?;
-        if self.omit.contains(&path) {
-            return Ok(None);
-        }
         let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile if name.starts_with(WHITEOUT) => {

@@ -15,6 +15,7 @@ use super::PlanError;
 use super::RegistryPlan;
 use super::SecretSource;
 use super::SshSource;
+use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -60,6 +61,8 @@ pub struct BuildFlags {
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
     pub strict: bool,
+    /// What processes may use.
+    pub limits: Limits,
 }
 
 /// Whether an image leaves the machine.
@@ -75,7 +78,7 @@ pub enum Publication {
 impl BuildFlags {
     /// Builds `dockerfile` over `context`; everything else as without flags.
     #[must_use]
-    pub const fn new(dockerfile: DockerfileSource, context: Option<PathBuf>) -> Self {
+    pub fn new(dockerfile: DockerfileSource, context: Option<PathBuf>) -> Self {
         Self {
             dockerfile,
             context,
@@ -96,6 +99,7 @@ impl BuildFlags {
             ssh: BTreeMap::new(),
             allow: BTreeSet::new(),
             strict: false,
+            limits: Limits::default(),
         }
     }
 }
@@ -140,6 +144,7 @@ impl Plan {
             ssh: flags.ssh,
             allow: flags.allow,
             strict: flags.strict,
+            limits: flags.limits,
         };
         let by_address = |registry: RegistryPlan| (registry.address.clone(), registry);
         let mut plan = Self {

@@ -214,6 +214,7 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         ssh: ssh(image, root),
         allow: BTreeSet::new(),
         strict: image.strict,
+        limits: image.limits.clone(),
     }
 }
 

@@ -14,7 +14,10 @@ use std::{
 
 use serde::Serialize;
 
-use crate::oci::{Codec, Platform, Reference};
+use crate::{
+    limits::Limits,
+    oci::{Codec, Platform, Reference},
+};
 
 pub use error::PlanError;
 pub use flags::BuildFlags;
@@ -82,6 +85,9 @@ pub struct ImagePlan {
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
     pub strict: bool,
+    /// What its processes may use.
+    #[serde(skip_serializing_if = "Limits::is_default")]
+    pub limits: Limits,
 }
 
 /// What a process of a build may do only when the user allows it.

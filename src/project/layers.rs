@@ -26,6 +26,7 @@ use super::settings::SecretFrom;
 use super::template::Scope;
 use super::value::Data;
 use super::value::Value;
+use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -130,8 +131,33 @@ pub(super) fn resolve_image(
         secrets: secrets(&layers, nodes, fill),
         strict: matches!(strict, Some(Value { data: Data::Flag(true), .. })),
         ssh: ssh(&layers, fill),
+        limits: limits(&layers, fill),
         name,
     }
+}
+
+/// Limits of all blocks, the weakest first: each sets what it names.
+fn limits(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> Limits {
+    let mut limits = Limits::default();
+    let written = merged_props(&layers.all("limits"), fill);
+    // The period comes before what is counted in it.
+    let first = |name: &String| name != "cpu-period";
+    let mut written: Vec<_> = written.into_iter().collect();
+    written.sort_by_key(|(name, _)| first(name));
+    for (name, (text, at)) in written {
+        let set = if name == "ulimits" {
+            text.split_whitespace().try_for_each(|one| limits.add_ulimit(one))
+        } else {
+            limits.set(&name, &text)
+        };
+        if let Err(reason) = set {
+            fill.problems.add(at, Fault::WrongValue(reason)).label("this limit");
+        }
+    }
+    if let (Err(reason), Some(node)) = (limits.check(), layers.single("limits")) {
+        fill.problems.add(node.at, Fault::WrongValue(reason)).label("these limits");
+    }
+    limits
 }
 
 fn dockerfile(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -144,6 +145,8 @@ pub struct Image {
     pub strict: bool,
     /// Agents and keys that its processes may use, by name; `None` is the agent of the environment.
     pub ssh: BTreeMap<String, Option<PathBuf>>,
+    /// What its processes may use.
+    pub limits: Limits,
 }
 
 /// A Dockerfile.

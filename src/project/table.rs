@@ -425,6 +425,26 @@ const STRICT: NodeSpec = NodeSpec::new(
 .args(&[arg("value", Kind::Flag, Count::One)])
 .unset();
 
+const LIMITS: NodeSpec = NodeSpec::new(
+    "limits",
+    "What the processes of a `RUN` may use together; they add up by name.",
+    r#"limits memory="2g" cpus="1.5" ulimits="nofile=4096 core=0""#,
+)
+.props(&[
+    prop("memory", Kind::Scalar, "Memory, such as 512m."),
+    prop("memory-swap", Kind::Scalar, "Memory and swap together; `-1` for no limit."),
+    prop("cpus", Kind::Scalar, "Processors, such as 1.5."),
+    prop("cpu-shares", Kind::Scalar, "Weight against others when processors are short."),
+    prop("cpu-period", Kind::Scalar, "Length of the period of `cpu-quota`, in microseconds."),
+    prop("cpu-quota", Kind::Scalar, "Processor time in each period, in microseconds."),
+    prop("pids", Kind::Scalar, "Processes and threads at once (default 4096); `-1` for no limit."),
+    prop("shm-size", Kind::Scalar, "Size of /dev/shm (default 64m)."),
+    prop("cgroup-parent", Kind::Text, "Control group that those of the processes are made in."),
+    prop("ulimits", Kind::Text, "Limits of each process: NAME=SOFT[:HARD], separated by spaces."),
+])
+.repeat(Repeat::Many)
+.unset();
+
 static DEFAULTS_NODES: &[NodeSpec] = &[
     CONTEXT,
     ARGS,
@@ -435,6 +455,7 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     REPRODUCIBLE,
     COMPRESSION,
     STRICT,
+    LIMITS,
     NodeSpec::later("cache"),
 ];
 
@@ -500,6 +521,7 @@ static IMAGE_NODES: &[NodeSpec] = &[
     REPRODUCIBLE,
     COMPRESSION,
     STRICT,
+    LIMITS,
     NodeSpec::new(
         "secrets",
         "Secrets that `RUN --mount=type=secret,id=NAME` may read.",

@@ -29,17 +29,31 @@ const CAPABILITIES_MAX: u64 = 64;
 const UMASK: u32 = 0o022;
 
 /// The life of process 1. Never unwinds: a panic would end in the abort of this process alone.
-pub(super) extern "C" fn init(plan: &Plan, told: &Told) -> ! {
-    if let Err(failure) = live(plan, told) {
+pub(super) fn init(plan: &Plan, told: &Told, joined: Joined) -> ! {
+    if let Err(failure) = live(plan, told, joined) {
         told.fail(failure);
         sys::exit(FAILED);
     }
     sys::exit(0)
 }
 
-fn live(plan: &Plan, told: &Told) -> Result<(), Failure> {
+/// Whether the init was born in its control group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Joined {
+    AtBirth,
+    NotYet,
+}
+
+fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     // The tool's death is ours, even when it is killed.
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at(Step::Isolate)?;
+    if joined == Joined::NotYet {
+        for group in &plan.cgroup.joins {
+            rustix::io::write(group, b"0").at(Step::Join)?;
+        }
+    }
+    // After joining: its root is what the process sees as `/`.
+    sys::unshare_cgroup().at(Step::Isolate)?;
     close_all_but_streams(plan).at(Step::Isolate)?;
     // Our memory is the tool's: not for the process to look into.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Isolate)?;
@@ -103,6 +117,9 @@ fn prepare_process(plan: &Plan) -> Result<(), Failure> {
     }
     sys::close_range(3, u32::MAX).at(Step::Streams)?;
     sys::forbid_core_files().at(Step::Streams)?;
+    for (index, (resource, limit)) in plan.ulimits.iter().enumerate() {
+        sys::set_limit(*resource, *limit).at_item(Step::Ulimit, index)?;
+    }
     // Kernels without keyrings, and filters around us, have nothing to leave.
     let _ = sys::leave_keyring();
     enter_working_directory(plan).at(Step::WorkingDirectory)?;

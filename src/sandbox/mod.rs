@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of images, layers or the store: it is given directories and numbers.
 
+mod cgroup;
 mod filter;
 mod identity;
 mod inside;
@@ -23,7 +24,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::event::Stream;
+use crate::{event::Stream, limits::Limits};
 
 /// The root file system of a process: an overlay that is mounted for the process alone.
 #[derive(Clone, Debug)]
@@ -106,6 +107,8 @@ pub struct ProcessSpec {
     pub resolv_conf: Vec<u8>,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
+    /// What the process and all that it starts may use together.
+    pub limits: Limits,
 }
 
 /// How a process ended.
@@ -119,9 +122,54 @@ pub struct Exit {
     pub cpu: Duration,
     /// Peak resident memory in bytes; at least what this program had when it started the process.
     pub memory_peak: u64,
-    /// Mount-point stubs that the sandbox left in the upper directory and that are no change of the
-    /// process: absolute paths.
-    pub stubs: Vec<String>,
+    /// Which limits it came up against.
+    pub met: LimitsMet,
+}
+
+/// Limits that a process came up against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsMet {
+    /// Processes that were killed because memory ran out.
+    pub oom_kills: u64,
+    /// Times that a process could not be started because there were too many.
+    pub forks_refused: u64,
+    /// Whether the step was ended because it went on trying to start more processes than it may have.
+    pub stopped: bool,
+}
+
+/// Which limits can be enforced here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enforcement {
+    /// `control groups, version 1`, for example.
+    pub by: String,
+    /// Limits on memory.
+    pub memory: bool,
+    /// Limits on processor time.
+    pub cpu: bool,
+    /// Limits on the number of processes.
+    pub pids: bool,
+    /// What would make the missing ones possible; empty when none is missing.
+    pub help: String,
+}
+
+impl Enforcement {
+    /// One line about the limits that are wanted and cannot be enforced; `None` when there are none.
+    #[must_use]
+    pub fn missing(&self, limits: &Limits) -> Option<String> {
+        let wanted = [
+            (limits.memory.is_some() && !self.memory, "memory"),
+            (
+                (limits.cpu_quota_us.is_some() || limits.cpu_shares.is_some()) && !self.cpu,
+                "processor time",
+            ),
+            (limits.pids.is_some() && !self.pids, "the number of processes"),
+        ];
+        let names: Vec<&str> =
+            wanted.iter().filter(|(is_missing, _)| *is_missing).map(|(_, name)| *name).collect();
+        let help = &self.help;
+        (!names.is_empty())
+            .then(|| format!("limits on {} are not enforced here: {help}", names.join(" and ")))
+    }
 }
 
 /// Why a process could not be run.
@@ -168,6 +216,8 @@ pub struct Ability {
     pub run: Result<(), Obstacle>,
     /// Whether overlay can be mounted on the probed folder.
     pub overlay: Result<(), Obstacle>,
+    /// Which limits can be enforced.
+    pub limits: Enforcement,
     /// One line a downgrade or fact worth knowing.
     pub notes: Vec<String>,
 }

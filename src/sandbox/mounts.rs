@@ -77,7 +77,7 @@ pub(super) fn enter(plan: &Plan, told: &Told) -> Result<(), Failure> {
     let root = root.as_fd();
     proc(root, plan, told).at(Step::Proc)?;
     system(root, plan, told).at(Step::Sys)?;
-    devices(root, told).at(Step::Dev)?;
+    devices(root, plan, told).at(Step::Dev)?;
     if plan.shield == Shield::Full {
         mask(root, plan).at(Step::Mask)?;
     }
@@ -162,9 +162,7 @@ fn new_mount(kind: &CStr, options: &[(&CStr, &CStr)], attributes: u64) -> Sys<Ow
         rustix::mount::fsconfig_set_string(&fs, *option, *value)?;
     }
     rustix::mount::fsconfig_create(&fs)?;
-    let attributes = MountAttrFlags::from_bits_retain(
-        u32::try_from(attributes).expect("mount attributes are 32 bits wide"),
-    );
+    let attributes = mount_attributes(attributes);
     rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
@@ -235,10 +233,40 @@ fn system(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
     };
     attach(&mount, point.as_fd())?;
     let Some(point) = existing(root, c"sys/fs/cgroup")? else { return Ok(()) };
-    // Without the unified hierarchy there is nothing to show: an empty directory then.
-    let cgroup = new_mount(c"cgroup2", &[], attributes)
-        .or_else(|_| new_mount(c"tmpfs", &[(c"size", c"4096")], DATA | READ_ONLY))?;
-    attach(&cgroup, point.as_fd())
+    if plan.shown_groups.is_empty() {
+        // Without the unified hierarchy there is nothing to show: an empty directory then.
+        let groups = new_mount(c"cgroup2", &[], attributes)
+            .or_else(|_| new_mount(c"tmpfs", &[(c"size", c"4096")], DATA | READ_ONLY))?;
+        return attach(&groups, point.as_fd());
+    }
+    groups_v1(plan, attributes, point.as_fd())
+}
+
+/// A directory a controller, as Docker shows version 1; the process's own group is the root of each.
+fn groups_v1(plan: &Plan, attributes: u64, point: BorrowedFd<'_>) -> Sys<()> {
+    let groups = new_mount(c"tmpfs", &[(c"mode", c"0755"), (c"size", c"64k")], DATA)?;
+    attach(&groups, point)?;
+    for controller in &plan.shown_groups {
+        let fs = rustix::mount::fsopen(c"cgroup", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_flag(&fs, controller.as_c_str())?;
+        // A controller that shares its hierarchy with others is not shown.
+        if rustix::mount::fsconfig_create(&fs).is_err() {
+            continue;
+        }
+        let attributes = mount_attributes(attributes);
+        let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+        rustix::fs::mkdirat(&groups, controller.as_c_str(), Mode::from_raw_mode(0o755))?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = rustix::fs::openat(&groups, controller.as_c_str(), flags, Mode::empty())?;
+        attach(&mount, directory.as_fd())?;
+    }
+    sys::set_mount_attributes(groups.as_fd(), attributes, Depth::Single)
+}
+
+fn mount_attributes(attributes: u64) -> MountAttrFlags {
+    MountAttrFlags::from_bits_retain(
+        u32::try_from(attributes).expect("mount attributes are 32 bits wide"),
+    )
 }
 
 fn existing(root: BorrowedFd<'_>, path: &CStr) -> Sys<Option<OwnedFd>> {
@@ -252,7 +280,7 @@ fn existing(root: BorrowedFd<'_>, path: &CStr) -> Sys<Option<OwnedFd>> {
     }
 }
 
-fn devices(root: BorrowedFd<'_>, told: &Told) -> Sys<()> {
+fn devices(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
     let point = system_point(root, c"dev", told)?;
     let dev = new_mount(c"tmpfs", &[(c"mode", c"0755"), (c"size", c"65536k")], PLAIN)?;
     attach(&dev, point.as_fd())?;
@@ -267,7 +295,7 @@ fn devices(root: BorrowedFd<'_>, told: &Told) -> Sys<()> {
     let pts = new_mount(c"devpts", pts_options, PLAIN & !libc::MOUNT_ATTR_NODEV)
         // Where group 5 is not mapped.
         .or_else(|_| new_mount(c"devpts", &pts_options[..2], PLAIN & !libc::MOUNT_ATTR_NODEV))?;
-    let shm = new_mount(c"tmpfs", &[(c"mode", c"1777"), (c"size", c"65536k")], DATA)?;
+    let shm = new_mount(c"tmpfs", &[(c"mode", c"1777"), (c"size", &plan.shm_size)], DATA)?;
     let mqueue = new_mount(c"mqueue", &[], DATA)?;
     for (name, mount) in [(c"pts", pts), (c"shm", shm), (c"mqueue", mqueue)] {
         rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;

@@ -10,7 +10,7 @@ use std::{
     },
     process::ExitStatus,
     sync::atomic::Ordering,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -24,7 +24,10 @@ use rustix::{
 use crate::event::Stream;
 
 use crate::sandbox::{
-    CancelFlag, Exit, Mount, NetworkMode, ProcessSpec, SandboxError, inside, points,
+    CancelFlag, Exit, LimitsMet, Mount, NetworkMode, ProcessSpec, SandboxError,
+    cgroup::{Cgroup, Hierarchies},
+    inside::{self, Joined},
+    points,
     prepare::{self, Plan, Streams, setup},
     sys::{self, Forked, SharedMemory},
     told::{Failure, Step, Told},
@@ -32,6 +35,13 @@ use crate::sandbox::{
 
 /// How long cancellation may go unnoticed, in milliseconds.
 const CANCEL_POLL_MS: i64 = 50;
+
+/// How often the control group is asked whether processes are refused.
+const CROWD_POLL: Duration = Duration::from_millis(250);
+
+/// How long in a row a step may come up against its number of processes: a build that waits for a place
+/// gets one much sooner, a fork bomb never does.
+const CROWD_MAX: Duration = Duration::from_secs(5);
 
 /// Bytes read from a pipe at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -53,29 +63,39 @@ pub(super) fn run(
     }
     let told = SharedMemory::<Told>::new().map_err(|errno| setup("share memory", errno.into()))?;
     let (streams, mut ears) = streams().map_err(|error| setup("make pipes", error))?;
-    let plan = prepare::plan(spec, streams)?;
+    let cgroup = Cgroup::new(&Hierarchies::found(), &spec.limits)
+        .map_err(|error| setup("make a control group", error))?;
+    let plan = prepare::plan(spec, streams, cgroup)?;
     let mut process = start(&plan, told.get())?;
     // Our ends of the process's streams: their last writer must be inside.
-    let Plan { streams, _aid: aid, .. } = plan;
+    let Plan { streams, _aid: aid, cgroup, .. } = plan;
     drop(streams);
-    let cancelled = listen(&mut process, &mut ears, output, cancel);
+    let mut crowd = Crowd::new(&cgroup);
+    let listened = listen(&mut process, &mut ears, output, (cancel, &mut crowd));
     let usage = process.wait().map_err(|errno| setup("wait for the process", errno.into()))?;
+    let met = crowd.met();
+    drop(cgroup);
     drop(aid);
     let made = told.get().all_made();
     points::remove(&spec.rootfs.upper, &made)
         .map_err(|error| setup("remove mount points", error))?;
     clear_work(spec);
-    if cancelled? == Listened::Cancelled {
+    if listened? == Listened::Cancelled {
         return Err(SandboxError::Cancelled);
+    }
+    if met.stopped {
+        return Ok(exit(libc::SIGKILL, &usage, met));
     }
     if let Some(failure) = told.get().failure() {
         return Err(explain(spec, failure));
     }
-    let status = told.get().ended().ok_or_else(|| SandboxError::Setup {
+    // The init itself may be what memory ran out for.
+    let killed = (met.oom_kills > 0).then_some(libc::SIGKILL);
+    let status = told.get().ended().or(killed).ok_or_else(|| SandboxError::Setup {
         step: "wait for the process".to_owned(),
         source: io::Error::other("it was killed from outside, or memory ran out"),
     })?;
-    Ok(exit(status, &usage))
+    Ok(exit(status, &usage, met))
 }
 
 /// What is read from the process.
@@ -132,21 +152,29 @@ impl Drop for Process {
 }
 
 fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
-    let mut namespaces = libc::CLONE_NEWNS
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWCGROUP;
+    let mut namespaces =
+        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     if plan.network == NetworkMode::None {
         namespaces |= libc::CLONE_NEWNET;
     }
     let failed = |errno: Errno| setup("start a process in new namespaces", errno.into());
     // Handlers of the tool must not run in the child, where they would speak through shared pipes.
     let mask = sys::set_signal_mask(SIGNALS_ALL).map_err(failed)?;
-    // SAFETY: the child calls `inside::init` alone, which is made for this and never returns.
-    let forked = unsafe { sys::fork(namespaces) };
+    let mut joined = Joined::AtBirth;
+    let born = plan.cgroup.birthplace.as_ref().map(|group| {
+        // SAFETY: the child calls `inside::init` alone, which is made for this and never returns.
+        unsafe { sys::fork_into(namespaces, group.as_fd()) }
+    });
+    let forked = match born {
+        Some(Ok(forked)) => Ok(forked),
+        None | Some(Err(_)) => {
+            joined = Joined::NotYet;
+            // SAFETY: as above.
+            unsafe { sys::fork(namespaces) }
+        }
+    };
     if matches!(forked, Ok(Forked::Child)) {
-        inside::init(plan, told);
+        inside::init(plan, told, joined);
     }
     sys::set_signal_mask(mask).map_err(failed)?;
     match forked.map_err(failed)? {
@@ -166,7 +194,7 @@ fn listen(
     process: &mut Process,
     ears: &mut Ears,
     output: &mut dyn FnMut(Stream, &[u8]),
-    cancel: &CancelFlag,
+    (cancel, crowd): (&CancelFlag, &mut Crowd<'_>),
 ) -> Result<Listened, SandboxError> {
     let mut buffer = vec![0u8; CHUNK_BYTES];
     let mut open = [true, true];
@@ -199,6 +227,51 @@ fn listen(
         }
         if ended {
             return Ok(Listened::ToTheEnd);
+        }
+        if crowd.is_too_much() {
+            process.kill();
+        }
+    }
+}
+
+/// Watches whether a step keeps trying to start more processes than it may have.
+struct Crowd<'a> {
+    cgroup: &'a Cgroup,
+    looked: Instant,
+    refused: u64,
+    /// Since when processes are refused without a rest.
+    since: Option<Instant>,
+    stopped: bool,
+}
+
+impl<'a> Crowd<'a> {
+    fn new(cgroup: &'a Cgroup) -> Self {
+        Self { cgroup, looked: Instant::now(), refused: 0, since: None, stopped: false }
+    }
+
+    fn is_too_much(&mut self) -> bool {
+        let now = Instant::now();
+        if now.duration_since(self.looked) < CROWD_POLL {
+            return false;
+        }
+        self.looked = now;
+        let refused = self.cgroup.pressure().forks_refused;
+        if refused == self.refused {
+            self.since = None;
+            return false;
+        }
+        self.refused = refused;
+        let since = *self.since.get_or_insert(now);
+        self.stopped |= now.duration_since(since) >= CROWD_MAX;
+        self.stopped
+    }
+
+    fn met(&self) -> LimitsMet {
+        let pressure = self.cgroup.pressure();
+        LimitsMet {
+            oom_kills: pressure.oom_kills,
+            forks_refused: pressure.forks_refused,
+            stopped: self.stopped,
         }
     }
 }
@@ -249,7 +322,7 @@ fn clear_work(spec: &ProcessSpec) {
     }
 }
 
-fn exit(status: i32, usage: &libc::rusage) -> Exit {
+fn exit(status: i32, usage: &libc::rusage, met: LimitsMet) -> Exit {
     let status = ExitStatus::from_raw(status);
     let signal = status.signal();
     let time = |time: libc::timeval| {
@@ -262,7 +335,7 @@ fn exit(status: i32, usage: &libc::rusage) -> Exit {
         signal,
         cpu: time(usage.ru_utime) + time(usage.ru_stime),
         memory_peak: kibibytes * 1024,
-        stubs: Vec::new(),
+        met,
     }
 }
 
@@ -277,8 +350,13 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
             Mount::Tmpfs(tmpfs) => tmpfs.target.clone(),
         }),
         Step::WorkingDirectory | Step::MakeWorkingDirectory => Some(spec.cwd.clone()),
+        Step::Ulimit => {
+            let asked = spec.limits.ulimits.get(item);
+            Some(asked.map_or("nproc", |ulimit| ulimit.kind.name()).to_owned())
+        }
         Step::User => Some(format!("{}:{}", spec.uid, spec.gid)),
-        Step::Isolate
+        Step::Join
+        | Step::Isolate
         | Step::Overlay
         | Step::Proc
         | Step::Sys

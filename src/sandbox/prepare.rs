@@ -14,14 +14,21 @@ use std::{
     ptr,
 };
 
+use crate::limits::{Limits, UlimitKind};
+
 use crate::sandbox::{
-    Bind, Mount, NetworkMode, ProcessSpec, RootFs, SandboxError, Tmpfs, filter, identity,
+    Bind, Mount, NetworkMode, ProcessSpec, RootFs, SandboxError, Tmpfs,
+    cgroup::{Cgroup, Controller},
+    filter, identity,
     identity::Mapping,
     mounts::{self, MOUNTS_MAX, ReadOnly},
 };
 
 /// Longest string that fsconfig(2) takes, with its end.
 const FSCONFIG_BYTES_MAX: usize = 256;
+
+/// Size of `/dev/shm` unless another is asked for, as in Docker.
+const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 
 /// The capabilities of Docker's default: the bits of `CapBnd: 00000000a80425fb`.
 const CAPABILITIES_DOCKER: u64 = 0xa804_25fb;
@@ -98,6 +105,12 @@ pub(super) struct Plan {
     pub(super) shield: Shield,
     pub(super) network: NetworkMode,
     pub(super) streams: Streams,
+    pub(super) cgroup: Cgroup,
+    /// Control groups of version 1 to show, by controller.
+    pub(super) shown_groups: Vec<CString>,
+    pub(super) shm_size: CString,
+    /// Resource, soft and hard limit.
+    pub(super) ulimits: Vec<(u32, (u64, u64))>,
     pub(super) _aid: Aid,
 }
 
@@ -187,8 +200,12 @@ fn hosts_text(hosts: &[(String, String)]) -> String {
     text
 }
 
-/// Works everything out. The streams come from the caller.
-pub(super) fn plan(spec: &ProcessSpec, streams: Streams) -> Result<Plan, SandboxError> {
+/// Works everything out. The streams and the control group come from the caller.
+pub(super) fn plan(
+    spec: &ProcessSpec,
+    streams: Streams,
+    cgroup: Cgroup,
+) -> Result<Plan, SandboxError> {
     let mapping = identity::mapping().map_err(|error| setup("read /proc/self/uid_map", error))?;
     check(spec)?;
     if spec.rootfs.lowers.is_empty() {
@@ -227,8 +244,49 @@ pub(super) fn plan(spec: &ProcessSpec, streams: Streams) -> Result<Plan, Sandbox
         shield,
         network: spec.network,
         streams,
+        shown_groups: cgroup.shown().map(|one| text(one.name())).collect::<Result<_, _>>()?,
+        shm_size: text(&spec.limits.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT).to_string())?,
+        ulimits: ulimits(&spec.limits, mapping, &cgroup),
+        cgroup,
         _aid: aid,
     })
+}
+
+/// Limits of each process. An ordinary user who has no control group for the number of processes gets
+/// the user's own limit instead: it counts within our user namespace alone.
+fn ulimits(limits: &Limits, mapping: Mapping, cgroup: &Cgroup) -> Vec<(u32, (u64, u64))> {
+    let mut all: Vec<(u32, (u64, u64))> =
+        limits.ulimits.iter().map(|one| (resource(one.kind), (one.soft, one.hard))).collect();
+    let counted = cgroup.enforces(Controller::Pids);
+    let said = limits.ulimits.iter().any(|one| one.kind == UlimitKind::Nproc);
+    if let (Some(pids), false, false) = (limits.pids, counted, said)
+        && mapping != Mapping::Initial
+    {
+        let present = rustix::process::getrlimit(rustix::process::Resource::Nproc);
+        let most = present.maximum.map_or(pids, |most| most.min(pids));
+        all.push((resource(UlimitKind::Nproc), (most, most)));
+    }
+    all
+}
+
+fn resource(kind: UlimitKind) -> u32 {
+    match kind {
+        UlimitKind::Core => libc::RLIMIT_CORE,
+        UlimitKind::Cpu => libc::RLIMIT_CPU,
+        UlimitKind::Data => libc::RLIMIT_DATA,
+        UlimitKind::Fsize => libc::RLIMIT_FSIZE,
+        UlimitKind::Locks => libc::RLIMIT_LOCKS,
+        UlimitKind::Memlock => libc::RLIMIT_MEMLOCK,
+        UlimitKind::Msgqueue => libc::RLIMIT_MSGQUEUE,
+        UlimitKind::Nice => libc::RLIMIT_NICE,
+        UlimitKind::Nofile => libc::RLIMIT_NOFILE,
+        UlimitKind::Nproc => libc::RLIMIT_NPROC,
+        UlimitKind::Rss => libc::RLIMIT_RSS,
+        UlimitKind::Rtprio => libc::RLIMIT_RTPRIO,
+        UlimitKind::Rttime => libc::RLIMIT_RTTIME,
+        UlimitKind::Sigpending => libc::RLIMIT_SIGPENDING,
+        UlimitKind::Stack => libc::RLIMIT_STACK,
+    }
 }
 
 fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {

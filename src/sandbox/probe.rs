@@ -9,8 +9,10 @@ use std::{
 };
 
 use crate::sandbox::{
-    Ability, NetworkMode, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError, identity,
-    outside, told::Step,
+    Ability, Enforcement, NetworkMode, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError,
+    cgroup::{Controller, Hierarchies},
+    identity, outside,
+    told::Step,
 };
 
 /// A program that no root file system has.
@@ -35,7 +37,8 @@ pub(super) fn ability(folder: &Path) -> Ability {
     let mark = folder.join(MARK);
     let works = circumstances.is_some() && fs::read_to_string(&mark).ok() == circumstances;
     let ability = if works {
-        Ability { privilege, run: Ok(()), overlay: Ok(()), notes: notes(privilege) }
+        let (limits, notes) = (enforcement(privilege), notes(privilege));
+        Ability { privilege, run: Ok(()), overlay: Ok(()), limits, notes }
     } else {
         try_out(folder, privilege)
     };
@@ -79,7 +82,6 @@ fn notes(privilege: Privilege) -> Vec<String> {
                 .to_owned(),
         );
     }
-    notes.push("limits on processes and memory are not enforced".to_owned());
     notes
 }
 
@@ -93,7 +95,38 @@ fn try_out(folder: &Path, privilege: Privilege) -> Ability {
             (Err(obstacle), overlay)
         }
     };
-    Ability { privilege, run, overlay, notes: notes(privilege) }
+    Ability { privilege, run, overlay, limits: enforcement(privilege), notes: notes(privilege) }
+}
+
+/// Which limits can be enforced; also the moment at which left-over groups are removed.
+fn enforcement(privilege: Privilege) -> Enforcement {
+    let found = Hierarchies::found();
+    found.sweep();
+    let usable = found.usable();
+    let has = |controller| usable.iter().any(|(one, _)| *one == controller);
+    let versions: std::collections::BTreeSet<u8> =
+        usable.iter().map(|(_, version)| *version).collect();
+    let rootless = matches!(privilege, Privilege::Mapped | Privilege::SingleId);
+    let mut ways: Vec<String> =
+        versions.iter().map(|version| format!("control groups, version {version}")).collect();
+    if rootless && !has(Controller::Pids) {
+        ways.push("the limit of the user for the number of processes".to_owned());
+    }
+    let all = Controller::ALL.into_iter().all(has);
+    let help = if all {
+        ""
+    } else if privilege == Privilege::Root {
+        "no control group can be written to; in a container, mount /sys/fs/cgroup read-write"
+    } else {
+        "no control group is delegated to this user; with systemd: `systemd-run --user --scope -p Delegate=yes idpbuilder …`"
+    };
+    Enforcement {
+        by: if ways.is_empty() { "nothing".to_owned() } else { ways.join(", ") },
+        memory: has(Controller::Memory),
+        cpu: has(Controller::Cpu),
+        pids: has(Controller::Pids) || rootless,
+        help: help.to_owned(),
+    }
 }
 
 /// Goes all the way to the execution of nothing.
@@ -121,6 +154,7 @@ fn attempt(folder: &Path) -> Result<(), SandboxError> {
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
         insecure: false,
+        limits: crate::limits::Limits { pids: None, ..Default::default() },
     };
     match outside::run(&spec, &mut |_, _| {}, &Arc::new(AtomicBool::new(false))) {
         Ok(_) | Err(SandboxError::Exec { .. }) => Ok(()),

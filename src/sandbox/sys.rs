@@ -62,6 +62,52 @@ pub(super) unsafe fn fork(namespaces: libc::c_int) -> Sys<Forked> {
     Ok(Forked::Parent(libc::pid_t::try_from(pid).expect("a process id fits its type"), pidfd))
 }
 
+/// `CLONE_INTO_CGROUP` of clone3(2), which does not fit the type that libc gives it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Arguments of clone3(2), its third version.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Forks into new namespaces and into a control group of version 2. ENOSYS where clone3(2) is not to be had.
+///
+/// # Safety
+///
+/// As [`fork`].
+pub(super) unsafe fn fork_into(namespaces: libc::c_int, group: BorrowedFd<'_>) -> Sys<Forked> {
+    let mut pidfd: RawFd = -1;
+    let flags = u64::from((namespaces | libc::CLONE_PIDFD).cast_unsigned());
+    let arguments = CloneArguments {
+        flags: flags | CLONE_INTO_CGROUP,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: u64::from(libc::SIGCHLD.cast_unsigned()),
+        cgroup: u64::from(group.as_raw_fd().cast_unsigned()),
+        ..CloneArguments::default()
+    };
+    let size = size_of::<CloneArguments>();
+    // SAFETY: the arguments and `pidfd` outlive the call; without a stack this is fork(2).
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size) })?;
+    if pid == 0 {
+        return Ok(Forked::Child);
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+    Ok(Forked::Parent(libc::pid_t::try_from(pid).expect("a process id fits its type"), pidfd))
+}
+
 /// Ends this process at once.
 pub(super) fn exit(code: i32) -> ! {
     // SAFETY: never returns and touches nothing.
@@ -221,9 +267,22 @@ pub(super) fn set_signal_mask(blocked: u64) -> Sys<u64> {
 
 /// No core files, whatever the limit was.
 pub(super) fn forbid_core_files() -> Sys<()> {
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the struct is valid for the call.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) }.into()).map(drop)
+    set_limit(libc::RLIMIT_CORE, (0, 0))
+}
+
+/// A limit of this process: soft, hard.
+pub(super) fn set_limit(resource: u32, (soft, hard): (u64, u64)) -> Sys<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let none = ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the struct is valid for the call, and nothing is asked back.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) })
+        .map(drop)
+}
+
+/// Leaves the control group namespace for one whose root is our group.
+pub(super) fn unshare_cgroup() -> Sys<()> {
+    // SAFETY: takes numbers only; the process has one thread.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
 /// Leaves the session keyring of whoever started us.

@@ -30,6 +30,7 @@ macro_rules! steps {
 }
 
 steps! {
+    Join = "join the control group",
     Isolate = "leave the host's mounts",
     Overlay = "mount the root file system",
     Proc = "mount /proc",
@@ -45,6 +46,7 @@ steps! {
     HostName = "set the host name",
     Fork = "start a process",
     Streams = "connect the output",
+    Ulimit = "set the limit",
     WorkingDirectory = "enter the working directory",
     Capabilities = "drop capabilities",
     User = "become the user",

@@ -152,6 +152,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
         insecure: false,
+        limits: crate::limits::Limits::default(),
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = sandbox::run(

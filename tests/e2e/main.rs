@@ -20,6 +20,7 @@ mod publication;
 mod readme;
 mod registries;
 mod repeat;
+mod resources;
 mod ssh;
 mod strict;
 mod support;

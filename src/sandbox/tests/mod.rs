@@ -75,6 +75,7 @@ impl Place {
             hosts: Vec::new(),
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             insecure: false,
+            limits: Limits::default(),
         }
     }
 

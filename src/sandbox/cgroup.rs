@@ -1,0 +1,617 @@
+//! Control groups: one for each process that is run, with its limits; made before, removed afterwards.
+//!
+//! Version 1 (a hierarchy for each controller) and version 2 (one for all), as far as we may write to
+//! them. Knows files and numbers; the process joins by itself, or is born inside.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::limits::{CPU_PERIOD_US_DEFAULT, Limits};
+
+/// First word of our groups' names.
+const PREFIX: &str = "idpbuilder";
+
+/// How often removal is tried while the last process is on its way out.
+const REMOVALS_MAX: usize = 100;
+
+/// What version 2 wants to be told before a group's children have the controllers.
+const CONTROLLERS_V2: &str = "+memory +pids +cpu";
+
+/// Numbers the groups of this program.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A kind of limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Controller {
+    Memory,
+    Pids,
+    Cpu,
+}
+
+impl Controller {
+    pub(super) const ALL: [Self; 3] = [Self::Memory, Self::Pids, Self::Cpu];
+
+    /// Its name to the kernel.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+            Self::Cpu => "cpu",
+        }
+    }
+}
+
+/// Where groups of ours can be made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hierarchies {
+    /// Version 1: controllers, the mount, and our own group in it.
+    v1: Vec<Hierarchy>,
+    v2: Option<Hierarchy>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Hierarchy {
+    controllers: Vec<String>,
+    mount: PathBuf,
+    own: PathBuf,
+}
+
+impl Hierarchies {
+    /// Those of this process.
+    pub(super) fn found() -> Self {
+        let text = |path| fs::read_to_string(path).unwrap_or_default();
+        Self::parse(&text("/proc/self/mountinfo"), &text("/proc/self/cgroup"))
+    }
+
+    fn parse(mountinfo: &str, groups: &str) -> Self {
+        let mut found = Self::default();
+        for line in mountinfo.lines() {
+            let Some((left, right)) = line.split_once(" - ") else { continue };
+            let left: Vec<&str> = left.split(' ').collect();
+            let right: Vec<&str> = right.split(' ').collect();
+            let ([_, _, _, root, mount, ..], [kind, _, options, ..]) = (&left[..], &right[..])
+            else {
+                continue;
+            };
+            let options: Vec<&str> = options.split(',').collect();
+            for group in groups.lines() {
+                let mut fields = group.splitn(3, ':');
+                let (Some(number), Some(names), Some(path)) =
+                    (fields.next(), fields.next(), fields.next())
+                else {
+                    continue;
+                };
+                // A mount in a container shows a part: what is above its root cannot be reached.
+                let own = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
+                let own = own.strip_prefix("/").unwrap_or(own).to_owned();
+                let names: Vec<String> = names.split(',').map(str::to_owned).collect();
+                let hierarchy =
+                    Hierarchy { controllers: names.clone(), mount: PathBuf::from(mount), own };
+                let is_v1 =
+                    *kind == "cgroup" && names.iter().all(|n| options.contains(&n.as_str()));
+                if *kind == "cgroup2" && number == "0" && found.v2.is_none() {
+                    found.v2 = Some(hierarchy);
+                } else if is_v1 && !found.v1.contains(&hierarchy) {
+                    found.v1.push(hierarchy);
+                }
+            }
+        }
+        found
+    }
+
+    fn v1_of(&self, controller: Controller) -> Option<&Hierarchy> {
+        let name = controller.name();
+        self.v1.iter().find(|hierarchy| hierarchy.controllers.iter().any(|one| one == name))
+    }
+
+    /// Which limits can be enforced, without making a group.
+    pub(super) fn usable(&self) -> Vec<(Controller, u8)> {
+        let mut usable = Vec::new();
+        for controller in Controller::ALL {
+            if let Some(hierarchy) = self.v1_of(controller) {
+                if may_write(&hierarchy.mount.join(&hierarchy.own)) {
+                    usable.push((controller, 1));
+                }
+            } else if let Some(v2) = &self.v2 {
+                let ready = |folder: &PathBuf| has_word(folder, "cgroup.controllers", controller);
+                if v2.parents().iter().any(|folder| ready(folder) && can_enable(folder)) {
+                    usable.push((controller, 2));
+                }
+            }
+        }
+        usable
+    }
+
+    /// Removes the groups that programs which are gone have left.
+    pub(super) fn sweep(&self) {
+        let mut folders: Vec<PathBuf> =
+            self.v1.iter().map(|one| one.mount.join(&one.own)).collect();
+        folders.extend(self.v2.iter().flat_map(Hierarchy::parents));
+        for folder in folders {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if is_left_over(&name) {
+                    remove(&entry.path());
+                }
+            }
+        }
+    }
+}
+
+impl Hierarchy {
+    /// Version 2: the groups that ours could stand in, best first. Root keeps them at the top, as other
+    /// builders do; everybody else has their own group.
+    fn parents(&self) -> Vec<PathBuf> {
+        let own = self.mount.join(&self.own);
+        if own == self.mount { vec![own] } else { vec![self.mount.clone(), own] }
+    }
+}
+
+/// Whether a group's children have a controller, or may be given it.
+fn can_enable(folder: &Path) -> bool {
+    let has = |controller: &Controller| has_word(folder, "cgroup.subtree_control", *controller);
+    if !may_write(folder) {
+        return false;
+    }
+    // Other processes in the group forbid it; we ourselves would move.
+    Controller::ALL.iter().all(has) || is_root_group(folder) || only_ours(folder)
+}
+
+fn is_root_group(folder: &Path) -> bool {
+    // The real root has no such file.
+    !folder.join("cgroup.type").exists()
+}
+
+fn only_ours(folder: &Path) -> bool {
+    let us = std::process::id().to_string();
+    let members = fs::read_to_string(folder.join("cgroup.procs"));
+    members.is_ok_and(|members| members.lines().all(|member| member == us))
+}
+
+fn has_word(folder: &Path, file: &str, controller: Controller) -> bool {
+    let text = fs::read_to_string(folder.join(file)).unwrap_or_default();
+    text.split_whitespace().any(|word| word == controller.name())
+}
+
+fn may_write(folder: &Path) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD};
+    rustix::fs::accessat(CWD, folder, Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// What was noticed of the limits while a process ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Pressure {
+    /// Processes killed because memory ran out.
+    pub(super) oom_kills: u64,
+    /// Processes that could not be started because there were too many.
+    pub(super) forks_refused: u64,
+}
+
+/// The groups of one process; emptied and removed when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Cgroup {
+    folders: Vec<(Controller, PathBuf)>,
+    /// Files to write `0` to in order to join.
+    pub(super) joins: Vec<OwnedFd>,
+    /// Version 2: the group to be born into.
+    pub(super) birthplace: Option<OwnedFd>,
+    version: u8,
+}
+
+impl Cgroup {
+    /// Makes groups for what is limited and can be; [`Cgroup::enforces`] tells what that is.
+    pub(super) fn new(found: &Hierarchies, limits: &Limits) -> io::Result<Self> {
+        let mut group = Self::default();
+        let wanted: Vec<Controller> = Controller::ALL
+            .into_iter()
+            .filter(|one| !settings(*one, 1, limits).is_empty())
+            .collect();
+        let name = format!(
+            "{PREFIX}-{}-{}-{}-{}",
+            pid_namespace(),
+            std::process::id(),
+            started(std::process::id()).unwrap_or(0),
+            NEXT.fetch_add(1, Relaxed)
+        );
+        for controller in &wanted {
+            let Some(hierarchy) = found.v1_of(*controller) else { continue };
+            let above = limits.cgroup_parent.as_ref();
+            let parent = above.map_or_else(
+                || hierarchy.mount.join(&hierarchy.own),
+                |parent| hierarchy.mount.join(parent),
+            );
+            // One hierarchy may have several controllers.
+            let known = group.folders.iter().any(|(_, folder)| *folder == parent.join(&name));
+            if above.is_some() {
+                fs::create_dir_all(&parent)?;
+            }
+            if !known && make(&parent.join(&name)).is_err() {
+                continue;
+            }
+            group.folders.push((*controller, parent.join(&name)));
+            group.version = 1;
+            group.apply(*controller, limits)?;
+            if !known {
+                group.joins.push(open_to_write(&parent.join(&name).join("tasks"))?);
+            }
+        }
+        if let (Some(v2), true) = (&found.v2, group.folders.is_empty() && !wanted.is_empty()) {
+            group.make_unified(v2, &wanted, limits, &name)?;
+        }
+        Ok(group)
+    }
+
+    fn make_unified(
+        &mut self,
+        v2: &Hierarchy,
+        wanted: &[Controller],
+        limits: &Limits,
+        name: &str,
+    ) -> io::Result<()> {
+        let parents = match &limits.cgroup_parent {
+            Some(parent) => vec![v2.mount.join(parent)],
+            None => v2.parents(),
+        };
+        for parent in parents {
+            if limits.cgroup_parent.is_some() {
+                fs::create_dir_all(&parent)?;
+            }
+            enable(&parent);
+            let here: Vec<_> = wanted
+                .iter()
+                .filter(|one| has_word(&parent, "cgroup.subtree_control", **one))
+                .collect();
+            if here.is_empty() || make(&parent.join(name)).is_err() {
+                continue;
+            }
+            self.version = 2;
+            let folder = parent.join(name);
+            for controller in here {
+                self.folders.push((*controller, folder.clone()));
+                self.apply(*controller, limits)?;
+            }
+            self.birthplace = Some(OwnedFd::from(fs::File::open(&folder)?));
+            self.joins.push(open_to_write(&folder.join("cgroup.procs"))?);
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn apply(&self, controller: Controller, limits: &Limits) -> io::Result<()> {
+        let Some((_, folder)) = self.folders.iter().find(|(one, _)| *one == controller) else {
+            return Ok(());
+        };
+        for (file, value, need) in settings(controller, self.version, limits) {
+            let written = open_to_write(&folder.join(file))
+                .and_then(|file| fs::File::from(file).write_all(value.as_bytes()));
+            match (written, need) {
+                // Swap is not counted everywhere.
+                (Err(_), Need::Wish) => {}
+                (Err(error), Need::Must) => {
+                    let place = folder.join(file);
+                    let text = format!("{value} into {}: {error}", place.display());
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                (Ok(()), _) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a kind of limit is in force.
+    pub(super) fn enforces(&self, controller: Controller) -> bool {
+        self.folders.iter().any(|(one, _)| *one == controller)
+    }
+
+    /// Controllers of version 1 that have groups: what `/sys/fs/cgroup` shows inside.
+    pub(super) fn shown(&self) -> impl Iterator<Item = Controller> {
+        let v1 = self.version == 1;
+        self.folders.iter().filter(move |_| v1).map(|(controller, _)| *controller)
+    }
+
+    pub(super) fn pressure(&self) -> Pressure {
+        let count = |controller: Controller, file: &str, word: &str| {
+            let folder = self.folders.iter().find(|(one, _)| *one == controller);
+            let text = folder.and_then(|(_, folder)| fs::read_to_string(folder.join(file)).ok());
+            text.and_then(|text| value_of(&text, word)).unwrap_or(0)
+        };
+        let oom = if self.version == 2 { "memory.events" } else { "memory.oom_control" };
+        Pressure {
+            oom_kills: count(Controller::Memory, oom, "oom_kill"),
+            forks_refused: count(Controller::Pids, "pids.events", "max"),
+        }
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for (_, folder) in &self.folders {
+            remove(folder);
+        }
+    }
+}
+
+/// Whether a value that cannot be set is a failure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Must,
+    Wish,
+}
+
+/// The files of a controller and what is written to them, in order; none when nothing is limited.
+fn settings(
+    controller: Controller,
+    version: u8,
+    limits: &Limits,
+) -> Vec<(&'static str, String, Need)> {
+    let mut all = Vec::new();
+    match (controller, version) {
+        (Controller::Pids, _) => {
+            all.extend(limits.pids.map(|pids| ("pids.max", pids.to_string(), Need::Must)));
+        }
+        (Controller::Memory, version) => {
+            let Some(memory) = limits.memory else { return all };
+            let total = limits.memory_and_swap.unwrap_or_else(|| memory.saturating_mul(2));
+            if version == 1 {
+                let total = if total == u64::MAX { "-1".to_owned() } else { total.to_string() };
+                all.push(("memory.limit_in_bytes", memory.to_string(), Need::Must));
+                all.push(("memory.memsw.limit_in_bytes", total, Need::Wish));
+            } else {
+                let swap = match total {
+                    u64::MAX => "max".to_owned(),
+                    total => total.saturating_sub(memory).to_string(),
+                };
+                all.push(("memory.max", memory.to_string(), Need::Must));
+                all.push(("memory.swap.max", swap, Need::Wish));
+            }
+        }
+        (Controller::Cpu, version) => {
+            let period = limits.cpu_period_us.unwrap_or(CPU_PERIOD_US_DEFAULT);
+            if let Some(shares) = limits.cpu_shares {
+                all.push(match version {
+                    1 => ("cpu.shares", shares.to_string(), Need::Must),
+                    // The kernel documentation's scale: 2 to 262144 onto 1 to 10000.
+                    _ => ("cpu.weight", weight(shares).to_string(), Need::Must),
+                });
+            }
+            match (limits.cpu_quota_us, version) {
+                (Some(quota), 1) => {
+                    all.push(("cpu.cfs_period_us", period.to_string(), Need::Must));
+                    all.push(("cpu.cfs_quota_us", quota.to_string(), Need::Must));
+                }
+                (Some(quota), _) => all.push(("cpu.max", format!("{quota} {period}"), Need::Must)),
+                (None, _) => {}
+            }
+        }
+    }
+    all
+}
+
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Gives a group's children the controllers; when we are all that is in it, we move out of the way first.
+fn enable(parent: &Path) {
+    let tell = |words: &str| {
+        open_to_write(&parent.join("cgroup.subtree_control"))
+            .and_then(|file| fs::File::from(file).write_all(words.as_bytes()))
+    };
+    if Controller::ALL.iter().all(|one| has_word(parent, "cgroup.subtree_control", *one)) {
+        return;
+    }
+    if tell(CONTROLLERS_V2).is_err() && only_ours(parent) {
+        let seat = parent.join(format!("{PREFIX}-supervisor-{}", std::process::id()));
+        let moved = make(&seat)
+            .and_then(|()| open_to_write(&seat.join("cgroup.procs")))
+            .and_then(|file| fs::File::from(file).write_all(b"0"));
+        // What does not work is found out by looking at what the children have.
+        drop(moved.and_then(|()| tell(CONTROLLERS_V2)));
+    }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    let made = fs::create_dir(folder);
+    made.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
+}
+
+fn open_to_write(file: &Path) -> io::Result<OwnedFd> {
+    Ok(OwnedFd::from(fs::OpenOptions::new().write(true).open(file)?))
+}
+
+/// Kills what is in a group and removes it.
+fn remove(folder: &Path) {
+    for _ in 0..REMOVALS_MAX {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+            _ => return,
+        }
+        kill_all(folder);
+        std::thread::yield_now();
+    }
+}
+
+/// Kills everything in a group.
+fn kill_all(folder: &Path) {
+    let at_once = open_to_write(&folder.join("cgroup.kill"))
+        .and_then(|file| fs::File::from(file).write_all(b"1"));
+    if at_once.is_ok() {
+        return;
+    }
+    let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+    for member in members.lines().filter_map(|line| line.parse().ok()) {
+        if let Some(pid) = rustix::process::Pid::from_raw(member) {
+            // An error says that it has ended already.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Whether a group was made by a program of this process namespace that is gone.
+fn is_left_over(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')) else {
+        return false;
+    };
+    let parts: Vec<&str> = rest.split('-').collect();
+    match parts[..] {
+        ["supervisor", pid] => pid.parse().is_ok_and(|pid| started(pid).is_none()),
+        [namespace, pid, begun, _] => {
+            let (Ok(pid), Ok(begun)) = (pid.parse::<u32>(), begun.parse::<u64>()) else {
+                return false;
+            };
+            namespace == pid_namespace() && started(pid) != Some(begun)
+        }
+        _ => false,
+    }
+}
+
+/// When a process was started, in ticks since boot; `None` when it is not there.
+fn started(pid: u32) -> Option<u64> {
+    const START_TIME: usize = 19;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in brackets may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(START_TIME)?.parse().ok()
+}
+
+/// Number of our process namespace: numbers of processes mean something in it alone.
+fn pid_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    link.to_string_lossy().chars().filter(char::is_ascii_digit).collect()
+}
+
+/// The number behind a word at the beginning of a line.
+fn value_of(text: &str, word: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(' ')?;
+        (name == word).then(|| value.trim().parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1_GROUPS: &str = "8:pids:/\n4:memory:/process_api/x\n2:cpu,cpuacct:/docker/abc\n0::/\n";
+    const V1_MOUNTS: &str = "30 25 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+        31 30 0:27 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+        32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+        33 30 0:29 /docker/abc /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+        34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+
+    #[test]
+    fn hierarchies_are_found_at_their_mounts_and_in_our_own_group() {
+        let found = Hierarchies::parse(V1_MOUNTS, V1_GROUPS);
+        let place = |controller| {
+            let hierarchy = found.v1_of(controller).unwrap();
+            hierarchy.mount.join(&hierarchy.own).display().to_string()
+        };
+        assert_eq!(place(Controller::Pids), "/sys/fs/cgroup/pids/");
+        assert_eq!(place(Controller::Memory), "/sys/fs/cgroup/memory/process_api/x");
+        // In a container only its own part is mounted.
+        assert_eq!(place(Controller::Cpu), "/sys/fs/cgroup/cpu,cpuacct/");
+        let mounts = "35 24 0:31 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n";
+        let found = Hierarchies::parse(mounts, "0::/user.slice/user-1000.slice/run-1.scope\n");
+        let v2 = found.v2.unwrap();
+        let own = "/sys/fs/cgroup/user.slice/user-1000.slice/run-1.scope";
+        assert_eq!(v2.parents(), [PathBuf::from("/sys/fs/cgroup"), PathBuf::from(own)]);
+        assert_eq!(Hierarchies::parse("", ""), Hierarchies::default());
+    }
+
+    /// A folder that looks like a delegated group of version 2.
+    fn unified(controllers: &str) -> (tempfile::TempDir, Hierarchies) {
+        let folder = tempfile::tempdir().unwrap();
+        for (file, text) in [
+            ("cgroup.controllers", "cpu memory pids\n"),
+            ("cgroup.subtree_control", controllers),
+            ("cgroup.procs", "1\n"),
+            ("cgroup.type", "domain\n"),
+        ] {
+            fs::write(folder.path().join(file), text).unwrap();
+        }
+        let mount = folder.path().to_owned();
+        let v2 = Hierarchy { controllers: vec![String::new()], mount, own: PathBuf::new() };
+        (folder, Hierarchies { v1: Vec::new(), v2: Some(v2) })
+    }
+
+    #[test]
+    fn a_delegated_group_enforces_what_it_has_and_one_with_strangers_in_it_nothing() {
+        for (controllers, usable) in
+            [("cpu memory pids", Controller::ALL.to_vec()), ("", Vec::new())]
+        {
+            let (_folder, found) = unified(controllers);
+            let told: Vec<_> = found.usable().into_iter().map(|(one, _)| one).collect();
+            assert_eq!(told, usable, "{controllers:?}");
+        }
+        let (folder, found) = unified("");
+        fs::write(folder.path().join("cgroup.procs"), format!("{}\n", std::process::id())).unwrap();
+        assert_eq!(found.usable().len(), 3, "alone in it, we can make room");
+    }
+
+    #[test]
+    fn each_limit_is_written_as_its_version_wants_it() {
+        let mut limits = Limits::default();
+        for (name, text) in
+            [("memory", "64m"), ("memory-swap", "96m"), ("cpus", "1.5"), ("cpu-shares", "1024")]
+        {
+            limits.set(name, text).unwrap();
+        }
+        let written = |version| -> Vec<String> {
+            let all = Controller::ALL.into_iter().flat_map(|one| settings(one, version, &limits));
+            all.map(|(file, value, _)| format!("{file}={value}")).collect()
+        };
+        assert_eq!(
+            written(1),
+            [
+                "memory.limit_in_bytes=67108864",
+                "memory.memsw.limit_in_bytes=100663296",
+                "pids.max=4096",
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=150000",
+            ]
+        );
+        assert_eq!(
+            written(2),
+            [
+                "memory.max=67108864",
+                "memory.swap.max=33554432",
+                "pids.max=4096",
+                "cpu.weight=39",
+                "cpu.max=150000 100000",
+            ]
+        );
+        limits.pids = None;
+        assert_eq!(settings(Controller::Pids, 1, &limits).len(), 0);
+    }
+
+    #[test]
+    fn groups_of_programs_that_are_gone_are_left_overs() {
+        let (namespace, us) = (pid_namespace(), std::process::id());
+        let begun = started(us).unwrap();
+        for (name, left) in [
+            (format!("idpbuilder-{namespace}-{us}-{begun}-0"), false),
+            (format!("idpbuilder-{namespace}-{us}-{}-0", begun + 1), true),
+            (format!("idpbuilder-{namespace}-4194304-1-0"), true),
+            ("idpbuilder-1-4194304-1-0".to_owned(), false),
+            ("idpbuilder-supervisor-4194304".to_owned(), true),
+            ("idpbuilder-x".to_owned(), false),
+            ("docker".to_owned(), false),
+        ] {
+            assert_eq!(is_left_over(&name), left, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_happened_is_read_from_the_events() {
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(value_of(text, "oom_kill"), Some(3));
+        assert_eq!(value_of("max 12\n", "max"), Some(12));
+        assert_eq!(value_of("", "max"), None);
+    }
+}
