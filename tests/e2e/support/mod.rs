@@ -121,18 +121,20 @@ impl User {
 
     /// The ordinary user `idpb` of `tests/setup/packages`, with subordinate ids.
     pub(crate) fn rootless() -> Self {
+        let (user, group) = ordinary_user();
+        Self::with_ids(user, group)
+    }
+
+    fn with_ids(uid: u32, gid: u32) -> Self {
         let mut user = Self::new();
-        let id = |flag: &str| {
-            let done = Done::of(Command::new("id").args([flag, "idpb"]));
-            done.ok().trim().to_owned()
-        };
-        let words = ["setpriv", "--reuid", &id("-u"), "--regid", &id("-g"), "--clear-groups"];
+        let (uid, gid) = (uid.to_string(), gid.to_string());
+        let words = ["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"];
         user.prefix = words.iter().map(OsString::from).collect();
         // The folders that hold target/ may be closed to other users.
         let copy = user.folder.path().join("bin/idpbuilder");
         fs::remove_file(&copy).unwrap();
         fs::copy(binary(), &copy).unwrap();
-        let owner = format!("{}:{}", id("-u"), id("-g"));
+        let owner = format!("{uid}:{gid}");
         Done::of(Command::new("chown").arg("-R").arg(owner).arg(user.folder.path())).ok();
         user
     }
@@ -219,6 +221,12 @@ impl User {
         let from = Path::new(ROOT).join(folder).join(".");
         Done::of(Command::new("cp").arg("-r").arg(from).arg(self.work())).ok();
     }
+}
+
+/// User and group id of the ordinary user `idpb` of `tests/setup/packages`, who has subordinate ids.
+pub(crate) fn ordinary_user() -> (u32, u32) {
+    let id = |flag: &str| Done::of(Command::new("id").args([flag, "idpb"])).ok().trim().parse();
+    (id("-u").unwrap(), id("-g").unwrap())
 }
 
 /// Flags by which a build finds the bases without any registry.
