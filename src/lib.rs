@@ -8,6 +8,7 @@ pub mod dag;
 pub mod event;
 pub mod limits;
 pub mod oci;
+pub mod remote;
 pub mod tree;
 // 1. Languages: text in, values out. Still pure.
 pub mod dockerfile;
@@ -15,6 +16,7 @@ pub mod graph;
 pub mod plan;
 pub mod project;
 // 2. Mechanisms: one resource each (bytes, disk, kernel, network). Blind to one another.
+pub mod git;
 pub mod layer;
 pub mod registry;
 pub mod sandbox;

@@ -14,9 +14,9 @@ use std::{
 /// Lowest layer first. A module may use its own children and any *earlier row*;
 /// modules sharing a row are blind to one another unless listed in [`SAME_ROW`].
 const LAYERS: &[&[&str]] = &[
-    &["dag", "event", "limits", "oci", "tree"],
+    &["dag", "event", "limits", "oci", "remote", "tree"],
     &["dockerfile", "graph", "plan", "project"],
-    &["layer", "registry", "sandbox", "ssh", "store", "trust"],
+    &["git", "layer", "registry", "sandbox", "ssh", "store", "trust"],
     &["build", "image", "snapshot"],
     &["exec", "serve", "watch"],
     &["report"],

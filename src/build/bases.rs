@@ -56,7 +56,8 @@ impl<'a> Bases<'a> {
         lower: Lower,
     ) -> Result<Box<Lowered>, BuildFailure> {
         let kind_of = |source: &NamedSource| match source {
-            NamedSource::Directory(_) => ContextKind::Files,
+            NamedSource::Files(_) => ContextKind::Files,
+            NamedSource::Scratch => ContextKind::Scratch,
             NamedSource::Images(_) | NamedSource::Reference(_) => ContextKind::Image,
         };
         let request = self.request;
@@ -72,7 +73,10 @@ impl<'a> Bases<'a> {
             platform: platform.clone(),
             build_platform: Platform::host(),
             named_contexts: named.collect(),
-            ignore: request.context.as_ref().and_then(|context| context.ignore.clone()),
+            ignore: request
+                .context
+                .as_ref()
+                .and_then(|context| context.ignore().map(str::to_owned)),
         };
         let mut configs: HashMap<ImageRequest, ImageConfig> = HashMap::new();
         loop {
@@ -98,9 +102,12 @@ impl<'a> Bases<'a> {
         let reference = match self.request.named.get(&wanted.name) {
             Some(NamedSource::Images(images)) => return choose(images, wanted),
             Some(NamedSource::Reference(reference)) => reference.clone(),
-            Some(NamedSource::Directory(_)) | None => wanted.name.parse().map_err(|error| {
-                BuildError::BaseName { name: wanted.name.clone(), reason: format!("{error}") }
-            })?,
+            Some(NamedSource::Files(_) | NamedSource::Scratch) | None => {
+                wanted.name.parse().map_err(|error| BuildError::BaseName {
+                    name: wanted.name.clone(),
+                    reason: format!("{error}"),
+                })?
+            }
         };
         let Workshop { store, client, .. } = self.workshop;
         let refresh = self.request.refresh == Refresh::Always;

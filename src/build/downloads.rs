@@ -1,15 +1,17 @@
-//! Files that `ADD` gets from URLs: downloaded into the store, or known to be there unchanged.
+//! What `ADD` gets from other machines: brought into the store, or known to be there unchanged.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BuildError, Workshop,
+    BuildError,
+    fetch::{Errand, Fetched},
     files::{Download, Root},
 };
 use crate::{
     graph::{FileAction, FilesOp, OpGraph, OpId, SourceRoot},
     oci::Digest,
     registry::{DownloadError, Downloaded, Validators},
+    remote::{GitTimes, Remote, without_login},
     store::Store,
     tree::Timestamp,
 };
@@ -17,52 +19,74 @@ use crate::{
 /// Namespace of the notes about downloads, by URL.
 const NAMESPACE: &str = "download";
 
-/// A files op whose URLs are files of the store.
+/// A files op whose sources are all in the store.
 pub(super) struct Local {
-    /// The op with an id of its own in place of each URL.
+    /// The op with an id of its own in place of each URL and each repository.
     pub(super) op: FilesOp,
-    files: Vec<(OpId, Download)>,
+    /// The latest commit whose time its files are to have.
+    pub(super) commit: Option<Timestamp>,
+    sources: Vec<(OpId, Source)>,
+}
+
+/// What stands behind an id.
+enum Source {
+    File(Download),
+    Repository(Fetched),
 }
 
 /// What is remembered of a URL; the spelled-out digest keeps the blob.
 #[derive(Serialize, Deserialize)]
-struct Known {
-    content: Digest,
-    size: u64,
-    validators: Validators,
+pub(super) struct Known {
+    pub(super) content: Digest,
+    pub(super) size: u64,
+    pub(super) validators: Validators,
 }
 
 impl Local {
-    /// Downloads what the op adds from URLs and the store has not got.
+    /// Gets what the op adds from other machines and the store has not got.
     pub(super) fn get(
-        workshop: &Workshop,
+        errand: Errand<'_>,
         op: &FilesOp,
         graph: &OpGraph,
     ) -> Result<Self, BuildError> {
-        let mut local = Self { op: op.clone(), files: Vec::new() };
+        let mut local = Self { op: op.clone(), commit: None, sources: Vec::new() };
         for action in &mut local.op.actions {
             let FileAction::Copy { sources, .. } = action else { continue };
             for source in sources {
-                let SourceRoot::Url { url, checksum } = &source.root else { continue };
-                let known = get(workshop, url, checksum.as_deref())?;
-                let id = graph.id_beyond(local.files.len());
-                local.files.push((id, file(&source.path, &known)));
+                let got = match &source.root {
+                    SourceRoot::Url { url, checksum } => {
+                        let known = get(errand, url, checksum.as_deref())?;
+                        Source::File(file(&source.path, &known))
+                    }
+                    SourceRoot::Git(git) => {
+                        let fetched = errand.remote(&Remote::Git(git.clone()))?;
+                        if git.times == GitTimes::Commit {
+                            let seconds = fetched.time.unwrap_or_default();
+                            local.commit = local.commit.max(Some(Timestamp { seconds, nanos: 0 }));
+                        }
+                        Source::Repository(fetched)
+                    }
+                    SourceRoot::Op(_) | SourceRoot::Inline(_) => continue,
+                };
+                let id = graph.id_beyond(local.sources.len());
+                local.sources.push((id, got));
                 source.root = SourceRoot::Op(id);
             }
         }
         Ok(local)
     }
 
-    /// The download that stands behind an id of [`Local::op`].
+    /// What stands behind an id of [`Local::op`].
     pub(super) fn root(&self, id: OpId) -> Option<Root<'_>> {
-        let found = self.files.iter().find(|(known, _)| *known == id);
-        found.map(|(_, download)| Root::Download(download))
+        let (_, found) = self.sources.iter().find(|(known, _)| *known == id)?;
+        Some(match found {
+            Source::File(download) => Root::Download(download),
+            Source::Repository(fetched) => Root::Layers(std::slice::from_ref(&fetched.layer)),
+        })
     }
 }
 
 fn file(name: &str, known: &Known) -> Download {
-    // A name comes from a URL: `%2F..` must not become a way out of the destination.
-    let name = if name == ".." { "__unnamed__" } else { name };
     let seconds = known.validators.modified().unwrap_or(0);
     Download {
         name: name.to_owned(),
@@ -72,9 +96,17 @@ fn file(name: &str, known: &Known) -> Download {
     }
 }
 
-fn get(workshop: &Workshop, url: &str, checksum: Option<&str>) -> Result<Known, BuildError> {
+/// What is behind a URL, asked for again only whether it has changed.
+pub(super) fn get(
+    errand: Errand<'_>,
+    url: &str,
+    checksum: Option<&str>,
+) -> Result<Known, BuildError> {
+    let Errand { workshop, reach, .. } = errand;
     let store = &workshop.store;
-    let known = known(store, url)?;
+    // What is kept must not hold the password of a URL.
+    let name = without_login(url);
+    let known = known(store, &name)?;
     // What a checksum names cannot have changed.
     let named = |known: &Known| checksum.is_some_and(|sum| sum == known.content.to_string());
     let known = match known {
@@ -83,11 +115,11 @@ fn get(workshop: &Workshop, url: &str, checksum: Option<&str>) -> Result<Known, 
     };
     let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
     let mut out = store.blob_writer()?;
-    let outcome = workshop.wait(workshop.client.download(url, &asked, &mut out))?;
+    let outcome = workshop.wait(workshop.client.download(url, &asked, reach, &mut out))?;
     let found = match (outcome, known) {
         (Downloaded::Unchanged, Some(known)) => known,
         (Downloaded::Unchanged, None) => {
-            let url = url.to_owned();
+            let url = name;
             let reason = "HTTP 304 in answer to a request without conditions".to_owned();
             return Err(DownloadError::Refused { url, reason }.into());
         }
@@ -101,7 +133,7 @@ fn get(workshop: &Workshop, url: &str, checksum: Option<&str>) -> Result<Known, 
         return Err(BuildError::Checksum { found, expected });
     }
     let note = serde_json::to_vec(&found).expect("texts and numbers");
-    store.put_note(NAMESPACE, url, &note)?;
+    store.put_note(NAMESPACE, &name, &note)?;
     Ok(found)
 }
 

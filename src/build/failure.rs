@@ -6,9 +6,9 @@ use thiserror::Error;
 
 use super::{BuildRequest, files::FilesError};
 use crate::{
-    dockerfile::DockerfileError, graph::Place, image::ImageError, layer::LayerError, oci::Digest,
-    plan::Entitlement, registry::DownloadError, sandbox::SandboxError, snapshot::SnapshotError,
-    store::StoreError,
+    dockerfile::DockerfileError, git::GitError, graph::Place, image::ImageError, layer::LayerError,
+    oci::Digest, plan::Entitlement, registry::DownloadError, sandbox::SandboxError,
+    snapshot::SnapshotError, store::StoreError,
 };
 
 /// A Dockerfile's text and the name it is shown under.
@@ -143,6 +143,34 @@ pub enum BuildError {
         /// As asked for.
         expected: String,
     },
+    /// A repository could not be fetched.
+    #[error(transparent)]
+    Git(Box<GitError>),
+    /// Something that must be a tar archive is none.
+    #[error("{name} is no tar archive, plain or compressed, or an empty one")]
+    NoArchive {
+        /// As the user knows it.
+        name: String,
+    },
+    /// A context has no Dockerfile at a path; BuildKit's words.
+    #[error("failed to read dockerfile: open {path}: no such file or directory")]
+    NoDockerfile {
+        /// The context.
+        context: String,
+        /// The path in it.
+        path: String,
+    },
+    /// What must be the text of a Dockerfile is none.
+    #[error("{name}: {reason}")]
+    NoText {
+        /// What.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// The time of a source cannot be taken.
+    #[error("{0}")]
+    Epoch(String),
     /// A secret that a process must have is not there.
     #[error("secret {id}: not found")]
     SecretMissing {

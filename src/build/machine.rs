@@ -1,5 +1,7 @@
 //! Runs the ops of one build: each as soon as its inputs are there, or not at all when its result is known.
 
+mod why;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock, atomic::Ordering, mpsc},
@@ -7,15 +9,18 @@ use std::{
 };
 
 use super::{
-    BuildError, BuildFailure, BuildRequest, Built, LATEST_MTIME, NamedSource, Workshop, allowed,
+    BuildError, BuildFailure, BuildRequest, Built, ContextSource, LATEST_MTIME, NamedSource,
+    Workshop, allowed,
     bases::{Base, Bases},
     downloads::Local,
+    epoch,
+    fetch::Errand,
     files::{self, Clock, Context, Key, Root},
     process, reason, result, strict,
 };
 use crate::{
     dag::{self, NodeId, Schedule},
-    dockerfile::{self, Epoch, ImageRequest, Lowered, Warning},
+    dockerfile::{self, ImageRequest, Lowered, Warning},
     event::{Event, Outcome},
     graph::{Difference, FilesOp, Op, OpId, OpNode, RunOp},
     image::{self, Image},
@@ -80,6 +85,8 @@ fn perform(
     let mut is_whole = true;
     let host = [Platform::host()];
     for platform in asked(request, &host) {
+        let timed = epoch::settle(workshop, request, &parsed, platform)?;
+        let request = timed.as_ref().unwrap_or(request);
         let bases = Bases::new(workshop, request);
         let mut lowered = bases.lower(&parsed, platform, dockerfile::lower)?;
         allowed::check(&request.allow, &lowered.graph)
@@ -88,7 +95,8 @@ fn perform(
             lowered.take_platform_of_base();
         }
         strict::check(request, &lowered).map_err(fail)?;
-        let epoch = epoch(request, &lowered).map_err(fail)?;
+        let epoch = epoch::in_force(request, &lowered);
+        built.epoch = epoch;
         let machine = Machine::new(workshop, request, &lowered, (bases, epoch, mode));
         let Some(stack) = machine.run()? else {
             is_whole = false;
@@ -116,19 +124,6 @@ fn asked<'p>(request: &'p BuildRequest, host: &'p [Platform]) -> &'p [Platform] 
     if request.platforms.is_empty() { host } else { &request.platforms }
 }
 
-/// `SOURCE_DATE_EPOCH`: as asked for, or as the Dockerfile says.
-fn epoch(request: &BuildRequest, lowered: &Lowered) -> Result<Option<i64>, BuildError> {
-    match (request.epoch, &lowered.epoch) {
-        (Some(seconds), _) => Ok(Some(seconds)),
-        (None, Some(Epoch::Seconds(seconds))) => Ok(Some(*seconds)),
-        (None, None) => Ok(None),
-        (None, Some(Epoch::Source(name))) => Err(BuildError::Unsupported {
-            what: format!("SOURCE_DATE_EPOCH={name}, the time of a source,"),
-            help: Some("give it in seconds, such as that of `git log -1 --pretty=%ct`".to_owned()),
-        }),
-    }
-}
-
 fn merge_warnings(known: &mut Vec<Warning>, found: &[Warning]) {
     for warning in found {
         if !known.contains(warning) {
@@ -147,6 +142,8 @@ struct Stack {
 enum OpResult {
     Stack(Stack),
     Context(Arc<Context>),
+    /// Files that were fetched, in one layer.
+    Files(DiffId),
     /// It would have to be made, and is only explained.
     Stale,
 }
@@ -272,13 +269,19 @@ impl<'a> Machine<'a> {
         let source = match name {
             None => self.request.context.as_ref(),
             Some(name) => match self.request.named.get(name) {
-                Some(NamedSource::Directory(source)) => Some(source),
-                Some(NamedSource::Images(_) | NamedSource::Reference(_)) | None => None,
+                Some(NamedSource::Files(source)) => Some(source),
+                Some(NamedSource::Images(_) | NamedSource::Reference(_) | NamedSource::Scratch)
+                | None => None,
             },
         };
-        let context = match source {
-            Some(source) => Context::open(&source.folder, source.ignore.as_deref())?,
-            None => Context::empty(),
+        let errand = Errand::of_the_user(self.workshop, &self.request.secrets);
+        let fetched = source.map(|source| errand.context(source)).transpose()?.flatten();
+        let context = match (source, fetched) {
+            (_, Some(fetched)) => return Ok(OpResult::Files(fetched.layer)),
+            (Some(ContextSource::Folder(folder)), None) => {
+                Context::open(&folder.folder, folder.ignore.as_deref())?
+            }
+            (_, None) => Context::empty(),
         };
         Ok(OpResult::Context(Arc::new(context)))
     }
@@ -340,27 +343,6 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// What an op stands on that would have to be made first: its own key is not known before.
-    fn stale_input(&self, id: OpId) -> Option<Difference> {
-        let inputs = self.lowered.graph.node(id).op.inputs();
-        let stale =
-            |input: &&OpId| matches!(self.results[input.index()].get(), Some(OpResult::Stale));
-        let input = *inputs.iter().find(stale)?;
-        let component = if inputs.first() == Some(&input) { "base" } else { "source" };
-        let words = format!("stands on {}", self.step_words(input));
-        Some(Difference { component: component.to_owned(), words })
-    }
-
-    /// An op as a reader of the Dockerfile knows it.
-    fn step_words(&self, id: OpId) -> String {
-        let node = self.lowered.graph.node(id);
-        match (&node.op, self.steps[id.index()]) {
-            (Op::Image { name, .. }, _) => format!("image {name}"),
-            (_, Some(step)) => format!("[{step}/{}] {}", self.step_count(), node.place.title),
-            (_, None) => node.place.title.clone(),
-        }
-    }
-
     fn try_find_or_make(
         &self,
         (id, base, step): (OpId, OpId, usize),
@@ -368,8 +350,9 @@ impl<'a> Machine<'a> {
     ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
         let store = &self.workshop.store;
         let below = self.stack(base);
+        let errand = Errand::of_a_dockerfile(self.workshop, self.request);
         let local = match op {
-            StepOp::Files(files) => Some(Local::get(self.workshop, files, &self.lowered.graph)?),
+            StepOp::Files(files) => Some(Local::get(errand, files, &self.lowered.graph)?),
             StepOp::Run(_) => None,
         };
         let key_parts = self.key(op, below, local.as_ref())?;
@@ -415,38 +398,6 @@ impl<'a> Machine<'a> {
         store.put_site(&self.site_of_any_platform(id), key);
         self.look(id, below, local.as_ref(), diff_id)?;
         Ok((Some(diff_id), Some(reason)))
-    }
-
-    /// Where an op stands, to find what was made there last.
-    fn site(&self, id: OpId) -> String {
-        let step = self.steps[id.index()].unwrap_or(0);
-        format!("{}#{}#{step}", self.request.name, self.lowered.config.platform())
-    }
-
-    fn site_of_any_platform(&self, id: OpId) -> String {
-        format!("{}##{}", self.request.name, self.steps[id.index()].unwrap_or(0))
-    }
-
-    fn reason(&self, (id, base): (OpId, OpId), key: &Key) -> Result<Difference, BuildError> {
-        let store = &self.workshop.store;
-        let of_cache =
-            |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
-        if self.request.cache == CacheUse::Ignore {
-            return of_cache("the cache is not used");
-        }
-        let last = match store.last_at(&self.site(id))? {
-            Some(last) => Some(last),
-            None => store.last_at(&self.site_of_any_platform(id))?,
-        };
-        let Some(last) = last else { return of_cache("not built before") };
-        let base = match self.lowered.graph.node(base).op {
-            Op::Image { .. } => format!("base {} changed", self.step_words(base)),
-            _ => format!("stands on {}, which changed", self.step_words(base)),
-        };
-        match reason::difference(store, (key, &last), &base) {
-            Some(difference) => Ok(difference),
-            None => of_cache("its layer is gone from the store"),
-        }
     }
 
     /// Looks for what rules of our own ask of the files of a step that made `layer`.
@@ -504,7 +455,7 @@ impl<'a> Machine<'a> {
 
     fn make_files(&self, local: &Local, below: &Stack) -> Result<DiffId, BuildError> {
         let epoch = self.epoch.map(|seconds| Timestamp { seconds, nanos: 0 });
-        let clock = Clock { now: LATEST_MTIME, epoch };
+        let clock = Clock { now: LATEST_MTIME, epoch, commit: local.commit };
         let root_of = |id: OpId| self.root_in(Some(local), id);
         let store = &self.workshop.store;
         Ok(files::make_layer(store, &local.op, &below.layers, &root_of, clock)?)
@@ -521,13 +472,14 @@ impl<'a> Machine<'a> {
             OpResult::Stale => {
                 unreachable!("an op with a stale input ends before its sources are opened")
             }
+            OpResult::Files(layer) => Root::Files(*layer),
         }
     }
 
     fn stack(&self, id: OpId) -> &Stack {
         match self.results[id.index()].get().expect("inputs are done before") {
             OpResult::Stack(stack) => stack,
-            OpResult::Context(_) | OpResult::Stale => {
+            OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale => {
                 unreachable!(
                     "the front end builds on root file systems, and stale inputs end before"
                 )
@@ -565,7 +517,7 @@ impl<'a> Machine<'a> {
     fn fetch_input(&self, input: OpId) -> Result<(), BuildError> {
         match self.results[input.index()].get() {
             Some(OpResult::Stack(stack)) => self.fetch(stack),
-            Some(OpResult::Context(_) | OpResult::Stale) | None => Ok(()),
+            Some(OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale) | None => Ok(()),
         }
     }
 

@@ -6,7 +6,9 @@ mod agents;
 mod allowed;
 mod bases;
 mod downloads;
+mod epoch;
 mod failure;
+mod fetch;
 pub mod files;
 mod machine;
 mod mounts;
@@ -25,12 +27,14 @@ use std::{
 };
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
+pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
 pub use machine::{build, check, explain};
 pub use result::Built;
-pub use source::{ContextSource, NamedSource, ReadSecret};
+pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
 
 use crate::{
     event::Emit,
+    git::GitProgram,
     graph::CacheKey,
     layer::OverlayMarks,
     limits::Limits,
@@ -76,6 +80,10 @@ pub struct Workshop {
     pub read_secret: ReadSecret,
     /// Socket of the user's SSH agent.
     pub ssh_agent: Option<PathBuf>,
+    /// The program that fetches repositories.
+    pub git: GitProgram,
+    /// What was fetched from other machines so far.
+    pub fetches: Arc<Fetches>,
 }
 
 /// One image to build.

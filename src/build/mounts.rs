@@ -169,7 +169,7 @@ fn selection(from: OpId, source: &str) -> FilesOp {
 /// Puts the selected files into a directory of their own, so that writes to it are lost with it.
 fn materialize(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Result<(), BuildError> {
     let store = &task.workshop.store;
-    let clock = Clock { now: LATEST_MTIME, epoch: None };
+    let clock = Clock { now: LATEST_MTIME, epoch: None, commit: None };
     let op = selection(from, source);
     let layer = files::make_layer(store, &op, &[], &task.root_of, clock)?;
     fs::create_dir(folder).map_err(|source| io_error(folder, source))?;

@@ -15,6 +15,8 @@ pub struct Built {
     pub images: Vec<(Platform, Image)>,
     /// How many of each image's layers, from the bottom, are its base's.
     pub base_layers: Vec<usize>,
+    /// `SOURCE_DATE_EPOCH` in force; of the last platform, should they differ.
+    pub epoch: Option<i64>,
     /// Steps whose result was known.
     pub cached: usize,
     /// Steps in all.

@@ -6,11 +6,39 @@ use crate::{
     image::Image,
     oci::{Platform, Reference},
     plan::SecretSource,
+    remote::Remote,
 };
+
+/// Where the files of a context are.
+#[derive(Clone, Debug)]
+pub enum ContextSource {
+    /// In a folder.
+    Folder(ContextFolder),
+    /// In a tar archive, plain or compressed.
+    Archive {
+        /// As the user knows it.
+        name: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// On another machine.
+    Remote(Remote),
+}
+
+impl ContextSource {
+    /// Text of the ignore file in force: only a folder has one.
+    #[must_use]
+    pub fn ignore(&self) -> Option<&str> {
+        match self {
+            Self::Folder(folder) => folder.ignore.as_deref(),
+            Self::Archive { .. } | Self::Remote(_) => None,
+        }
+    }
+}
 
 /// A folder of local files and the text of its ignore file.
 #[derive(Clone, Debug)]
-pub struct ContextSource {
+pub struct ContextFolder {
     /// The folder.
     pub folder: PathBuf,
     /// Text of the ignore file in force.
@@ -20,8 +48,10 @@ pub struct ContextSource {
 /// What stands behind a named context.
 #[derive(Clone, Debug)]
 pub enum NamedSource {
-    /// Local files.
-    Directory(ContextSource),
+    /// Files.
+    Files(ContextSource),
+    /// Nothing: an image without files.
+    Scratch,
     /// An image that is in the store, for each platform that there is (another image of the plan,
     /// an OCI layout).
     Images(Vec<(Platform, Image)>),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -10,7 +11,8 @@ use idpbuilder::{
     dockerfile::Warning,
     exec::{ImageReport, ImageState},
     plan::{
-        CacheUse, Entitlement, OutputPlan, Plan, Publication, RegistryPlan, SecretSource, SshSource,
+        CacheUse, DockerfileSource, Entitlement, OutputPlan, Plan, Publication, RegistryPlan,
+        SecretSource, SshSource,
     },
 };
 
@@ -18,8 +20,10 @@ use super::{
     Global, check,
     failure::{CONFIGURATION, CliError, ENVIRONMENT},
     images, limits, output, run, setup,
-    sources::SourceArgs,
+    sources::{ReadFlags, SourceArgs},
 };
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 #[derive(clap::Args)]
 #[command(after_help = concat!(
@@ -54,7 +58,8 @@ pub(super) struct BuildArgs {
     /// ID=KEY[,KEY] for private keys.
     #[arg(long, value_name = "ID[=PATH]")]
     ssh: Vec<String>,
-    /// Lets processes do more: security.insecure, network.host.
+    /// Lets a build do more: security.insecure, network.host (RUN), network.private (ADD from this machine
+    /// or a private network).
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
     allow: Vec<String>,
     /// Runs the build checks and builds nothing; as `idpbuilder check`.
@@ -79,7 +84,8 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
     if args.check {
         return check::perform(global, &args.sources);
     }
-    let plan = plan_of(&args)?;
+    // What came from standard input lives until the build is done.
+    let (plan, _input) = plan_of(&args)?;
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
@@ -94,8 +100,8 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan_of(args: &BuildArgs) -> Result<Plan, CliError> {
-    let mut flags = args.sources.flags()?;
+fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {
+    let ReadFlags { mut flags, input } = args.sources.flags()?;
     flags.tags = args.tag.iter().map(|tag| images::parse(tag)).collect::<Result<_, _>>()?;
     flags.labels = pairs("--label", &args.label)?;
     flags.outputs = args.output.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
@@ -119,12 +125,25 @@ fn plan_of(args: &BuildArgs) -> Result<Plan, CliError> {
     }
     flags.source_date_epoch = source_date_epoch(&flags.args)?;
     let rewritten = flags.outputs.iter().any(OutputPlan::rewrites_times);
-    if rewritten && flags.source_date_epoch.is_none() {
+    // A time that is a source's is not known yet; the Dockerfile may name one too.
+    let is_dated = flags.source_date_epoch.is_some() || flags.args.contains_key(EPOCH);
+    if rewritten && !is_dated && !names_epoch(&flags.dockerfile) {
         let message = "--output …,rewrite-timestamp=true: there is no time to rewrite to";
         return Err(CliError::new(CONFIGURATION, message)
             .with_help("give one: --build-arg SOURCE_DATE_EPOCH=SECONDS"));
     }
-    args.sources.plan(flags)
+    Ok((args.sources.plan(flags)?, input))
+}
+
+/// Whether a Dockerfile may say what the time is; one that has to be fetched may.
+fn names_epoch(dockerfile: &DockerfileSource) -> bool {
+    match dockerfile {
+        DockerfileSource::Inline(text) => text.contains(EPOCH),
+        DockerfileSource::File(path) => {
+            std::fs::read_to_string(path).is_ok_and(|text| text.contains(EPOCH))
+        }
+        DockerfileSource::Context(_) | DockerfileSource::Url(_) => true,
+    }
 }
 
 /// `id=NAME`, with `src=FILE` or `env=VARIABLE`; `type=file` and `type=env` as docker has them.
@@ -199,7 +218,7 @@ fn ssh(text: &str) -> Result<(String, SshSource), CliError> {
     Ok((id.to_owned(), SshSource::Files(files)))
 }
 
-fn entitlement(text: &str) -> Result<Entitlement, CliError> {
+pub(super) fn entitlement(text: &str) -> Result<Entitlement, CliError> {
     Entitlement::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| {
         let known = Entitlement::ALL.map(Entitlement::name).join(", ");
         CliError::new(CONFIGURATION, format!("--allow {text}: expected one of {known}"))
@@ -208,7 +227,7 @@ fn entitlement(text: &str) -> Result<Entitlement, CliError> {
 
 /// `SOURCE_DATE_EPOCH` of the build arguments, or else of the environment.
 fn source_date_epoch(args: &BTreeMap<String, String>) -> Result<Option<i64>, CliError> {
-    let name = "SOURCE_DATE_EPOCH";
+    let name = EPOCH;
     let from_env = std::env::var(name).ok().filter(|value| !value.is_empty());
     match (args.get(name), from_env) {
         // Names of sources (`context`) are for the Dockerfile's own reading.

@@ -11,7 +11,7 @@ use super::{
     Global,
     failure::{BUILD, CliError},
     run, setup,
-    sources::SourceArgs,
+    sources::{ReadFlags, SourceArgs},
 };
 
 #[derive(clap::Args)]
@@ -32,7 +32,8 @@ pub(super) fn check(global: &Global, args: &CheckArgs) -> Result<ExitCode, CliEr
 
 /// Prints what is found; ends with 1 when there is anything.
 pub(super) fn perform(global: &Global, sources: &SourceArgs) -> Result<ExitCode, CliError> {
-    let plan = sources.plan(sources.flags()?)?;
+    let ReadFlags { flags, input: _input } = sources.flags()?;
+    let plan = sources.plan(flags)?;
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);

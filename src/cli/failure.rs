@@ -9,9 +9,10 @@ use idpbuilder::{
     build::{BuildError, BuildFailure, files::FilesError},
     dockerfile::DockerfileError,
     exec::{ExecError, Report},
+    git::GitError,
     image::ImageError,
     layer::LayerError,
-    registry::RegistryError,
+    registry::{DownloadError, RegistryError},
     report::safe,
     sandbox::SandboxError,
     serve::ServeError,
@@ -182,6 +183,7 @@ fn exec_code(error: &ExecError) -> u8 {
     match error {
         ExecError::Build(failure) if is_disk_full(&failure.error) => ENVIRONMENT,
         ExecError::Build(failure) => build_code(&failure.error),
+        ExecError::Context { source, .. } => build_code(source),
         ExecError::File { .. } | ExecError::Secret { .. } => CONFIGURATION,
         ExecError::Image { source, .. } | ExecError::Push { source, .. } => image_code(source),
         ExecError::Store(error) => store_code(error),
@@ -201,11 +203,22 @@ fn build_code(error: &BuildError) -> u8 {
         | BuildError::Secret { .. }
         | BuildError::AgentMissing { .. }
         | BuildError::Agent { .. }
+        | BuildError::NoArchive { .. }
+        | BuildError::NoDockerfile { .. }
+        | BuildError::NoText { .. }
+        | BuildError::Epoch(_)
         | BuildError::Unsupported { .. } => CONFIGURATION,
         BuildError::NoStage { source, .. } => build_code(source),
         BuildError::Image(error) => image_code(error),
         BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
         BuildError::Store(error) => store_code(error),
+        BuildError::Git(error) => match error.as_ref() {
+            GitError::Auth { .. } => AUTHENTICATION,
+            GitError::Missing { .. } | GitError::Io { .. } => ENVIRONMENT,
+            GitError::NoReference { .. } => NOT_FOUND,
+            GitError::Failed { .. } => NETWORK,
+            _ => BUILD,
+        },
         BuildError::Cancelled => INTERRUPTED,
         _ => BUILD,
     }
@@ -248,6 +261,12 @@ fn exec_text(error: &ExecError) -> String {
                 _ => Vec::new(),
             };
             message_text(&message, &help)
+        }
+        ExecError::Context { image, source } => {
+            let (message, _, help) = describe(source);
+            let help: Vec<String> =
+                help.iter().map(|line| format!("help         {line}")).collect();
+            message_text(&format!("{image}: {}", safe_lines(&message)), &help)
         }
         ExecError::Cancelled => "cancelled\n".to_owned(),
         ExecError::Serve(ServeError::InUse(address)) => message_text(
@@ -412,12 +431,45 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             let doctor = "`idpbuilder doctor` shows what this machine can do".to_owned();
             (message, "needs a sandbox".to_owned(), vec![help.clone(), doctor])
         }
+        BuildError::Git(error) => (message, "this repository".to_owned(), git_help(error)),
+        BuildError::Download(DownloadError::Private { .. }) => {
+            let help = "if you trust this Dockerfile: --allow network.private".to_owned();
+            (message, "leads there".to_owned(), vec![help])
+        }
+        BuildError::NoDockerfile { context, path } => {
+            let help = vec![
+                format!("{context} has no {path}"),
+                "name another one with `-f PATH`, or one of this machine with `-f /PATH`"
+                    .to_owned(),
+            ];
+            (message, "here".to_owned(), help)
+        }
         BuildError::Image(ImageError::Registry(error)) => {
             let text = registry_text("", error);
             let help = text.lines().skip(2).map(|line| line.trim().to_owned());
             (message, "this image".to_owned(), help.collect())
         }
         _ => (message, "here".to_owned(), Vec::new()),
+    }
+}
+
+/// The ways out when there is no repository.
+fn git_help(error: &GitError) -> Vec<String> {
+    match error {
+        GitError::Missing { .. } => {
+            vec!["install git; it is the one program that idpbuilder calls".to_owned()]
+        }
+        GitError::Auth { url, .. } => {
+            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let host = host.split('/').next().unwrap_or_default();
+            vec![
+                format!("a token: --secret id=GIT_AUTH_TOKEN.{host},env=NAME"),
+                "or what `git ls-remote` here uses: credential helpers and SSH agents are asked"
+                    .to_owned(),
+            ]
+        }
+        GitError::NoReference { help, .. } => help.iter().cloned().collect(),
+        _ => Vec::new(),
     }
 }
 

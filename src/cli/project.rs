@@ -49,6 +49,9 @@ pub(super) struct SelectionArgs {
     /// Serves a registry from another address: `docker.io=HOST:PORT/PREFIX`.
     #[arg(long, value_name = "REGISTRY=ADDRESS")]
     pub(super) mirror: Vec<String>,
+    /// Lets every build do more: security.insecure, network.host, network.private.
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
 }
 
 /// A project with everything filled in.
@@ -92,6 +95,12 @@ pub(super) fn plan(loaded: &Loaded, args: &SelectionArgs) -> Result<Plan, CliErr
     if args.no_cache {
         plan.images.iter_mut().for_each(|image| image.cache = CacheUse::Ignore);
     }
+    for text in &args.allow {
+        let allowed = super::build::entitlement(text)?;
+        for image in &mut plan.images {
+            image.allow.insert(allowed);
+        }
+    }
     add_mirrors(&mut plan, &args.mirror)?;
     Ok(plan)
 }
@@ -112,6 +121,8 @@ fn names_in(image: &Image, root: &Path) -> Vec<String> {
     let text = match &image.dockerfile {
         Dockerfile::Inline(text) => Some(text.clone()),
         Dockerfile::File(path) => fs::read_to_string(root.join(path)).ok(),
+        // Nothing is fetched for a plan.
+        Dockerfile::InContext(_) | Dockerfile::Url(_) => None,
     };
     let parsed = text.and_then(|text| dockerfile::parse(&text).ok());
     let Some(parsed) = parsed else { return Vec::new() };

@@ -16,6 +16,7 @@ use std::{
 use idpbuilder::{
     event::{self, Emit},
     exec::{OnFailure, Setup},
+    git::GitProgram,
     plan::SecretSource,
     report,
     sandbox::{self, CancelFlag, Entered},
@@ -120,6 +121,7 @@ pub(super) fn exec_setup(
         find_credentials: Arc::new(credentials::find),
         trusted_certificates: Some(home()?.join("certs")),
         resolv_conf,
+        git: git_program(),
         embedded: embedded::setup()?,
     })
 }
@@ -127,6 +129,18 @@ pub(super) fn exec_setup(
 /// Socket of the user's SSH agent, when there is one.
 pub(super) fn ssh_agent() -> Option<PathBuf> {
     env::var_os("SSH_AUTH_SOCK").filter(|socket| !socket.is_empty()).map(PathBuf::from)
+}
+
+/// Git, with our environment but for what would change what it does.
+fn git_program() -> GitProgram {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    let candidates = env::split_paths(&folders).filter(|folder| folder.is_absolute());
+    let path = candidates.map(|folder| folder.join("git")).find(|path| path.is_file());
+    let is_kept = |name: &OsString| {
+        let name = name.to_string_lossy();
+        !name.starts_with("GIT_") || name.starts_with("GIT_SSH")
+    };
+    GitProgram { path, env: env::vars_os().filter(|(name, _)| is_kept(name)).collect() }
 }
 
 fn read_secret(source: &SecretSource) -> Result<Option<Vec<u8>>, String> {

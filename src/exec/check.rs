@@ -36,14 +36,15 @@ pub async fn check(plan: &Plan, setup: &Setup) -> Result<Vec<Checked>, ExecError
     let workshop = prepare::workshop(&client, setup);
     let mut checked = Vec::new();
     for image in &plan.images {
-        let request = prepare::build_request(image, setup, &BuiltImages::new())?;
-        let workshop = workshop.clone();
+        let (workshop, setup, image) = (workshop.clone(), setup.clone(), image.clone());
         let work = tokio::task::spawn_blocking(move || {
+            let place = (&setup, &workshop);
+            let request = prepare::build_request(&image, place, &BuiltImages::new())?;
             let outcome = build::check(&workshop, &request);
-            (request.dockerfile, outcome)
+            Ok::<_, ExecError>((request.dockerfile, outcome))
         });
         let (dockerfile, outcome) = match work.await {
-            Ok(done) => done,
+            Ok(done) => done?,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => unreachable!("nothing aborts a check: {error}"),

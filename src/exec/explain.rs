@@ -23,11 +23,14 @@ pub async fn explain(plan: &Plan, setup: &Setup) -> Result<Vec<(String, String)>
             skipped.push((image.name.clone(), needed.clone()));
             continue;
         }
-        let request = prepare::build_request(image, setup, &built)?;
+        let (asked, setup, done) = (image.clone(), setup.clone(), built.clone());
         let workshop = workshop.clone();
-        let work = tokio::task::spawn_blocking(move || build::explain(&workshop, &request));
+        let work = tokio::task::spawn_blocking(move || {
+            let request = prepare::build_request(&asked, (&setup, &workshop), &done)?;
+            build::explain(&workshop, &request).map_err(ExecError::Build)
+        });
         let known = match work.await {
-            Ok(known) => known.map_err(ExecError::Build)?,
+            Ok(known) => known?,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => unreachable!("nothing aborts an explanation: {error}"),

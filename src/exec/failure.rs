@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::{
-    build::BuildFailure, image::ImageError, registry::RegistryError, serve::ServeError,
+    build::{BuildError, BuildFailure},
+    image::ImageError,
+    registry::RegistryError,
+    serve::ServeError,
     store::StoreError,
 };
 
@@ -27,6 +30,14 @@ pub enum ExecError {
         path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
+    },
+    /// A context that is no folder cannot be had, or its Dockerfile cannot.
+    #[error("{image}: {source}")]
+    Context {
+        /// The image.
+        image: String,
+        /// Why.
+        source: Box<BuildError>,
     },
     /// Naming or writing an image failed.
     #[error("{image}: {source}")]

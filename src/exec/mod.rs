@@ -22,6 +22,7 @@ use crate::{
     build::{ReadSecret, Refresh},
     dockerfile::Warning,
     event::Emit,
+    git::GitProgram,
     oci::Digest,
     registry::Credentials,
     sandbox::{Ability, CancelFlag},
@@ -62,6 +63,8 @@ pub struct Setup {
     pub trusted_certificates: Option<PathBuf>,
     /// Text of `/etc/resolv.conf` for processes.
     pub resolv_conf: Vec<u8>,
+    /// The program that fetches repositories.
+    pub git: GitProgram,
     /// How the embedded registry is served.
     pub embedded: EmbeddedSetup,
 }

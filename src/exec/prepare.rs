@@ -9,11 +9,17 @@ use std::{
 
 use super::{ExecError, Setup};
 use crate::{
-    build::{BuildRequest, ContextSource, DockerfileText, Flights, NamedSource, Slots, Workshop},
+    build::{
+        self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
+        NamedSource, Slots, Workshop,
+    },
     image::{self, Image, ImageError, Imported},
     oci::Platform,
-    plan::{DockerfileSource, ImagePlan, NamedContext, Plan, RegistryPlan, SecretSource},
+    plan::{
+        ContextPlan, DockerfileSource, ImagePlan, NamedContext, Plan, RegistryPlan, SecretSource,
+    },
     registry::{Client, ClientOptions, Credentials, Mirror, RegistryOptions},
+    remote::Remote,
 };
 
 /// Largest Dockerfile or ignore file that is read, in bytes.
@@ -124,26 +130,29 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         resolv_conf: setup.resolv_conf.clone(),
         read_secret: Arc::clone(&setup.read_secret),
         ssh_agent: setup.ssh_agent.clone(),
+        git: setup.git.clone(),
+        fetches: Arc::default(),
     }
 }
 
 /// What `build` takes, for one image of the plan.
 pub(super) fn build_request(
     plan: &ImagePlan,
-    setup: &Setup,
+    (setup, workshop): (&Setup, &Workshop),
     built: &BuiltImages,
 ) -> Result<BuildRequest, ExecError> {
-    let (dockerfile, path) = read_dockerfile(plan)?;
-    let context = match &plan.context {
-        None => None,
-        Some(folder) => {
-            let ignore = ignore_text(&plan.name, folder, path.as_deref())?;
-            Some(ContextSource { folder: folder.clone(), ignore })
+    let path = match &plan.dockerfile {
+        DockerfileSource::File(path) => Some(path.as_path()),
+        DockerfileSource::Inline(_) | DockerfileSource::Context(_) | DockerfileSource::Url(_) => {
+            None
         }
     };
+    let context = plan.context.as_ref().map(|context| context_source(plan, context, path));
+    let context = context.transpose()?;
+    let dockerfile = read_dockerfile(plan, workshop, context.as_ref())?;
     let mut named = BTreeMap::new();
     for (name, source) in &plan.named_contexts {
-        named.insert(name.clone(), named_source(&plan.name, source, setup, built)?);
+        named.insert(name.clone(), named_source(plan, source, setup, built)?);
     }
     Ok(BuildRequest {
         name: plan.name.clone(),
@@ -176,21 +185,73 @@ fn distinct(platforms: &[Platform]) -> Vec<Platform> {
     seen
 }
 
-fn read_dockerfile(plan: &ImagePlan) -> Result<(DockerfileText, Option<PathBuf>), ExecError> {
+/// A context of the plan, with its ignore file when it is a folder.
+fn context_source(
+    plan: &ImagePlan,
+    context: &ContextPlan,
+    dockerfile: Option<&Path>,
+) -> Result<ContextSource, ExecError> {
+    Ok(match context {
+        ContextPlan::Directory(folder) => {
+            let ignore = ignore_text(&plan.name, folder, dockerfile)?;
+            ContextSource::Folder(ContextFolder { folder: folder.clone(), ignore })
+        }
+        ContextPlan::Archive { archive, path } => {
+            ContextSource::Archive { name: archive.clone(), path: path.clone() }
+        }
+        ContextPlan::Remote { remote } => {
+            ContextSource::Remote(with_git_dir(remote.clone(), &plan.args))
+        }
+    })
+}
+
+/// `BUILDKIT_CONTEXT_KEEP_GIT_DIR` decides where the address of a repository does not.
+fn with_git_dir(remote: Remote, args: &BTreeMap<String, String>) -> Remote {
+    let asked = args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR").map(String::as_str);
+    match (remote, asked) {
+        (Remote::Git(mut source), Some("1" | "t" | "T" | "true" | "TRUE" | "True")) => {
+            source.keep_git_dir.get_or_insert(true);
+            Remote::Git(source)
+        }
+        (remote, _) => remote,
+    }
+}
+
+fn read_dockerfile(
+    plan: &ImagePlan,
+    workshop: &Workshop,
+    context: Option<&ContextSource>,
+) -> Result<DockerfileText, ExecError> {
+    let image = &plan.name;
+    let fetched = |found: Result<DockerfileText, BuildError>| {
+        found.map_err(|source| match source {
+            BuildError::Cancelled => ExecError::Cancelled,
+            source => ExecError::Context { image: image.clone(), source: Box::new(source) },
+        })
+    };
     match &plan.dockerfile {
         DockerfileSource::Inline(text) => {
-            let name = format!("{} (inline)", plan.name);
-            Ok((DockerfileText { name, text: text.clone() }, None))
+            let name = format!("{image} (inline)");
+            Ok(DockerfileText { name, text: text.clone() })
         }
         DockerfileSource::File(path) => {
             let text = read_text(path).map_err(|source| ExecError::File {
-                image: plan.name.clone(),
+                image: image.clone(),
                 what: "Dockerfile",
                 path: path.clone(),
                 source,
             })?;
             let name = path.display().to_string();
-            Ok((DockerfileText { name, text }, Some(path.clone())))
+            Ok(DockerfileText { name, text })
+        }
+        DockerfileSource::Context(path) => {
+            let context = context.expect("a Dockerfile is in the context only where there is one");
+            let secrets = &plan.secrets;
+            let wanted = (path.as_deref(), TEXT_BYTES_MAX);
+            fetched(build::dockerfile_of(workshop, secrets, context, wanted))
+        }
+        DockerfileSource::Url(url) => {
+            fetched(build::dockerfile_behind(workshop, &plan.secrets, url, TEXT_BYTES_MAX))
         }
     }
 }
@@ -235,16 +296,22 @@ fn read_text(path: &Path) -> io::Result<String> {
 }
 
 fn named_source(
-    image: &str,
+    plan: &ImagePlan,
     source: &NamedContext,
     setup: &Setup,
     built: &BuiltImages,
 ) -> Result<NamedSource, ExecError> {
+    let image = plan.name.as_str();
     match source {
         NamedContext::Directory(folder) => {
             let ignore = ignore_text(image, folder, None)?;
-            Ok(NamedSource::Directory(ContextSource { folder: folder.clone(), ignore }))
+            let folder = ContextFolder { folder: folder.clone(), ignore };
+            Ok(NamedSource::Files(ContextSource::Folder(folder)))
         }
+        NamedContext::Files(context) => {
+            Ok(NamedSource::Files(context_source(plan, context, None)?))
+        }
+        NamedContext::Scratch => Ok(NamedSource::Scratch),
         NamedContext::Image(reference) => Ok(NamedSource::Reference(reference.clone())),
         NamedContext::PlanImage(name) => {
             Ok(NamedSource::Images(built.get(name).cloned().unwrap_or_default()))

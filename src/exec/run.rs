@@ -53,6 +53,8 @@ struct Runner {
 struct Progress {
     built: BuiltImages,
     base_layers: BTreeMap<String, Vec<usize>>,
+    /// `SOURCE_DATE_EPOCH` that each image was built with.
+    epochs: BTreeMap<String, i64>,
     records: BTreeMap<String, ImageRecord>,
     uploads: BTreeMap<(String, String), Upload>,
     reports: BTreeMap<String, ImageReport>,
@@ -187,12 +189,13 @@ impl Runner {
             seconds: 0.0,
         };
         self.lock().reports.insert(image.name.clone(), report.clone());
-        let request = prepare::build_request(image, &self.setup, &built)?;
-        let Built { images, base_layers, cached, steps, warnings, advice, unused_args, .. } =
-            build::build(&self.workshop, &request).map_err(|failure| {
-                let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
-                if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
-            })?;
+        let request = prepare::build_request(image, (&self.setup, &self.workshop), &built)?;
+        let Built {
+            images, base_layers, epoch, cached, steps, warnings, advice, unused_args, ..
+        } = build::build(&self.workshop, &request).map_err(|failure| {
+            let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
+            if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
+        })?;
         let record = self.record(image, &images).map_err(|source| {
             let image = image.name.clone();
             ExecError::Image { image, source }
@@ -208,6 +211,7 @@ impl Runner {
         let mut progress = self.lock();
         progress.reports.insert(image.name.clone(), report);
         progress.base_layers.insert(image.name.clone(), base_layers);
+        progress.epochs.extend(epoch.map(|epoch| (image.name.clone(), epoch)));
         progress.built.insert(image.name.clone(), images);
         progress.records.insert(image.name.clone(), record);
         Ok(())
@@ -325,8 +329,10 @@ impl Runner {
         output: &OutputPlan,
         record: &ImageRecord,
     ) -> Result<ImageRecord, ExecError> {
-        let seconds = image.source_date_epoch.filter(|_| output.rewrites_times());
-        let Some(seconds) = seconds else { return Ok(record.clone()) };
+        let epoch = self.lock().epochs.get(&image.name).copied();
+        let Some(seconds) = epoch.filter(|_| output.rewrites_times()) else {
+            return Ok(record.clone());
+        };
         let latest = Timestamp { seconds, nanos: 0 };
         let (built, below) = {
             let progress = self.lock();

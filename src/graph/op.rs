@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::oci::Platform;
+use crate::{oci::Platform, remote::GitSource};
 
 /// Index of an op in its graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,15 +142,8 @@ pub enum SourceRoot {
         /// `sha256:…`.
         checksum: Option<String>,
     },
-    /// A git repository (`ADD`).
-    Git {
-        /// As typed, with fragment and query.
-        url: String,
-        /// `--keep-git-dir`.
-        keep_git_dir: bool,
-        /// Expected commit when given.
-        checksum: Option<String>,
-    },
+    /// A git repository (`ADD`), with what the flags say of it.
+    Git(Box<GitSource>),
 }
 
 /// A process on top of a root file system: one layer.
@@ -414,7 +407,7 @@ impl SourceRoot {
     pub fn op(&self) -> Option<OpId> {
         match self {
             Self::Op(id) => Some(*id),
-            Self::Inline(_) | Self::Url { .. } | Self::Git { .. } => None,
+            Self::Inline(_) | Self::Url { .. } | Self::Git(_) => None,
         }
     }
 }

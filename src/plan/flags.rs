@@ -1,9 +1,9 @@
 //! A plan from the flags of `build`: one image, from where on everything goes as in a project.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use super::CacheUse;
+use super::ContextPlan;
 use super::DockerfileSource;
 use super::Entitlement;
 use super::ImagePlan;
@@ -19,14 +19,15 @@ use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
+use crate::remote::Remote;
 
 /// What `build` is told. [`BuildFlags::new`] gives one with nothing but a Dockerfile.
 #[derive(Clone, Debug)]
 pub struct BuildFlags {
     /// The Dockerfile.
     pub dockerfile: DockerfileSource,
-    /// Context folder; `None` for an empty one.
-    pub context: Option<PathBuf>,
+    /// The build context; `None` for an empty one.
+    pub context: Option<ContextPlan>,
     /// Names of the image.
     pub tags: Vec<Reference>,
     /// Stage; the last one when not given.
@@ -78,7 +79,7 @@ pub enum Publication {
 impl BuildFlags {
     /// Builds `dockerfile` over `context`; everything else as without flags.
     #[must_use]
-    pub fn new(dockerfile: DockerfileSource, context: Option<PathBuf>) -> Self {
+    pub fn new(dockerfile: DockerfileSource, context: Option<ContextPlan>) -> Self {
         Self {
             dockerfile,
             context,
@@ -163,6 +164,15 @@ fn name(flags: &BuildFlags) -> String {
     if let Some(tag) = flags.tags.first() {
         return tag.familiar();
     }
-    let folder = flags.context.as_deref().and_then(|context| context.file_name());
-    folder.map_or_else(|| "image".to_owned(), |name| name.to_string_lossy().into_owned())
+    let name = match &flags.context {
+        Some(ContextPlan::Directory(folder)) => {
+            folder.file_name().map(|name| name.to_string_lossy().into_owned())
+        }
+        Some(ContextPlan::Remote { remote: Remote::Git(source) }) => {
+            let last = source.url.rsplit(['/', ':']).next().unwrap_or_default();
+            Some(last.trim_end_matches(".git").to_owned())
+        }
+        Some(ContextPlan::Archive { .. } | ContextPlan::Remote { .. }) | None => None,
+    };
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "image".to_owned())
 }

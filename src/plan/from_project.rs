@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use super::CacheUse;
+use super::ContextPlan;
 use super::DockerfileSource;
 use super::EMBEDDED_ADDRESS;
 use super::ImagePlan;
@@ -26,6 +27,7 @@ use crate::oci::Reference;
 use crate::project::BuildContext;
 use crate::project::Dockerfile;
 use crate::project::EMBEDDED;
+use crate::project::Files;
 use crate::project::Image;
 use crate::project::Output;
 use crate::project::OutputForm;
@@ -136,9 +138,10 @@ fn needs_of(settings: &Settings, references: &References) -> Needs {
     for image in &settings.images {
         let contexts = image.build_contexts.values().filter_map(|context| match context {
             BuildContext::ProjectImage(name) => Some(name),
-            BuildContext::Directory(_) | BuildContext::OciLayout(..) | BuildContext::Image(_) => {
-                None
-            }
+            BuildContext::Files(_)
+            | BuildContext::Scratch
+            | BuildContext::OciLayout(..)
+            | BuildContext::Image(_) => None,
         });
         let mut list = Vec::new();
         let referred = referred(image, settings, references);
@@ -177,7 +180,11 @@ fn named_contexts(
     }
     for (name, context) in &image.build_contexts {
         let planned = match context {
-            BuildContext::Directory(path) => NamedContext::Directory(under(root, path)),
+            BuildContext::Files(files) => match plan_context(files, root) {
+                ContextPlan::Directory(path) => NamedContext::Directory(path),
+                other => NamedContext::Files(other),
+            },
+            BuildContext::Scratch => NamedContext::Scratch,
             BuildContext::OciLayout(path, selector) => {
                 NamedContext::OciLayout { path: under(root, path), selector: selector.clone() }
             }
@@ -194,9 +201,11 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         name: image.name.clone(),
         dockerfile: match &image.dockerfile {
             Dockerfile::File(path) => DockerfileSource::File(under(root, path)),
+            Dockerfile::InContext(path) => DockerfileSource::Context(path.clone()),
+            Dockerfile::Url(url) => DockerfileSource::Url(url.clone()),
             Dockerfile::Inline(text) => DockerfileSource::Inline(text.clone()),
         },
-        context: image.context.as_ref().map(|path| under(root, path)),
+        context: image.context.as_ref().map(|context| plan_context(context, root)),
         named_contexts: BTreeMap::new(),
         target: image.target.clone(),
         args: image.args.clone(),
@@ -215,6 +224,17 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         allow: BTreeSet::new(),
         strict: image.strict,
         limits: image.limits.clone(),
+    }
+}
+
+fn plan_context(context: &Files, root: &Path) -> ContextPlan {
+    match context {
+        Files::Folder(path) => ContextPlan::Directory(under(root, path)),
+        Files::Archive(path) => {
+            let path = under(root, path);
+            ContextPlan::Archive { archive: path.display().to_string(), path }
+        }
+        Files::Remote(remote) => ContextPlan::Remote { remote: remote.clone() },
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::{
     limits::Limits,
     oci::{Codec, Platform, Reference},
+    remote::{Remote, without_login},
 };
 
 pub use error::PlanError;
@@ -49,8 +50,8 @@ pub struct ImagePlan {
     pub name: String,
     /// The Dockerfile.
     pub dockerfile: DockerfileSource,
-    /// Folder of the build context; `None` for an empty one.
-    pub context: Option<PathBuf>,
+    /// The build context; `None` for an empty one.
+    pub context: Option<ContextPlan>,
     /// Named contexts.
     pub named_contexts: BTreeMap<String, NamedContext>,
     /// Stage to build; the last one when not given.
@@ -90,12 +91,15 @@ pub struct ImagePlan {
     pub limits: Limits,
 }
 
-/// What a process of a build may do only when the user allows it.
+/// What a build may do only when the user allows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Entitlement {
     /// `RUN --network=host`.
     #[serde(rename = "network.host")]
     NetworkHost,
+    /// `ADD` of a URL or repository of this machine, or of a private network.
+    #[serde(rename = "network.private")]
+    NetworkPrivate,
     /// `RUN --security=insecure`.
     #[serde(rename = "security.insecure")]
     SecurityInsecure,
@@ -103,16 +107,37 @@ pub enum Entitlement {
 
 impl Entitlement {
     /// All that there are.
-    pub const ALL: [Self; 2] = [Self::NetworkHost, Self::SecurityInsecure];
+    pub const ALL: [Self; 3] = [Self::NetworkHost, Self::NetworkPrivate, Self::SecurityInsecure];
 
     /// As typed behind `--allow`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::NetworkHost => "network.host",
+            Self::NetworkPrivate => "network.private",
             Self::SecurityInsecure => "security.insecure",
         }
     }
+}
+
+/// Where the files of a build are. In JSON a folder is its path.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum ContextPlan {
+    /// In a folder.
+    Directory(PathBuf),
+    /// In a tar archive, plain or compressed.
+    Archive {
+        /// As it is called: its path, or `standard input`.
+        archive: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// On another machine.
+    Remote {
+        /// Where.
+        remote: Remote,
+    },
 }
 
 /// Where a Dockerfile's text comes from.
@@ -121,8 +146,17 @@ impl Entitlement {
 pub enum DockerfileSource {
     /// A file.
     File(PathBuf),
+    /// A file of a context that is no folder; `None` for its `Dockerfile`.
+    Context(Option<String>),
+    /// The text behind a URL.
+    Url(#[serde(serialize_with = "shown_url")] String),
     /// Text in the project file, or read from standard input.
     Inline(String),
+}
+
+/// A plan is shown and kept: no password is in it.
+fn shown_url<S: serde::Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_login(url))
 }
 
 /// What stands behind a named context.
@@ -131,6 +165,10 @@ pub enum DockerfileSource {
 pub enum NamedContext {
     /// A folder.
     Directory(PathBuf),
+    /// Files that are in no folder.
+    Files(ContextPlan),
+    /// Nothing (`docker-image://scratch`).
+    Scratch,
     /// An OCI layout on disk, with a tag or digest in it when given.
     OciLayout {
         /// The folder.

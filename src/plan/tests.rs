@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use super::BuildFlags;
+use super::ContextPlan;
 use super::DockerfileSource;
 use super::EMBEDDED_ADDRESS;
 use super::NamedContext;
@@ -76,12 +77,13 @@ fn plan_of_folder(folder: &str) -> Plan {
         let text = match &image.dockerfile {
             Dockerfile::File(path) => std::fs::read_to_string(root.join(path)).unwrap(),
             Dockerfile::Inline(text) => text.clone(),
+            Dockerfile::InContext(_) | Dockerfile::Url(_) => unreachable!("the examples have none"),
         };
         references.insert(image.name.clone(), references_of(&text));
     }
     let plan = Plan::from_project(&settings, &[], &root, &references).unwrap();
     for image in &plan.images {
-        assert!(image.context.as_ref().is_none_or(|context| context.is_dir()), "{image:?}");
+        assert!(matches!(&image.context, None | Some(ContextPlan::Directory(_))), "{image:?}");
     }
     plan
 }
@@ -280,7 +282,7 @@ fn tags_move_after_every_push_and_no_push_clears_both() {
 #[test]
 fn flags_make_a_plan_of_the_same_kind() {
     let dockerfile = || DockerfileSource::File("app/Dockerfile".into());
-    let mut flags = BuildFlags::new(dockerfile(), Some("some/app".into()));
+    let mut flags = BuildFlags::new(dockerfile(), Some(ContextPlan::Directory("some/app".into())));
     let plan = Plan::from_flags(flags.clone()).unwrap();
     assert_eq!((names(&plan), plan.steps.len()), (vec!["app"], 2));
     flags.publication = Publication::Push;

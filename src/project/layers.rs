@@ -16,6 +16,7 @@ use super::read::Node;
 use super::resolve::Filler;
 use super::settings::BuildContext;
 use super::settings::Dockerfile;
+use super::settings::Files;
 use super::settings::Image;
 use super::settings::Output;
 use super::settings::OutputForm;
@@ -30,6 +31,8 @@ use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
+use crate::remote::Remote;
+use crate::remote::is_web;
 
 /// Blocks of settings, the weakest first.
 struct Layers<'n> {
@@ -96,9 +99,9 @@ pub(super) fn resolve_image(
     let mut fill = Filler { scope: &scope, problems };
     let fill = &mut fill;
     let context = match (layers.single("context"), layers.says("context")) {
-        (Some(context), _) => fill.first(context).map(PathBuf::from),
+        (Some(context), _) => files_of(context, fill),
         (None, true) => None,
-        (None, false) => Some(PathBuf::from(".")),
+        (None, false) => Some(Files::Folder(PathBuf::from("."))),
     };
     let export = layers.single("export").and_then(|node| node.args.first());
     let strict = layers.single("strict").and_then(|node| node.args.first());
@@ -162,20 +165,56 @@ fn limits(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> Limits {
 
 fn dockerfile(
     layers: &Layers<'_>,
-    context: Option<&PathBuf>,
+    context: Option<&Files>,
     fill: &mut Filler<'_, '_>,
 ) -> Dockerfile {
     let given = layers.single("dockerfile");
     if let Some(text) = given.and_then(|node| fill.prop(node, "inline")) {
         return Dockerfile::Inline(text);
     }
-    match given.and_then(|node| fill.first(node)) {
-        Some(path) => Dockerfile::File(PathBuf::from(path)),
-        None => {
-            let folder = context.filter(|folder| folder.as_os_str() != ".").cloned();
-            Dockerfile::File(folder.unwrap_or_default().join("Dockerfile"))
+    let path = given.and_then(|node| fill.first(node));
+    match (path, context) {
+        (Some(url), _) if is_web(&url) => Dockerfile::Url(url),
+        // As with `build -f`: inside of what is fetched, unless it is said from the root.
+        (Some(path), Some(Files::Archive(_) | Files::Remote(_))) if !path.starts_with('/') => {
+            Dockerfile::InContext(Some(path))
+        }
+        (Some(path), _) => Dockerfile::File(PathBuf::from(path)),
+        (None, Some(Files::Archive(_) | Files::Remote(_))) => Dockerfile::InContext(None),
+        (None, Some(Files::Folder(folder))) if folder.as_os_str() != "." => {
+            Dockerfile::File(folder.join("Dockerfile"))
+        }
+        (None, Some(Files::Folder(_)) | None) => Dockerfile::File(PathBuf::from("Dockerfile")),
+    }
+}
+
+/// What a `context` says; a file that is called like an archive is one.
+fn files_of(node: &Node, fill: &mut Filler<'_, '_>) -> Option<Files> {
+    let text = fill.first(node)?;
+    files(&text, node.args.first()?.at, fill)
+}
+
+fn files(text: &str, at: SourceSpan, fill: &mut Filler<'_, '_>) -> Option<Files> {
+    const ARCHIVES: [&str; 8] =
+        [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"];
+    match Remote::parse(text) {
+        Ok(Some(remote)) => return Some(Files::Remote(remote)),
+        Ok(None) => {}
+        Err(error) => {
+            fill.problems.add(at, Fault::WrongValue(error.0)).label("not a repository");
+            return None;
         }
     }
+    if text.contains("://") {
+        let fault = Fault::WrongValue(format!("`{text}` is no context"));
+        let help =
+            "a folder, a tar archive, a git repository, or an http or https URL of an archive";
+        fill.problems.add(at, fault).label("an unknown scheme").help(help);
+        return None;
+    }
+    let path = PathBuf::from(text);
+    let is_archive = ARCHIVES.iter().any(|ending| text.ends_with(ending));
+    Some(if is_archive { Files::Archive(path) } else { Files::Folder(path) })
 }
 
 /// Properties of all nodes by key, later ones first in rank; `#null` removes.
@@ -230,6 +269,9 @@ fn build_context(
     if let Some(layout) = text.strip_prefix("oci-layout://") {
         return Some(oci_layout(layout));
     }
+    if text == "docker-image://scratch" {
+        return Some(BuildContext::Scratch);
+    }
     if let Some(reference) = text.strip_prefix("docker-image://") {
         return match reference.parse::<Reference>() {
             Ok(reference) => Some(BuildContext::Image(reference)),
@@ -250,15 +292,7 @@ fn build_context(
         fill.problems.add(at, fault).label("not declared").help_if(help);
         return None;
     }
-    if text.contains("://") || text.starts_with("git@") {
-        let fault = Fault::NotSupported(format!("build-context \"{text}\""));
-        fill.problems
-            .add(at, fault)
-            .label("neither a folder nor one of the known schemes")
-            .help("a folder, `oci-layout://PATH[:TAG]`, `docker-image://NAME` or `target:IMAGE`");
-        return None;
-    }
-    Some(BuildContext::Directory(PathBuf::from(text)))
+    files(text, at, fill).map(BuildContext::Files)
 }
 
 /// `PATH`, `PATH:TAG` or `PATH@DIGEST`; a tag has no slash.

@@ -35,6 +35,7 @@ pub use reference::reference_markdown;
 pub use scan::Disabled;
 pub use settings::BuildContext;
 pub use settings::Dockerfile;
+pub use settings::Files;
 pub use settings::Image;
 pub use settings::Mirror;
 pub use settings::Origin;

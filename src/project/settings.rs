@@ -8,6 +8,7 @@ use crate::limits::Limits;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
+use crate::remote::Remote;
 
 /// What a project says, for given facts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,8 +112,8 @@ pub struct Image {
     pub name: String,
     /// The Dockerfile; paths are from the project's folder.
     pub dockerfile: Dockerfile,
-    /// Context folder, from the project's folder; `None` for an empty one.
-    pub context: Option<PathBuf>,
+    /// The context; `None` for an empty one.
+    pub context: Option<Files>,
     /// Stage.
     pub target: Option<String>,
     /// Build arguments.
@@ -154,15 +155,32 @@ pub struct Image {
 pub enum Dockerfile {
     /// A file.
     File(PathBuf),
+    /// A file of a context that is no folder; `None` for its `Dockerfile`.
+    InContext(Option<String>),
+    /// The text behind a URL.
+    Url(String),
     /// Its text.
     Inline(String),
+}
+
+/// Where the files of a context are; paths are from the project's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// In a folder.
+    Folder(PathBuf),
+    /// In a tar archive.
+    Archive(PathBuf),
+    /// On another machine.
+    Remote(Remote),
 }
 
 /// What a named context is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildContext {
-    /// A folder.
-    Directory(PathBuf),
+    /// Files.
+    Files(Files),
+    /// Nothing.
+    Scratch,
     /// An OCI layout and what is in it (`:tag` or `@digest`).
     OciLayout(PathBuf, Option<String>),
     /// An image of a registry.

@@ -353,7 +353,7 @@ static REGISTRY_NODES: &[NodeSpec] = &[
 
 const CONTEXT: NodeSpec = NodeSpec::new(
     "context",
-    "Folder that the Dockerfile copies from (default \".\"); `#null` for an empty one.",
+    "What the Dockerfile copies from (default \".\"): a folder, a tar archive, a git repository (`https://HOST/PATH.git#REF:FOLDER`) or the URL of an archive; `#null` for nothing.",
     r#"context "services/api""#,
 )
 .args(&[arg("folder", Kind::Path, Count::One)])
@@ -462,7 +462,7 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
 static IMAGE_NODES: &[NodeSpec] = &[
     NodeSpec::new(
         "dockerfile",
-        "The Dockerfile (default: `Dockerfile` in the context folder), or its text.",
+        "The Dockerfile (default: `Dockerfile` in the context), or its text. With a context that is no folder, a path in it; a URL is fetched.",
         r#"dockerfile "docker/base.Dockerfile""#,
     )
     .args(&[arg("file", Kind::Path, Count::Optional)])
@@ -475,7 +475,7 @@ static IMAGE_NODES: &[NodeSpec] = &[
     ARGS,
     NodeSpec::new(
         "build-context",
-        "What a name stands for in FROM and COPY --from: a folder, `oci-layout://PATH`, `docker-image://NAME` or `target:IMAGE`.",
+        "What a name stands for in FROM and COPY --from: what `context` may be, `oci-layout://PATH`, `docker-image://NAME` or `target:IMAGE`.",
         r#"build-context src="shared/proto" "alpine:3.19"="oci-layout://bases:alpine""#,
     )
     .free_props(Kind::Text)

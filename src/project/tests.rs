@@ -289,8 +289,8 @@ fn values_are_judged_once_they_are_known() {
             "`x.example/a:b` is not host and path of a registry",
         ),
         (
-            "image a { build-context x=\"https://git.example\" }",
-            "`build-context \"https://git.example\"` is not supported yet",
+            "image a { build-context x=\"ftp://files.example\" }",
+            "`ftp://files.example` is no context",
         ),
         ("vars { a x one-of=\"y z\" }", "`x` is not allowed for variable `a`"),
         ("vars { a x type=bool }", "`x` is not a bool for variable `a`"),

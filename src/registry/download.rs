@@ -25,9 +25,10 @@ use super::{
     Client, RegistryError,
     answer::shown_url,
     retry::{Again, Failure, Tries},
-    site::{Reach, place_of},
-    transport::{HOPS_MAX, is_transient, resolve_location, silent, transport_failure},
+    site::{Reach, addresses, place_of},
+    transport::{HOPS_MAX, causes, is_transient, resolve_location, silent, transport_failure},
 };
+use crate::remote::without_login;
 
 /// Longest file that is taken, in bytes.
 const DOWNLOAD_BYTES_MAX: u64 = 16 << 30;
@@ -61,6 +62,14 @@ pub enum DownloadError {
         /// Why.
         reason: String,
     },
+    /// It leads to an address that may only be reached when the user says so.
+    #[error("{url}: {address} is an address of this machine or of a private network")]
+    Private {
+        /// The URL or host, without its secrets.
+        url: String,
+        /// The address.
+        address: IpAddr,
+    },
     /// The server has not got it, or does not give it.
     #[error("{url}: invalid response status {status}")]
     Status {
@@ -75,6 +84,25 @@ pub enum DownloadError {
     /// It could not be written.
     #[error(transparent)]
     Local(#[from] io::Error),
+}
+
+/// A name whose addresses may not be reached.
+#[derive(Clone, Debug, Error)]
+#[error("{host} is at {address}, which must not be reached")]
+pub(super) struct Closed {
+    pub(super) host: String,
+    pub(super) address: IpAddr,
+}
+
+impl Closed {
+    /// In words for a place that leads there.
+    pub(super) fn told(&self, url: String) -> DownloadError {
+        if gives_secrets(self.address) {
+            let reason = format!("{} is a link-local or metadata address", self.address);
+            return DownloadError::Refused { url, reason };
+        }
+        DownloadError::Private { url, address: self.address }
+    }
 }
 
 impl Validators {
@@ -104,6 +132,7 @@ impl Validators {
 
 impl Client {
     /// Writes what is behind a URL (`http` or `https`) to `out`, unless it is still what `known` says.
+    /// Every redirect is held to `reach` as the URL itself is.
     ///
     /// # Errors
     ///
@@ -112,13 +141,14 @@ impl Client {
         &self,
         url: &str,
         known: &Validators,
+        reach: Reach,
         out: &mut (dyn Write + Send),
     ) -> Result<Downloaded, DownloadError> {
-        let refused = |reason: String| DownloadError::Refused { url: url.to_owned(), reason };
+        let refused = |reason: String| DownloadError::Refused { url: without_login(url), reason };
         let start = Url::parse(url).map_err(|error| refused(error.to_string()))?;
         let mut tries = Tries::new(self);
         let answer = loop {
-            match self.answer_to(&start, known).await? {
+            match self.answer_to(&start, known, reach).await? {
                 Ok(answer) => break answer,
                 Err(failure) => tries.wait(failure).await?,
             }
@@ -141,19 +171,25 @@ impl Client {
         &self,
         start: &Url,
         known: &Validators,
+        reach: Reach,
     ) -> Result<Result<Response, Failure>, DownloadError> {
         let mut url = start.clone();
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         known.ask(&mut headers);
         for _ in 0..=HOPS_MAX {
-            check_target(&url)?;
+            check_target(&url, reach)?;
             let (place, method) = (place_of(&url), Method::GET);
-            let http = self.place_http(&url, Reach::NoMetadata)?;
+            let http = self.place_http(&url, reach)?;
             let request = http.get(url.clone()).headers(headers.clone()).send();
             let answer = match timeout(self.limits().answer, request).await {
                 Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Ok(Err(transport_failure(&place, &method, &url, error))),
+                Ok(Err(error)) => {
+                    if let Some(closed) = closed_in(&error) {
+                        return Err(closed.told(shown_url(&url)));
+                    }
+                    return Ok(Err(transport_failure(&place, &method, &url, error)));
+                }
                 Err(_) => return Ok(Err(silent(&place, &method, &url, self.limits().answer))),
             };
             let status = answer.status();
@@ -169,10 +205,16 @@ impl Client {
             }
             let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| resolve_location(&url, location));
-            url = next.ok_or_else(|| DownloadError::Refused {
+            let next = next.ok_or_else(|| DownloadError::Refused {
                 url: shown_url(&url),
                 reason: format!("HTTP {status} to something that is no URL of the web"),
             })?;
+            if url.scheme() == "https" && next.scheme() == "http" {
+                let reason =
+                    format!("HTTP {status} leads from HTTPS to HTTP; that is not followed");
+                return Err(DownloadError::Refused { url: shown_url(&url), reason });
+            }
+            url = next;
         }
         let reason = format!("more than {HOPS_MAX} redirects");
         Err(DownloadError::Refused { url: shown_url(start), reason })
@@ -208,9 +250,37 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Whether a host (with or without a port) may be reached: for programs that connect by themselves.
+    ///
+    /// # Errors
+    ///
+    /// When none of its addresses may.
+    pub async fn check_host(&self, place: &str, reach: Reach) -> Result<(), DownloadError> {
+        let bare = place.trim_start_matches('[');
+        let host = match bare.split_once(']') {
+            Some((host, _)) => host,
+            None => bare.split(':').next().unwrap_or_default(),
+        };
+        match addresses(host, reach).await {
+            Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref::<Closed>()) {
+                Some(closed) => Err(closed.told(place.to_owned())),
+                // Who connects says what is wrong with the name.
+                None => Ok(()),
+            },
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// The reason of a connection that was not made because of where it leads.
+fn closed_in(error: &reqwest::Error) -> Option<Closed> {
+    causes(error).iter().find_map(|cause| cause.downcast_ref::<Closed>()).cloned()
+}
+
 /// Refuses what is no URL of the web, and addresses that are written as such and may not be reached;
 /// names are judged when they are resolved.
-fn check_target(url: &Url) -> Result<(), DownloadError> {
+fn check_target(url: &Url, reach: Reach) -> Result<(), DownloadError> {
     let refused = |reason: String| DownloadError::Refused { url: shown_url(url), reason };
     if !matches!(url.scheme(), "http" | "https") {
         return Err(refused(format!("`{}` is not downloaded, only http and https", url.scheme())));
@@ -221,8 +291,9 @@ fn check_target(url: &Url) -> Result<(), DownloadError> {
         Some(url::Host::Domain(_)) => return Ok(()),
         None => return Err(refused("it names no host".to_owned())),
     };
-    if gives_secrets(address) {
-        return Err(refused(format!("{address} is a link-local or metadata address")));
+    if !reach.allows(address) {
+        let closed = Closed { host: address.to_string(), address };
+        return Err(closed.told(shown_url(url)));
     }
     Ok(())
 }
@@ -241,12 +312,44 @@ pub(super) fn gives_secrets(address: IpAddr) -> bool {
             address.is_link_local() || address.is_unspecified() || METADATA_V4.contains(&address)
         }
         IpAddr::V6(address) => {
-            let embedded = address.to_ipv4().is_some_and(|v4| v4.is_link_local());
             address.is_unicast_link_local()
                 || address.is_unspecified()
-                || embedded
+                || embedded(address).is_some_and(|v4| gives_secrets(IpAddr::V4(v4)))
                 || address == METADATA_V6
         }
+    }
+}
+
+/// Whether an address is this machine's own, or one of a network that is not public: loopback, private
+/// (RFC 1918, RFC 4193), shared by a carrier (RFC 6598), or for many at once.
+pub(super) fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [first, second, ..] = address.octets();
+            address.is_loopback()
+                || address.is_private()
+                || address.is_broadcast()
+                || address.is_multicast()
+                || first == 0
+                || (first == 100 && (64..128).contains(&second))
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback()
+                || address.is_multicast()
+                || address.is_unique_local()
+                || embedded(address).is_some_and(|v4| is_private(IpAddr::V4(v4)))
+        }
+    }
+}
+
+/// The address of version 4 that one of version 6 leads to: written as such, by NAT64 (RFC 6052) or by
+/// 6to4 (RFC 3056).
+fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low));
+    match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(v4(high, low)),
+        [0x2002, high, low, ..] => Some(v4(high, low)),
+        _ => address.to_ipv4(),
     }
 }
 
@@ -256,26 +359,42 @@ mod tests {
 
     #[test]
     fn no_spelling_of_a_metadata_address_is_reached() {
-        for (url, allowed) in [
-            ("http://169.254.169.254/latest/meta-data", false),
-            ("http://0xa9fea9fe/", false),
-            ("http://2852039166/", false),
-            ("http://0251.0376.0251.0376/", false),
-            ("http://[::ffff:169.254.169.254]/", false),
-            ("http://[::169.254.169.254]/", false),
-            ("http://[fe80::1]/", false),
-            ("http://[fd00:ec2::254]/", false),
-            ("http://0/", false),
-            ("http://[::]/", false),
-            ("http://168.63.129.16/", false),
-            ("file:///etc/passwd", false),
-            ("gopher://example.com/", false),
-            ("ftp://example.com/x", false),
-            ("http://127.0.0.1:8080/f", true),
-            ("https://example.com/f", true),
-            ("http://10.0.0.1/f", true),
+        // Whether it is reached without metadata, and whether it is public.
+        for (url, allowed, public) in [
+            ("http://169.254.169.254/latest/meta-data", false, false),
+            ("http://0xa9fea9fe/", false, false),
+            ("http://2852039166/", false, false),
+            ("http://0251.0376.0251.0376/", false, false),
+            ("http://[::ffff:169.254.169.254]/", false, false),
+            ("http://[::169.254.169.254]/", false, false),
+            ("http://[64:ff9b::169.254.169.254]/", false, false),
+            ("http://[fe80::1]/", false, false),
+            ("http://[fd00:ec2::254]/", false, false),
+            ("http://0/", false, false),
+            ("http://[::]/", false, false),
+            ("http://168.63.129.16/", false, false),
+            ("file:///etc/passwd", false, false),
+            ("gopher://example.com/", false, false),
+            ("ftp://example.com/x", false, false),
+            ("http://127.0.0.1:8080/f", true, false),
+            ("http://0x7f.1/f", true, false),
+            ("http://[::1]/f", true, false),
+            ("http://[::ffff:127.0.0.1]/f", true, false),
+            ("http://[2002:7f00:1::]/f", true, false),
+            ("http://10.0.0.1/f", true, false),
+            ("http://172.16.0.1/f", true, false),
+            ("http://192.168.1.1/f", true, false),
+            ("http://100.64.0.1/f", true, false),
+            ("http://[fd12::1]/f", true, false),
+            ("http://172.32.0.1/f", true, true),
+            ("http://100.128.0.1/f", true, true),
+            ("http://[2606:4700::1111]/f", true, true),
+            ("https://example.com/f", true, true),
         ] {
-            assert_eq!(check_target(&Url::parse(url).unwrap()).is_ok(), allowed, "{url}");
+            let parsed = Url::parse(url).unwrap();
+            let reached = |reach| check_target(&parsed, reach).is_ok();
+            assert_eq!(reached(Reach::NoMetadata), allowed, "{url}");
+            assert_eq!(reached(Reach::Public), public, "{url}");
         }
     }
 

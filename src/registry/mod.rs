@@ -6,6 +6,7 @@ mod answer;
 mod auth;
 mod challenge;
 mod download;
+mod gate;
 mod ping;
 mod pull;
 mod push;
@@ -34,10 +35,9 @@ use thiserror::Error;
 use tokio::sync::OnceCell;
 
 pub use self::download::{DownloadError, Downloaded, Validators};
-use self::{
-    retry::Limits,
-    site::{Reach, Site},
-};
+pub use self::gate::Gate;
+pub use self::site::Reach;
+use self::{retry::Limits, site::Site};
 use crate::{
     oci::{Descriptor, Digest, MediaType, Reference},
     trust::parse_pem,

@@ -16,7 +16,7 @@ use url::Url;
 use super::{
     Client, ClientOptions, Credentials, RegistryError, RegistryOptions,
     auth::{Grant, KnownChallenge},
-    download::gives_secrets,
+    download::{Closed, gives_secrets, is_private},
     retry::Failure,
 };
 use crate::trust::{Trust, TrustError, TrustStore, Verifier, client_config, parse_pem};
@@ -265,18 +265,47 @@ fn fixed_address(options: &ClientOptions, place: &str, base: &Url) -> Option<Soc
     options.resolve.get(place).or_else(|| options.resolve.get(host)).copied()
 }
 
-/// Where the names of a client may lead.
+/// Where a request may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Reach {
+pub enum Reach {
     /// Anywhere.
     Anywhere,
     /// To no link-local or metadata address.
     NoMetadata,
+    /// To no address of this machine or of a private network either.
+    Public,
 }
 
 impl Reach {
-    fn allows(self, address: IpAddr) -> bool {
-        self == Self::Anywhere || !gives_secrets(address)
+    pub(super) fn allows(self, address: IpAddr) -> bool {
+        match self {
+            Self::Anywhere => true,
+            Self::NoMetadata => !gives_secrets(address),
+            Self::Public => !gives_secrets(address) && !is_private(address),
+        }
+    }
+}
+
+/// Addresses of a name that may be reached, from the system, or for [`LOOPBACK_DOMAIN`] as public DNS has
+/// them. Looked up at the moment of the connection, which goes to what is returned and nowhere else.
+pub(super) async fn addresses(host: &str, reach: Reach) -> io::Result<Vec<SocketAddr>> {
+    let local = host == LOOPBACK_DOMAIN || host.ends_with(".localtest.me");
+    let found: Vec<SocketAddr> = match tokio::net::lookup_host((host, 0)).await {
+        Ok(found) => found.collect(),
+        Err(_) if local => vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)],
+        Err(error) => {
+            let message = format!("cannot resolve {host}: {error}");
+            return Err(io::Error::new(error.kind(), message));
+        }
+    };
+    let open: Vec<SocketAddr> =
+        found.iter().copied().filter(|address| reach.allows(address.ip())).collect();
+    match (found.first(), open.is_empty()) {
+        (Some(address), true) => {
+            let closed = Closed { host: host.to_owned(), address: address.ip() };
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, closed))
+        }
+        _ => Ok(open),
     }
 }
 
@@ -296,27 +325,8 @@ impl Resolve for Resolver {
                 let found: Addrs = Box::new(std::iter::once(SocketAddr::new(address.ip(), 0)));
                 return Ok(found);
             }
-            let host = name.as_str();
-            let local = host == LOOPBACK_DOMAIN || host.ends_with(".localtest.me");
-            match tokio::net::lookup_host((host, 0)).await {
-                Ok(found) => {
-                    let found: Vec<SocketAddr> =
-                        found.filter(|address| reach.allows(address.ip())).collect();
-                    if found.is_empty() {
-                        let message = format!("{host} is at a link-local or metadata address only");
-                        return Err(io::Error::new(io::ErrorKind::PermissionDenied, message).into());
-                    }
-                    Ok(Box::new(found.into_iter()) as Addrs)
-                }
-                Err(_) if local => {
-                    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-                    Ok(Box::new(std::iter::once(address)) as Addrs)
-                }
-                Err(error) => {
-                    let message = format!("cannot resolve {host}: {error}");
-                    Err(io::Error::new(error.kind(), message).into())
-                }
-            }
+            let found = addresses(name.as_str(), reach).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }

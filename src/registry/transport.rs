@@ -387,7 +387,7 @@ impl Watched<'_> {
 }
 
 /// All causes of an error, outermost first; what an I/O error wraps is among them.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
+pub(super) fn causes<'a>(error: &'a (dyn StdError + 'static)) -> Vec<&'a (dyn StdError + 'static)> {
     let mut found = Vec::new();
     let mut next = Some(error);
     while let Some(cause) = next {

@@ -1,7 +1,10 @@
 //! A plan as a table, before anything runs.
 
 use super::{Align, Table, one_line};
-use crate::plan::{DockerfileSource, Plan, StepKind};
+use crate::{
+    plan::{ContextPlan, DockerfileSource, ImagePlan, Plan, StepKind},
+    remote::without_login,
+};
 
 /// One line a step: number, what, image, from or to where, what it waits for.
 #[must_use]
@@ -22,6 +25,8 @@ pub fn plan_table(plan: &Plan) -> String {
                     DockerfileSource::Inline(text) => {
                         one_line(text.lines().next().unwrap_or_default())
                     }
+                    DockerfileSource::Context(path) => in_context(image, path.as_deref()),
+                    DockerfileSource::Url(url) => without_login(url),
                 });
                 ("build", place)
             }
@@ -39,4 +44,15 @@ pub fn plan_table(plan: &Plan) -> String {
         table.add([number, what.to_owned(), step.image.clone(), place, after.join(" ")]);
     }
     table.to_string()
+}
+
+/// A Dockerfile that is where the files are.
+fn in_context(image: &ImagePlan, path: Option<&str>) -> String {
+    let context = match &image.context {
+        Some(ContextPlan::Directory(folder)) => folder.display().to_string(),
+        Some(ContextPlan::Archive { archive, .. }) => archive.clone(),
+        Some(ContextPlan::Remote { remote }) => remote.to_string(),
+        None => String::new(),
+    };
+    path.map_or_else(|| context.clone(), |path| format!("{path} of {context}"))
 }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::{
     dockerfile::ignore::IgnoreFile,
-    plan::{DockerfileSource, NamedContext, Plan},
+    plan::{ContextPlan, DockerfileSource, NamedContext, Plan},
 };
 
 /// Why files cannot be watched.
@@ -150,18 +150,31 @@ impl Ignored {
     }
 }
 
+/// The folder in which a change of a context shows; `None` where nothing on this machine changes.
+fn local(context: &ContextPlan) -> Option<PathBuf> {
+    match context {
+        ContextPlan::Directory(folder) => Some(folder.clone()),
+        ContextPlan::Archive { path, .. } => path.parent().map(Path::to_owned),
+        ContextPlan::Remote { .. } => None,
+    }
+}
+
 /// The folders to watch: no folder below another one.
 fn folders(plan: &Plan, files: &[PathBuf]) -> Vec<PathBuf> {
     let mut wanted = BTreeSet::new();
     let parent_of = |path: &Path| path.parent().map(Path::to_owned);
     for image in &plan.images {
-        wanted.extend(image.context.clone());
+        wanted.extend(image.context.as_ref().and_then(local));
         if let DockerfileSource::File(path) = &image.dockerfile {
             wanted.extend(parent_of(path));
         }
         for context in image.named_contexts.values() {
-            if let NamedContext::Directory(path) | NamedContext::OciLayout { path, .. } = context {
-                wanted.insert(path.clone());
+            match context {
+                NamedContext::Directory(path) | NamedContext::OciLayout { path, .. } => {
+                    wanted.insert(path.clone());
+                }
+                NamedContext::Files(context) => wanted.extend(local(context)),
+                NamedContext::Scratch | NamedContext::Image(_) | NamedContext::PlanImage(_) => {}
             }
         }
     }

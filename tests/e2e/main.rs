@@ -7,6 +7,7 @@
 
 mod acceptance;
 mod archives;
+mod contexts;
 mod corpus;
 mod errors;
 mod exact;

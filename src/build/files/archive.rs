@@ -33,10 +33,12 @@ const SIGNATURE_BYTES: u64 = 6;
 /// Prefix of the PAX records that carry extended attributes.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
 
+/// What an archive is read from.
 type Input = Box<dyn Read + Send>;
 
 /// Whether a file is a tar archive with at least one member, plain or compressed.
-pub(super) fn is_archive(file: Input) -> bool {
+#[must_use]
+pub fn is_archive(file: Box<dyn Read + Send>) -> bool {
     // Whatever fails here is not an archive, and is copied as it is.
     let Ok(plain) = decompressed(file) else { return false };
     let mut archive = tar::Archive::new(plain);

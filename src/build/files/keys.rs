@@ -45,22 +45,33 @@ pub(in crate::build) struct Selection {
     /// Name of the part.
     pub(in crate::build) component: String,
     picks: Vec<Pick>,
-    /// Of the items that are local regular files, in order.
-    prints: Vec<Fingerprint>,
+    /// Of each item, in order; `None` where there is nothing to hash.
+    prints: Vec<Option<Fingerprint>>,
 }
 
 impl Selection {
-    /// Looks at all files of these picks, in the store's stat cache or by reading them.
+    /// Looks at all files of these picks: those of a folder in the store's stat cache or by reading them.
     pub(super) fn of(
         store: &Store,
-        context: &Context,
+        tree: &Tree<'_>,
         (component, picks): (String, Vec<Pick>),
     ) -> Result<Self, FilesError> {
+        // A socket of a folder is copied as an empty file, and has nothing to hash.
+        let is_hashed = |node: &Node| match tree {
+            Tree::Folder(_) => node.stamp.is_some(),
+            Tree::Layers(_) | Tree::Download(_) => matches!(node.kind, Kind::File { .. }),
+        };
         let files: Vec<_> = items(&picks)
-            .filter(|(_, item)| item.node.stamp.is_some())
+            .filter(|(_, item)| is_hashed(&item.node))
             .map(|(pick, item)| (pick.path.join(&item.below), &item.node))
             .collect();
-        let prints = fingerprints(store, context, &files)?;
+        let mut hashed = match tree {
+            Tree::Folder(context) => fingerprints(store, context, &files)?,
+            Tree::Layers(_) | Tree::Download(_) => hash_stored(store, tree, &files)?,
+        }
+        .into_iter();
+        let print = |(_, item): (&Pick, &Item)| is_hashed(&item.node).then(|| hashed.next());
+        let prints = items(&picks).map(print).map(Option::flatten).collect();
         Ok(Self { component, picks, prints })
     }
 
@@ -106,11 +117,8 @@ impl Selection {
     }
 
     fn items(&self) -> impl Iterator<Item = (&Pick, &Item, Option<&Fingerprint>)> {
-        let mut prints = self.prints.iter();
-        items(&self.picks).map(move |(pick, item)| {
-            let print = item.node.stamp.and_then(|_| prints.next());
-            (pick, item, print)
-        })
+        let prints = self.prints.iter().map(Option::as_ref);
+        items(&self.picks).zip(prints).map(|((pick, item), print)| (pick, item, print))
     }
 }
 
@@ -188,6 +196,30 @@ fn fingerprints(
         store.put_file_digests(&fresh)?;
     }
     Ok(prints)
+}
+
+/// The same of files in the store, which never change, but are nowhere by themselves.
+fn hash_stored(
+    store: &Store,
+    tree: &Tree<'_>,
+    files: &[(TreePath, &Node)],
+) -> Result<Vec<Fingerprint>, FilesError> {
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut hash = |(path, node): &(TreePath, &Node)| {
+        let failed = |source| FilesError::Io { path: path.to_string(), source };
+        let Opened::Other(mut content) = tree.open_file(store, path, node)? else {
+            unreachable!("only folders have files of their own");
+        };
+        let mut hasher = Hasher::new();
+        loop {
+            match content.read(&mut piece).map_err(failed)? {
+                0 => break,
+                read => hasher.update(&piece[..read]),
+            }
+        }
+        Ok(Fingerprint { content: Some(hasher.finish()), xattrs: node.meta.xattrs.clone() })
+    };
+    files.iter().map(&mut hash).collect()
 }
 
 fn hash_all(

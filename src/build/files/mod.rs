@@ -27,6 +27,7 @@ mod mode;
 mod resolve;
 mod select;
 mod source;
+mod stored;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,9 @@ pub(super) use keys::{CONTENT, Selection};
 pub use accounts::user_ids;
 pub use advice::{Advice, advice};
 pub use context::{Context, read_in_folder};
+pub(crate) use stored::{holds_archive, newest, read_stored};
+
+pub use archive::is_archive;
 
 use accounts::{Lookup, owner_ids};
 use copy::{Content, Manner};
@@ -66,6 +70,8 @@ pub enum Root<'a> {
     Context(&'a Context),
     /// The root file system of a stage or image, bottom layer first.
     Layers(&'a [DiffId]),
+    /// Files that were fetched as a context, in one layer: each counts by its content.
+    Files(DiffId),
     /// One file that was downloaded; the path of the source is not looked at.
     Download(&'a Download),
 }
@@ -103,12 +109,15 @@ pub struct Clock {
     pub now: Timestamp,
     /// `SOURCE_DATE_EPOCH`, when set.
     pub epoch: Option<Timestamp>,
+    /// The latest commit whose time its files are to have, when one is.
+    pub commit: Option<Timestamp>,
 }
 
 impl Clock {
     /// No entry is dated later than this: when a folder was checked out cannot change a layer.
     fn latest(&self) -> Timestamp {
-        self.epoch.map_or(self.now, |epoch| epoch.max(self.now))
+        let known = [self.epoch, self.commit];
+        known.into_iter().flatten().fold(self.now, Timestamp::max)
     }
 }
 
@@ -150,6 +159,9 @@ pub enum FilesError {
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
+
+/// What callers keep to: see [`Root`].
+const NOT_FETCHED: &str = "sources of other machines are fetched before, and have an id then";
 
 /// Mode of a downloaded file.
 const DOWNLOAD_MODE: u32 = 0o600;
@@ -304,23 +316,36 @@ fn add_source<'a>(
         SourceRoot::Inline(bytes) => {
             tree.add(&format!("heredoc {path}"), Digest::of(bytes));
         }
-        SourceRoot::Url { .. } | SourceRoot::Git { .. } => return Err(remote(source)),
+        SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         SourceRoot::Op(id) => match root_of(*id) {
             Root::Layers(layers) => {
                 tree.add(&format!("source {path}"), format!("from {}", chain(layers)));
+            }
+            Root::Files(layer) => {
+                let files = Tree::open(store, Root::Files(layer))?;
+                add_files(key, store, &files, (path, action))?;
             }
             Root::Download(Download { name, content, size, .. }) => {
                 tree.add(&format!("download {name}"), format!("{size} bytes, {content}"));
             }
             Root::Context(context) => {
-                let picks = select_for(&Tree::Folder(context), path, action)?;
-                let named = (format!("source {path}"), picks);
-                let selection = Selection::of(store, context, named)?;
-                tree.add(&selection.component, selection.describe());
-                key.selections.push(selection);
+                add_files(key, store, &Tree::Folder(context), (path, action))?;
             }
         },
     }
+    Ok(())
+}
+
+fn add_files(
+    key: &mut Key,
+    store: &Store,
+    files: &Tree<'_>,
+    (path, action): (&str, &FileAction),
+) -> Result<(), FilesError> {
+    let picks = select_for(files, path, action)?;
+    let selection = Selection::of(store, files, (format!("source {path}"), picks))?;
+    key.tree.add(&selection.component, selection.describe());
+    key.selections.push(selection);
     Ok(())
 }
 
@@ -328,17 +353,6 @@ fn select_for(tree: &Tree<'_>, path: &str, action: &FileAction) -> Result<Vec<Pi
     let FileAction::Copy { exclude, .. } = action else { return Ok(Vec::new()) };
     let parents = if copies_below(action) { Parents::Kept } else { Parents::Dropped };
     select(tree, path, exclude, parents)
-}
-
-fn remote(source: &CopySource) -> FilesError {
-    let what = match &source.root {
-        SourceRoot::Git { .. } => "a git repository",
-        SourceRoot::Url { .. } | SourceRoot::Op(_) | SourceRoot::Inline(_) => "a URL",
-    };
-    let path = &source.path;
-    FilesError::Invalid(format!(
-        "ADD of {what} ({path}) is not supported yet; download it into the context first"
-    ))
 }
 
 /// A layer being planned.
@@ -403,7 +417,7 @@ impl<'a> Work<'a, '_> {
                 let content = |_: &Item| Content::Bytes(bytes.clone());
                 return copy::copy(&mut self.target, manner, &pick, &content);
             }
-            SourceRoot::Url { .. } | SourceRoot::Git { .. } => return Err(remote(source)),
+            SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         };
         let index = match self.opened.get(&id) {
             Some(index) => *index,

@@ -65,6 +65,7 @@ impl<'a> Tree<'a> {
         Ok(match root {
             Root::Context(context) => Self::Folder(context),
             Root::Layers(layers) => Self::Layers(View::open(store, layers)?),
+            Root::Files(layer) => Self::Layers(View::open(store, &[layer])?),
             Root::Download(download) => Self::Download(download),
         })
     }

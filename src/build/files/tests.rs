@@ -18,7 +18,8 @@ use crate::{
     tree::{Change, Entry, Meta},
 };
 
-const CLOCK: Clock = Clock { now: Timestamp { seconds: 1_800_000_000, nanos: 0 }, epoch: None };
+const CLOCK: Clock =
+    Clock { now: Timestamp { seconds: 1_800_000_000, nanos: 0 }, epoch: None, commit: None };
 const CANARY: &str = "canary outside of the context";
 
 /// A store, a folder of files and a place outside of both.

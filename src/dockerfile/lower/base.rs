@@ -115,6 +115,7 @@ impl Build<'_> {
             let context = own.or_else(|| self.context(&name, Some(&wanted)));
             match context {
                 Some((context, ContextKind::Files)) => Some(self.local(context, &wanted)),
+                Some((_, ContextKind::Scratch)) => Some(self.scratch(&wanted)),
                 Some((context, ContextKind::Image)) => {
                     self.image(ImageRequest { name: context, platform: wanted }, missing)
                 }

@@ -7,7 +7,8 @@ use crate::graph::{CopySource, FileAction, FilesOp, Op, OpId, SourceRoot, Unpack
 use super::dispatch::{Work, cleaned};
 use super::history::{Made, commit};
 use super::stages::Command;
-use crate::dockerfile::lower::{Build, Failure, chmod, git};
+use crate::dockerfile::lower::{Build, Failure, chmod};
+use crate::remote::{GitSource, ParseGitError, TakenFor, file_name, is_web, without_login};
 
 const SHA256_HEX_LEN: usize = 64;
 
@@ -105,7 +106,7 @@ impl Build<'_> {
         let mut sources = Vec::new();
         for path in &words.sources {
             let source = match remote(verb, copy, &words, path)? {
-                Some(root @ SourceRoot::Git { .. }) => CopySource { root, path: "/".to_owned() },
+                Some(root @ SourceRoot::Git(_)) => CopySource { root, path: "/".to_owned() },
                 Some(root) => CopySource { root, path: file_name(path) },
                 None => {
                     if root.is_none() {
@@ -177,14 +178,19 @@ fn check_checksum_use(words: &Words) -> Result<(), Failure> {
     let [source] = &words.sources[..] else {
         return Err(Failure::new("checksum can't be specified for multiple sources"));
     };
-    if !is_url(source) && git::parse(source).map_err(Failure::new)?.is_none() {
+    if !is_web(source) && repository(source)?.is_none() {
         return Err(Failure::new("checksum requires HTTP(S) or Git sources"));
     }
     Ok(())
 }
 
-fn is_url(source: &str) -> bool {
-    source.starts_with("http://") || source.starts_with("https://")
+/// A source that is a git repository.
+fn repository(source: &str) -> Result<Option<GitSource>, Failure> {
+    GitSource::parse(source, TakenFor::Source).map_err(told)
+}
+
+fn told(error: ParseGitError) -> Failure {
+    Failure::new(error.0)
 }
 
 /// A source that is downloaded; `None` for a path.
@@ -194,14 +200,15 @@ fn remote(
     words: &Words,
     source: &str,
 ) -> Result<Option<SourceRoot>, Failure> {
-    if let Some(found) = git::parse(source).map_err(Failure::new)? {
+    if let Some(found) = repository(source)? {
         if verb == Verb::Copy {
             return Err(Failure::new("source can't be a git ref for COPY")
                 .help("ADD takes git repositories"));
         }
-        return Ok(Some(repository(copy, words, source, found)?));
+        let found = found.with_flags(copy.keep_git_dir, words.checksum.as_deref()).map_err(told)?;
+        return Ok(Some(SourceRoot::Git(Box::new(found))));
     }
-    if !is_url(source) {
+    if !is_web(source) {
         return Ok(None);
     }
     if verb == Verb::Copy {
@@ -210,33 +217,6 @@ fn remote(
     let checksum = words.checksum.clone();
     checksum.as_deref().map(check_digest).transpose()?;
     Ok(Some(SourceRoot::Url { url: source.to_owned(), checksum }))
-}
-
-fn repository(
-    copy: &Copy,
-    words: &Words,
-    source: &str,
-    found: git::GitRef,
-) -> Result<SourceRoot, Failure> {
-    if let (Some(flag), Some(query)) = (copy.keep_git_dir, found.keep_git_dir)
-        && flag != query
-    {
-        return Err(Failure::new("inconsistent keep-git-dir configuration"));
-    }
-    if let (Some(flag), Some(query)) = (&words.checksum, &found.checksum)
-        && flag != query
-    {
-        return Err(Failure::new(format!(
-            "checksum mismatch {} != {}",
-            quoted(flag),
-            quoted(query)
-        )));
-    }
-    Ok(SourceRoot::Git {
-        url: source.to_owned(),
-        keep_git_dir: found.keep_git_dir.or(copy.keep_git_dir).unwrap_or(false),
-        checksum: found.checksum.or_else(|| words.checksum.clone()),
-    })
 }
 
 /// The complaints of the digest library.
@@ -249,17 +229,6 @@ fn check_digest(checksum: &str) -> Result<(), Failure> {
         Some(("sha256", digits)) if hex(digits) => Ok(()),
         Some(("sha256", _)) | None => Err(Failure::new("invalid checksum digest format")),
         Some(_) => Err(Failure::new("unsupported digest algorithm")),
-    }
-}
-
-/// The name that a download gets: the last part of the URL's path.
-fn file_name(source: &str) -> String {
-    const UNNAMED: &str = "__unnamed__";
-    let Ok(url) = url::Url::parse(source) else { return UNNAMED.to_owned() };
-    let path = percent_encoding::percent_decode_str(url.path()).decode_utf8_lossy().into_owned();
-    match path.trim_end_matches('/').rsplit('/').next() {
-        None | Some("" | ".") => UNNAMED.to_owned(),
-        Some(name) => name.to_owned(),
     }
 }
 
@@ -277,7 +246,8 @@ fn shown(verb: Verb, copy: &Copy, words: &Words) -> String {
     }
     parts.extend(words.chown.as_ref().map(|chown| format!("--chown={chown}")));
     parts.extend(words.chmod.as_ref().map(|chmod| format!("--chmod={chmod}")));
-    parts.extend(words.sources.iter().cloned());
+    // A history travels with the image: whose password fetched a file does not.
+    parts.extend(words.sources.iter().map(|source| without_login(source)));
     parts.extend(words.heredocs.iter().map(|(name, _)| format!("<<{name}")));
     parts.push(words.destination.clone());
     parts.push("# buildkit".to_owned());

@@ -12,6 +12,7 @@ use super::env::{Env, Word};
 use super::history::{Made, commit};
 use super::stages::{Command, Origin};
 use crate::dockerfile::lower::{Build, Failure};
+use crate::remote::without_login;
 
 /// A stage while it is lowered, and what came of it.
 #[derive(Clone, Debug)]
@@ -209,6 +210,9 @@ impl Build<'_> {
         let rest = original.get(at.keyword.len()..).unwrap_or_default().replace('\n', " ");
         let rest = work.env.shown(&rest, self.dockerfile.directives.escape);
         let mut title = format!("{}{rest}{addition}", at.keyword.to_uppercase());
+        if matches!(at.kind, Kind::Add(_)) {
+            title = without_login(&title);
+        }
         if command.origin != Origin::Stage {
             title.insert_str(0, "ONBUILD ");
         }

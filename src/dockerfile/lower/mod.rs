@@ -15,7 +15,6 @@ mod dispatch;
 mod env;
 mod expose;
 mod file_rules;
-mod git;
 mod history;
 mod ignored;
 mod mounts;
@@ -67,6 +66,8 @@ pub struct LowerOptions {
 pub enum ContextKind {
     /// Files only.
     Files,
+    /// Nothing, as `scratch`.
+    Scratch,
     /// An image, with a config.
     Image,
 }

@@ -3,6 +3,7 @@
 //! Knows how to start things and to read their output; expects nothing of it.
 
 pub(crate) mod registry;
+pub(crate) mod web;
 
 use std::{
     ffi::{OsStr, OsString},

@@ -129,7 +129,7 @@ impl Runner {
         epoch: Option<i64>,
     ) -> Result<Vec<DiffId>, String> {
         let mut done: Vec<Done> = Vec::new();
-        let clock = Clock { now: seconds(NOW), epoch: epoch.map(seconds) };
+        let clock = Clock { now: seconds(NOW), epoch: epoch.map(seconds), commit: None };
         for id in lowered.graph.ids() {
             let result = match &lowered.graph.node(id).op {
                 Op::Scratch => Done::Stack(Vec::new()),
@@ -371,9 +371,8 @@ fn only_copies(graph: &OpGraph) -> bool {
             Op::Run(_) => return false,
             Op::Files(op) => {
                 copies += 1;
-                let remote = |root: &SourceRoot| {
-                    matches!(root, SourceRoot::Url { .. } | SourceRoot::Git { .. })
-                };
+                let remote =
+                    |root: &SourceRoot| matches!(root, SourceRoot::Url { .. } | SourceRoot::Git(_));
                 let is_remote = |action: &FileAction| match action {
                     FileAction::Copy { sources, .. } => sources.iter().any(|s| remote(&s.root)),
                     FileAction::MakeDirectory { .. } => false,

@@ -41,8 +41,9 @@ fn shown_action(action: &FileAction) -> String {
                     SourceRoot::Url { url, checksum } => {
                         format!("{}={url} {checksum:?}", source.path)
                     }
-                    SourceRoot::Git { url, keep_git_dir, checksum } => {
-                        format!("{}={url} {keep_git_dir} {checksum:?}", source.path)
+                    SourceRoot::Git(git) => {
+                        let keep = git.keep_git_dir.unwrap_or_default();
+                        format!("{}={git} {keep} {:?}", source.path, git.checksum)
                     }
                 })
                 .collect();

@@ -1,0 +1,69 @@
+//! Why an op is done again, told by what was made at its place last.
+//!
+//! Knows places and keys; what differs between two keys is for `reason` to say.
+
+use super::{Machine, OpResult};
+use crate::{
+    build::{BuildError, files::Key, reason},
+    graph::{Difference, Op, OpId},
+    plan::CacheUse,
+};
+
+impl Machine<'_> {
+    /// What an op stands on that would have to be made first: its own key is not known before.
+    pub(super) fn stale_input(&self, id: OpId) -> Option<Difference> {
+        let inputs = self.lowered.graph.node(id).op.inputs();
+        let stale =
+            |input: &&OpId| matches!(self.results[input.index()].get(), Some(OpResult::Stale));
+        let input = *inputs.iter().find(stale)?;
+        let component = if inputs.first() == Some(&input) { "base" } else { "source" };
+        let words = format!("stands on {}", self.step_words(input));
+        Some(Difference { component: component.to_owned(), words })
+    }
+
+    /// An op as a reader of the Dockerfile knows it.
+    pub(super) fn step_words(&self, id: OpId) -> String {
+        let node = self.lowered.graph.node(id);
+        match (&node.op, self.steps[id.index()]) {
+            (Op::Image { name, .. }, _) => format!("image {name}"),
+            (_, Some(step)) => format!("[{step}/{}] {}", self.step_count(), node.place.title),
+            (_, None) => node.place.title.clone(),
+        }
+    }
+
+    /// Where an op stands, to find what was made there last.
+    pub(super) fn site(&self, id: OpId) -> String {
+        let step = self.steps[id.index()].unwrap_or(0);
+        format!("{}#{}#{step}", self.request.name, self.lowered.config.platform())
+    }
+
+    pub(super) fn site_of_any_platform(&self, id: OpId) -> String {
+        format!("{}##{}", self.request.name, self.steps[id.index()].unwrap_or(0))
+    }
+
+    pub(super) fn reason(
+        &self,
+        (id, base): (OpId, OpId),
+        key: &Key,
+    ) -> Result<Difference, BuildError> {
+        let store = &self.workshop.store;
+        let of_cache =
+            |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
+        if self.request.cache == CacheUse::Ignore {
+            return of_cache("the cache is not used");
+        }
+        let last = match store.last_at(&self.site(id))? {
+            Some(last) => Some(last),
+            None => store.last_at(&self.site_of_any_platform(id))?,
+        };
+        let Some(last) = last else { return of_cache("not built before") };
+        let base = match self.lowered.graph.node(base).op {
+            Op::Image { .. } => format!("base {} changed", self.step_words(base)),
+            _ => format!("stands on {}, which changed", self.step_words(base)),
+        };
+        match reason::difference(store, (key, &last), &base) {
+            Some(difference) => Ok(difference),
+            None => of_cache("its layer is gone from the store"),
+        }
+    }
+}
