@@ -144,15 +144,24 @@ fn make(root: BorrowedFd<'_>, route: &mut Route, kind: PointKind, record: Record
         }
         let last = route.component(end).is_none();
         let kind = if last { kind } else { PointKind::Directory };
-        let parent =
-            open_inside(root, &route.whole()[..start], OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let parent = match open_inside(root, &route.whole()[..start], flags) {
+            // It was there a moment ago: somebody else is at work here, and a new look will tell.
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
         let name = &route.whole()[start..end];
         match make_one(root, &parent, name, (kind, record)) {
             Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
             Err(Errno::EXIST) => {
                 let mut buffer = [0u8; PATH_BYTES_MAX];
-                let len = read_link(&parent, name, &mut buffer)?;
-                return route.replace((start, end), &buffer[..len]);
+                return match read_link(&parent, name, &mut buffer) {
+                    Ok(len) => route.replace((start, end), &buffer[..len]),
+                    // No link any more.
+                    Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+                    Err(errno) => Err(errno),
+                };
             }
             Err(errno) => return Err(errno),
         }

@@ -30,6 +30,9 @@ const FSCONFIG_BYTES_MAX: usize = 256;
 /// Size of `/dev/shm` unless another is asked for, as in Docker.
 const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 
+/// Directories that overlay takes below an upper one, less our own (`OVL_MAX_STACK`).
+const LOWERS_MAX: usize = 499;
+
 /// The capabilities of Docker's default: the bits of `CapBnd: 00000000a80425fb`.
 const CAPABILITIES_DOCKER: u64 = 0xa804_25fb;
 
@@ -302,6 +305,12 @@ fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
     }
     if !spec.cwd.starts_with('/') {
         return refuse("enter the working directory", "it is not absolute");
+    }
+    if spec.rootfs.lowers.len() > LOWERS_MAX {
+        let why = format!(
+            "it has more than {LOWERS_MAX} different layers, which overlay cannot stack: join RUN instructions, or copy from another stage"
+        );
+        return refuse("mount the root file system", &why);
     }
     if spec.mounts.len() > MOUNTS_MAX {
         return refuse("mount", &format!("more than {MOUNTS_MAX} mounts"));
