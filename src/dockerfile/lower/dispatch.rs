@@ -89,10 +89,16 @@ impl Build<'_> {
         self.make_root(&mut work);
         ensure_path(&mut work.image.config.env);
         work.env_places.clear();
-        for (place, pair) in work.image.config.env.iter().enumerate() {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (number, pair) in work.image.config.env.iter().enumerate() {
+            // Some tools take a name alone, or `*`, for "as on the host".
+            let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty())
+            else {
+                let message =
+                    format!("the base image's environment has {pair:?}, which sets nothing");
+                return Err(Failure::new(message).at(&place));
+            };
             work.env.set(name, value);
-            work.env_places.entry(name.to_owned()).or_insert(place);
+            work.env_places.entry(name.to_owned()).or_insert(number);
         }
         if !work.image.config.working_dir.is_empty() {
             work.image.config.working_dir = joined("/", &work.image.config.working_dir);
