@@ -8,6 +8,7 @@
 mod acceptance;
 mod archives;
 mod contexts;
+mod attacks;
 mod corpus;
 mod errors;
 mod exact;

@@ -2,6 +2,7 @@
 //!
 //! Knows how to start things and to read their output; expects nothing of it.
 
+pub(crate) mod images;
 pub(crate) mod registry;
 pub(crate) mod web;
 
@@ -32,6 +33,9 @@ pub(crate) fn bases() -> PathBuf {
     });
     folder
 }
+
+/// An id that stands in no account file and in no table of subordinate ids.
+const UNKNOWN_ID: &str = "64987";
 
 /// A turn at something of which a machine has one, such as a port. It ends when it is dropped, or with the process.
 pub(crate) struct Turn(#[expect(dead_code, reason = "held for its lock")] File);
@@ -131,6 +135,21 @@ impl User {
         let (uid, gid) = (uid.to_string(), gid.to_string());
         let words = ["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"];
         user.prefix = words.iter().map(OsString::from).collect();
+        let id = |flag: &str| Done::of(Command::new("id").args([flag, "idpb"])).ok();
+        let (uid, gid) = (id("-u"), id("-g"));
+        Self::ordinary(uid.trim(), gid.trim(), &["--clear-groups"])
+    }
+
+    /// An ordinary user that no table knows: without a name, and without subordinate ids.
+    pub(crate) fn single_id() -> Self {
+        Self::ordinary(UNKNOWN_ID, UNKNOWN_ID, &["--clear-groups"])
+    }
+
+    /// The user of these ids, with what `setpriv` is told of groups.
+    pub(crate) fn ordinary(uid: &str, gid: &str, groups: &[&str]) -> Self {
+        let mut user = Self::new();
+        let words = ["setpriv", "--reuid", uid, "--regid", gid];
+        user.prefix = words.iter().chain(groups).map(OsString::from).collect();
         // The folders that hold target/ may be closed to other users.
         let copy = user.folder.path().join("bin/idpbuilder");
         fs::remove_file(&copy).unwrap();
