@@ -393,9 +393,11 @@ impl<'a> Machine<'a> {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let selections = reason::keep(store, &key_parts);
         let tree = key_parts.tree;
-        let record = CacheRecord { diff_id, tree, site, made_at, took_ms, selections };
-        store.put_cached(key, &record)?;
-        store.put_site(&self.site_of_any_platform(id), key);
+        if self.request.cache != CacheUse::Discard {
+            let record = CacheRecord { diff_id, tree, site, made_at, took_ms, selections };
+            store.put_cached(key, &record)?;
+            store.put_site(&self.site_of_any_platform(id), key);
+        }
         self.look(id, below, local.as_ref(), diff_id)?;
         Ok((Some(diff_id), Some(reason)))
     }

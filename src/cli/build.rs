@@ -34,13 +34,10 @@ const EPOCH: &str = "SOURCE_DATE_EPOCH";
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct BuildArgs {
     #[command(flatten)]
-    sources: SourceArgs,
+    recipe: RecipeArgs,
     /// Name of the image; may be given several times.
     #[arg(short, long)]
     tag: Vec<String>,
-    /// Label of the image.
-    #[arg(long, value_name = "NAME=VALUE")]
-    label: Vec<String>,
     /// Does everything again; results are kept.
     #[arg(long)]
     no_cache: bool,
@@ -50,18 +47,6 @@ pub(super) struct BuildArgs {
     /// Writes the image besides: type=oci|docker|tar|local,dest=PATH[,tar=false][,compression=…].
     #[arg(short, long, value_name = "SPEC")]
     output: Vec<String>,
-    /// Secret for `RUN --mount=type=secret`: id=NAME[,src=FILE|,env=VARIABLE]; an id alone means the
-    /// variable or file of that name.
-    #[arg(long, value_name = "SPEC")]
-    secret: Vec<String>,
-    /// SSH agent or keys for `RUN --mount=type=ssh`: ID for the agent of SSH_AUTH_SOCK, ID=SOCKET for another,
-    /// ID=KEY[,KEY] for private keys.
-    #[arg(long, value_name = "ID[=PATH]")]
-    ssh: Vec<String>,
-    /// Lets a build do more: security.insecure, network.host (RUN), network.private (ADD from this machine
-    /// or a private network).
-    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
-    allow: Vec<String>,
     /// Runs the build checks and builds nothing; as `idpbuilder check`.
     #[arg(long)]
     check: bool,
@@ -80,9 +65,44 @@ pub(super) struct BuildArgs {
     running: run::RunningArgs,
 }
 
+/// Flags that say what goes into an image, and so which bytes come out. The same for `build` and `verify`.
+#[derive(clap::Args)]
+pub(super) struct RecipeArgs {
+    #[command(flatten)]
+    pub(super) sources: SourceArgs,
+    /// Label of the image.
+    #[arg(long, value_name = "NAME=VALUE")]
+    label: Vec<String>,
+    /// Secret for `RUN --mount=type=secret`: id=NAME[,src=FILE|,env=VARIABLE]; an id alone means the
+    /// variable or file of that name.
+    #[arg(long, value_name = "SPEC")]
+    secret: Vec<String>,
+    /// SSH agent or keys for `RUN --mount=type=ssh`: ID for the agent of SSH_AUTH_SOCK, ID=SOCKET for another,
+    /// ID=KEY[,KEY] for private keys.
+    #[arg(long, value_name = "ID[=PATH]")]
+    ssh: Vec<String>,
+    /// Lets a build do more: security.insecure, network.host (RUN), network.private (ADD from this machine
+    /// or a private network).
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    pub(super) allow: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// What these flags say; all else as without flags.
+    pub(super) fn flags(&self) -> Result<ReadFlags, CliError> {
+        let ReadFlags { mut flags, input } = self.sources.flags()?;
+        flags.labels = pairs("--label", &self.label)?;
+        flags.secrets = self.secret.iter().map(|text| secret(text)).collect::<Result<_, _>>()?;
+        flags.ssh = self.ssh.iter().map(|text| ssh(text)).collect::<Result<_, _>>()?;
+        flags.allow = self.allow.iter().map(|text| entitlement(text)).collect::<Result<_, _>>()?;
+        flags.source_date_epoch = source_date_epoch(&flags.args)?;
+        Ok(ReadFlags { flags, input })
+    }
+}
+
 pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliError> {
     if args.check {
-        return check::perform(global, &args.sources);
+        return check::perform(global, &args.recipe.sources);
     }
     // What came from standard input lives until the build is done.
     let (plan, _input) = plan_of(&args)?;
@@ -101,13 +121,9 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
 }
 
 fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {
-    let ReadFlags { mut flags, input } = args.sources.flags()?;
+    let ReadFlags { mut flags, input } = args.recipe.flags()?;
     flags.tags = args.tag.iter().map(|tag| images::parse(tag)).collect::<Result<_, _>>()?;
-    flags.labels = pairs("--label", &args.label)?;
     flags.outputs = args.output.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
-    flags.secrets = args.secret.iter().map(|text| secret(text)).collect::<Result<_, _>>()?;
-    flags.ssh = args.ssh.iter().map(|text| ssh(text)).collect::<Result<_, _>>()?;
-    flags.allow = args.allow.iter().map(|text| entitlement(text)).collect::<Result<_, _>>()?;
     flags.limits = args.limits.limits()?;
     if args.push {
         flags.publication = Publication::Push;
@@ -123,7 +139,6 @@ fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {
         });
         flags.registries = registries.collect();
     }
-    flags.source_date_epoch = source_date_epoch(&flags.args)?;
     let rewritten = flags.outputs.iter().any(OutputPlan::rewrites_times);
     // A time that is a source's is not known yet; the Dockerfile may name one too.
     let is_dated = flags.source_date_epoch.is_some() || flags.args.contains_key(EPOCH);
@@ -132,7 +147,7 @@ fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {
         return Err(CliError::new(CONFIGURATION, message)
             .with_help("give one: --build-arg SOURCE_DATE_EPOCH=SECONDS"));
     }
-    Ok((args.sources.plan(flags)?, input))
+    Ok((args.recipe.sources.plan(flags)?, input))
 }
 
 /// Whether a Dockerfile may say what the time is; one that has to be fetched may.

@@ -30,6 +30,7 @@ mod serve;
 mod setup;
 mod show;
 mod sources;
+mod verify;
 mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -42,7 +43,7 @@ use failure::CliError;
 #[derive(Parser)]
 #[command(name = "idpbuilder", version, propagate_version = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done · 1 a build step failed · 2 image not found · 3 configuration or Dockerfile \
+    after_help = "Exit codes: 0 done · 1 a build step failed, or verify found other bytes · 2 image not found · 3 configuration or Dockerfile \
 invalid · 4 authentication · 5 TLS or trust · 6 network or registry · 8 environment cannot do it · \
 70 our bug · 130 interrupted"
 )]
@@ -113,6 +114,8 @@ enum Verb {
     History(show::HistoryArgs),
     /// Shows manifest and config of an image as JSON.
     Inspect(show::InspectArgs),
+    /// Builds an image again without the cache and compares every byte.
+    Verify(verify::VerifyArgs),
     /// Writes images to an archive or folder.
     Save(archive::SaveArgs),
     /// Reads images from an archive or folder.
@@ -186,6 +189,7 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
         Verb::Rmi(args) => images::rmi(&args),
         Verb::History(args) => show::history(global, &args),
         Verb::Inspect(args) => show::inspect(&args),
+        Verb::Verify(args) => verify::verify(global, &args),
         Verb::Save(args) => archive::save(global, &args),
         Verb::Load(args) => archive::load(global, &args),
         Verb::Login(args) => login::login(&args),
@@ -208,7 +212,12 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
 /// user namespace.
 fn needs_namespace(verb: &Verb) -> bool {
     match verb {
-        Verb::Run(_) | Verb::Watch(_) | Verb::Build(_) | Verb::Prune(_) | Verb::Doctor(_) => true,
+        Verb::Run(_)
+        | Verb::Watch(_)
+        | Verb::Build(_)
+        | Verb::Verify(_)
+        | Verb::Prune(_)
+        | Verb::Doctor(_) => true,
         Verb::Internal(verb) => verb.needs_namespace(),
         Verb::Plan(_)
         | Verb::Explain(_)

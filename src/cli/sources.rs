@@ -54,7 +54,7 @@ pub(super) struct SourceArgs {
     pub(super) strict: bool,
     /// Serves a registry from another address: `docker.io=HOST:PORT/PREFIX`.
     #[arg(long, value_name = "REGISTRY=ADDRESS")]
-    mirror: Vec<String>,
+    pub(super) mirror: Vec<String>,
 }
 
 /// What there is to build from.
@@ -73,6 +73,11 @@ pub(super) struct ReadFlags {
 }
 
 impl SourceArgs {
+    /// Whether a Dockerfile or its context is named.
+    pub(super) fn is_given(&self) -> bool {
+        self.folder.is_some() || self.context.is_some() || self.file.is_some()
+    }
+
     /// What these flags say; all else as without flags.
     pub(super) fn flags(&self) -> Result<ReadFlags, CliError> {
         let Sources { dockerfile, context, input } = self.sources()?;

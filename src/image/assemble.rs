@@ -380,6 +380,6 @@ fn length(store: &Store, file: &File) -> Result<u64, ImageError> {
     Ok(file.metadata().map_err(|source| in_store(store, source))?.len())
 }
 
-fn in_store(store: &Store, source: io::Error) -> ImageError {
+pub(super) fn in_store(store: &Store, source: io::Error) -> ImageError {
     ImageError::Io { path: store.root().to_owned(), source }
 }

@@ -2,6 +2,7 @@
 
 mod assemble;
 mod clamp;
+mod compare;
 mod flatten;
 mod form;
 mod import;
@@ -26,6 +27,7 @@ use crate::{
 
 pub use assemble::{assemble, content_bytes, distributable};
 pub use clamp::clamp_times;
+pub use compare::{Difference, Place, first_difference};
 pub use form::check_output;
 pub use import::{Imported, import};
 pub use output::write_output;

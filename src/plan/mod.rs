@@ -191,6 +191,8 @@ pub enum CacheUse {
     Use,
     /// Do everything again; results are kept.
     Ignore,
+    /// Do everything again; later builds find what they would have found (`verify`).
+    Discard,
 }
 
 /// A file to write besides the store.

@@ -7,8 +7,8 @@
 
 mod acceptance;
 mod archives;
-mod contexts;
 mod attacks;
+mod contexts;
 mod corpus;
 mod errors;
 mod exact;
@@ -26,4 +26,5 @@ mod resources;
 mod ssh;
 mod strict;
 mod support;
+mod verify;
 mod watching;

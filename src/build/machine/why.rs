@@ -49,7 +49,7 @@ impl Machine<'_> {
         let store = &self.workshop.store;
         let of_cache =
             |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
-        if self.request.cache == CacheUse::Ignore {
+        if self.request.cache != CacheUse::Use {
             return of_cache("the cache is not used");
         }
         let last = match store.last_at(&self.site(id))? {
