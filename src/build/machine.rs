@@ -26,6 +26,7 @@ use crate::{
     image::{self, Image},
     oci::{DiffId, Platform},
     plan::CacheUse,
+    sandbox::SandboxError,
     store::CacheRecord,
     tree::Timestamp,
 };
@@ -195,6 +196,9 @@ impl<'a> Machine<'a> {
 
     /// Runs every op; independent ones at once. `None` when the result was only explained.
     fn run(&self) -> Result<Option<Stack>, BuildFailure> {
+        if self.mode == Mode::Build {
+            self.check_sandbox()?;
+        }
         let mut schedule = Schedule::default();
         let mut nodes: Vec<NodeId> = Vec::new();
         for id in self.lowered.graph.ids() {
@@ -238,6 +242,17 @@ impl<'a> Machine<'a> {
                 _ => Ok(None),
             },
         }
+    }
+
+    /// A place that can run no process says so before anything is done.
+    fn check_sandbox(&self) -> Result<(), BuildFailure> {
+        let Err(obstacle) = &self.workshop.ability.run else { return Ok(()) };
+        let is_process = |id: &OpId| matches!(self.lowered.graph.node(*id).op, Op::Run(_));
+        let Some(first) = self.lowered.graph.ids().find(is_process) else { return Ok(()) };
+        let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
+        let place = self.lowered.graph.node(first).place.clone();
+        let error = SandboxError::Unavailable { reason, help }.into();
+        Err(BuildFailure::new(self.request, Some(place), error))
     }
 
     fn perform(&self, id: OpId) -> Result<(), BuildFailure> {

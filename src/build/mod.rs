@@ -16,6 +16,7 @@ mod output;
 mod process;
 mod reason;
 mod result;
+mod rootfs;
 mod source;
 mod strict;
 

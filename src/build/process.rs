@@ -12,14 +12,15 @@ use super::{
     files::{self, Key, Root},
     mounts::{self, Mounts},
     output::Output,
+    rootfs::{self, Afterwards, Prepared},
 };
 use crate::{
     event::Event,
     graph::{Network, OpId, RunOp, Security},
-    layer::{LayerSummary, LayerWriter, Listing, write_upper},
+    layer::{LayerSummary, LayerWriter, Listing, Upper, write_upper},
     oci::{ChainId, DiffId, Digest},
     sandbox::{self, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
-    snapshot::{self, View},
+    snapshot::View,
     store::LayerRecord,
     tree::{Change, Timestamp, TreePath},
 };
@@ -77,13 +78,10 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     }
     let view = View::open(store, task.below)?;
     let staging = store.staging()?;
-    let upper = make_folder(staging.path(), "upper")?;
-    make_system_points(&view, &upper)?;
-    let work = make_folder(staging.path(), "work")?;
-    let lowers = snapshot::lowers(store, task.below, task.workshop.marks())?;
+    let prepared = rootfs::prepare(task, staging.path())?;
+    make_system_points(&view, &prepared.rootfs.upper)?;
     let mounts = Mounts::prepare(task, staging.path())?;
-    let rootfs = RootFs { lowers, upper: upper.clone(), work };
-    let spec = specify(task, &view, rootfs, &mounts)?;
+    let spec = specify(task, &view, prepared.rootfs.clone(), &mounts)?;
     let mut output = Output::new(task);
     let cancel = &task.workshop.cancel;
     let ended = sandbox::run(&spec, &mut |stream, bytes| output.take(stream, bytes), cancel);
@@ -104,7 +102,7 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
         });
     }
     tell_of_limits(task, &exit);
-    keep(task, &view, &upper)
+    keep(task, &view, &prepared)
 }
 
 fn specify(
@@ -142,6 +140,7 @@ fn specify(
         mounts: mounts.mounts.clone(),
         hosts: Vec::new(),
         resolv_conf: task.workshop.resolv_conf.clone(),
+        isolation: task.workshop.ability.isolation,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
     })
@@ -198,16 +197,24 @@ fn tell_of_limits(task: &Task<'_>, exit: &Exit) {
 }
 
 /// Turns the upper directory into a layer: tar for registries, directory for the next step.
-fn keep(task: &Task<'_>, view: &View, upper: &Path) -> Result<DiffId, BuildError> {
-    let store = &task.workshop.store;
+fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, BuildError> {
+    let (store, upper) = (&task.workshop.store, &prepared.rootfs.upper);
     let folder = fs::File::open(upper).map_err(|source| io_error(upper, source))?;
     let writer = LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(LATEST_MTIME);
-    let (blob, summary) = write_upper(std::os::fd::AsFd::as_fd(&folder), view, writer)?;
+    let changes = Upper {
+        directory: std::os::fd::AsFd::as_fd(&folder),
+        form: prepared.form,
+        ownership: rootfs::ownership(task),
+    };
+    let (blob, summary) = write_upper(changes, view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
     blob.commit(Some(diff_id.0))?;
     store.put_listing(diff_id, &listing.encode())?;
     let compressed = Vec::new();
     store.put_layer(diff_id, &LayerRecord { tar_bytes, content_bytes, compressed })?;
+    if prepared.afterwards == Afterwards::Nothing {
+        return Ok(diff_id);
+    }
     date_as_layer(&folder, &listing).map_err(|source| io_error(upper, source))?;
     store.commit_snapshot(upper, diff_id)?;
     Ok(diff_id)
@@ -248,7 +255,7 @@ fn make_system_points(view: &View, upper: &Path) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn make_folder(parent: &Path, name: &str) -> Result<PathBuf, BuildError> {
+pub(super) fn make_folder(parent: &Path, name: &str) -> Result<PathBuf, BuildError> {
     use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
     let path = parent.join(name);
     let made = fs::DirBuilder::new().mode(0o755).create(&path);

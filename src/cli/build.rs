@@ -109,7 +109,7 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let mut setup = setup::exec_setup(global, store, cancel, args.running.jobs)?;
+    let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
     args.running.apply(&mut setup);
     let report = run::perform(global, &runtime, &plan, &setup)?;
     let image = report.images.first().expect("a build has one image");

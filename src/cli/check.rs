@@ -37,7 +37,7 @@ pub(super) fn perform(global: &Global, sources: &SourceArgs) -> Result<ExitCode,
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let setup = setup::exec_setup(global, store, cancel, None)?;
+    let setup = setup::exec_setup(global, store, cancel, &run::RunningArgs::default())?;
     let checked = runtime.block_on(exec::check(&plan, &setup))?;
     let (mut found, mut unsaid) = (0, 0);
     let mut failures = Vec::new();

@@ -4,30 +4,43 @@ use std::process::ExitCode;
 
 use idpbuilder::{
     report::bytes,
-    sandbox::{self, Obstacle, Privilege},
+    sandbox::{self, Ability, Obstacle},
     trust::TrustStore,
 };
 
-use super::{credentials, embedded, failure::CliError, setup};
+use super::{credentials, embedded, failure::CliError, sandbox::SandboxArgs, setup};
 
 #[derive(clap::Args)]
-pub(super) struct DoctorArgs {}
+pub(super) struct DoctorArgs {
+    /// Prints what was found as one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+}
 
-pub(super) fn doctor(_args: &DoctorArgs) -> Result<ExitCode, CliError> {
+pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     let store = setup::store()?;
-    let ability = sandbox::probe(store.root());
+    let ability = sandbox::probe(store.root(), &args.sandbox.wanted()?);
+    if args.json {
+        setup::print(&format!("{:#}\n", json(&ability)));
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut text = format!("idpbuilder {}\n\n", env!("CARGO_PKG_VERSION"));
-    let privilege = match ability.privilege {
-        Privilege::Root => "root",
-        Privilege::Mapped => "ordinary user, with subordinate ids in a user namespace",
-        Privilege::SingleId => "ordinary user, with a single id in a user namespace",
-        Privilege::None => "ordinary user, without a user namespace",
-    };
-    line(&mut text, "privilege", privilege);
-    result(&mut text, "RUN", "in a sandbox of its own", &ability.run);
-    result(&mut text, "overlay", "works on the store's file system", &ability.overlay);
+    line(&mut text, "environment", ability.environment.name());
+    match &ability.run {
+        Ok(()) => line(&mut text, "RUN", &ability.mechanism()),
+        Err(Obstacle { reason, help }) => {
+            line(&mut text, "RUN", &format!("not possible: {reason}"));
+            line(&mut text, "", &format!("help: {help}"));
+        }
+    }
+    line(&mut text, "limits", &limits(&ability));
     for note in &ability.notes {
         line(&mut text, "note", note);
+    }
+    if let (Ok(()), Some(better)) = (&ability.run, ability.environment.improvement()) {
+        line(&mut text, "better", &better);
     }
     text.push('\n');
     let usage = store.usage()?;
@@ -59,22 +72,50 @@ pub(super) fn doctor(_args: &DoctorArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Which limits are in force, and by what.
+fn limits(ability: &Ability) -> String {
+    let limits = &ability.limits;
+    let all = [(limits.memory, "memory"), (limits.cpu, "processors"), (limits.pids, "processes")];
+    let names = |wanted: bool| -> Vec<&str> {
+        all.iter().filter(|(is_there, _)| *is_there == wanted).map(|(_, name)| *name).collect()
+    };
+    let (there, missing) = (names(true), names(false));
+    let mut text = match there.is_empty() {
+        true => "none".to_owned(),
+        false => format!("{} (by {})", there.join(", "), limits.by),
+    };
+    if !missing.is_empty() {
+        text += &format!("; not enforced: {} ({})", missing.join(", "), limits.help);
+    }
+    text
+}
+
+fn json(ability: &Ability) -> serde_json::Value {
+    let limits = &ability.limits;
+    let run = ability.run.as_ref();
+    serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "environment": ability.environment.name(),
+        "run": run.is_ok(),
+        "reason": run.err().map(|obstacle| &obstacle.reason),
+        "help": run.err().map(|obstacle| &obstacle.help),
+        "improvement": ability.environment.improvement(),
+        "mechanism": ability.mechanism(),
+        "snapshotter": ability.snapshotter.name(),
+        "scratch": ability.scratch,
+        "limits": {
+            "by": limits.by, "memory": limits.memory, "cpu": limits.cpu, "pids": limits.pids, "help": limits.help,
+        },
+        "notes": ability.notes,
+    })
+}
+
 fn images(count: u64) -> String {
     if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
 }
 
 fn line(text: &mut String, name: &str, value: &str) {
     text.push_str(&format!("  {name:<14}{value}\n"));
-}
-
-fn result(text: &mut String, name: &str, good: &str, found: &Result<(), Obstacle>) {
-    match found {
-        Ok(()) => line(text, name, good),
-        Err(Obstacle { reason, help }) => {
-            line(text, name, &format!("not possible: {reason}"));
-            line(text, "", &format!("help: {help}"));
-        }
-    }
 }
 
 fn find_program(name: &str) -> Option<String> {

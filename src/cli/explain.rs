@@ -166,7 +166,8 @@ fn planned(global: &Global, args: &ExplainArgs) -> Result<Explanation, CliError>
     let plan = project::plan(&loaded, &args.selection)?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let mut setup = setup::exec_setup(global, setup::store()?, cancel, None)?;
+    let mut setup =
+        setup::exec_setup(global, setup::store()?, cancel, &run::RunningArgs::default())?;
     // What is explained is the result; steps are not shown on the way.
     let recorder = Recorder::beside(&idpbuilder::event::silent());
     setup.emit = Arc::clone(&recorder.emit);

@@ -135,7 +135,7 @@ fn execute(
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let setup = setup::exec_setup(global, store.clone(), cancel, None)?;
+    let setup = setup::exec_setup(global, store.clone(), cancel, &run::RunningArgs::default())?;
     let report = run::perform(global, &runtime, &plan, &setup)?;
     let state = report.images.first().map(|image| image.state.clone());
     let Some(ImageState::Stored { id, .. }) = state else {

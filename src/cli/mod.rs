@@ -26,6 +26,7 @@ mod project;
 mod pull;
 mod push;
 mod run;
+mod sandbox;
 mod serve;
 mod setup;
 mod show;

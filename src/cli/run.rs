@@ -13,6 +13,7 @@ use super::{
     explain::Recorder,
     failure::CliError,
     project::{self, ProjectArgs, SelectionArgs},
+    sandbox::SandboxArgs,
     setup,
 };
 
@@ -38,7 +39,7 @@ pub(super) struct RunArgs {
 }
 
 /// How steps are run.
-#[derive(clap::Args, Clone)]
+#[derive(clap::Args, Clone, Default)]
 pub(super) struct RunningArgs {
     /// Steps at once.
     #[arg(short, long, value_name = "N")]
@@ -49,6 +50,8 @@ pub(super) struct RunningArgs {
     /// Looks base images up in their registry even when the store has them.
     #[arg(long)]
     pub(super) pull: bool,
+    #[command(flatten)]
+    pub(super) sandbox: SandboxArgs,
 }
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
@@ -64,7 +67,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let mut setup = setup::exec_setup(global, store, cancel, args.running.jobs)?;
+    let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
     args.running.apply(&mut setup);
     perform(global, &runtime, &plan, &setup)?;
     Ok(ExitCode::SUCCESS)

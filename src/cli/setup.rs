@@ -26,6 +26,7 @@ use idpbuilder::{
 use super::{
     Global, ProgressMode, credentials, embedded,
     failure::{CONFIGURATION, CliError, ENVIRONMENT, INTERRUPTED},
+    run::RunningArgs,
 };
 
 /// What is read of a secret in a file, in bytes: more than any that a build takes.
@@ -102,9 +103,9 @@ pub(super) fn exec_setup(
     global: &Global,
     store: Store,
     cancel: CancelFlag,
-    jobs: Option<usize>,
+    running: &RunningArgs,
 ) -> Result<Setup, CliError> {
-    let ability = Arc::new(sandbox::ability(store.root()));
+    let ability = Arc::new(sandbox::ability(store.root(), &running.sandbox.wanted()?));
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
     Ok(Setup {
@@ -113,7 +114,7 @@ pub(super) fn exec_setup(
         cancel,
         emit: emitter(global),
         logs: Some(private_folder("logs")?),
-        jobs: jobs.unwrap_or(cores.max(2)),
+        jobs: running.jobs.unwrap_or(cores.max(2)),
         refresh: idpbuilder::build::Refresh::Missing,
         on_failure: OnFailure::Stop,
         read_secret: Arc::new(read_secret),

@@ -16,6 +16,7 @@ use super::{
     failure::{BUILD, CONFIGURATION, CliError},
     images,
     project::{self, ProjectArgs, SelectionArgs},
+    run::RunningArgs,
     setup,
     sources::ReadFlags,
 };
@@ -38,9 +39,8 @@ pub(super) struct VerifyArgs {
     /// Sets a variable of the project.
     #[arg(long, value_name = "NAME=VALUE")]
     var: Vec<String>,
-    /// Steps at once.
-    #[arg(short, long, value_name = "N")]
-    jobs: Option<usize>,
+    #[command(flatten)]
+    running: RunningArgs,
 }
 
 pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, CliError> {
@@ -69,7 +69,8 @@ pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Cli
     plan.link();
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let setup = setup::exec_setup(global, store.clone(), cancel, args.jobs)?;
+    let mut setup = setup::exec_setup(global, store.clone(), cancel, &args.running)?;
+    args.running.apply(&mut setup);
     let report = runtime.block_on(exec::run(&plan, &setup));
     if !report.failures.is_empty() {
         return Err(CliError::Run(report));

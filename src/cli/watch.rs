@@ -43,7 +43,7 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
-    let mut setup = setup::exec_setup(global, store, Arc::clone(&cancel), args.running.jobs)?;
+    let mut setup = setup::exec_setup(global, store, Arc::clone(&cancel), &args.running)?;
     args.running.apply(&mut setup);
     // The first project file must be right; one that is being edited may be wrong for a while.
     let (mut loaded, mut plan) = load(args)?;

@@ -31,6 +31,15 @@ pub(super) enum Owners {
     Process,
 }
 
+/// What becomes of files with several names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Links {
+    /// They are links to one another.
+    Kept,
+    /// Each name is a file of its own.
+    Parted,
+}
+
 /// What stands in the end, and in which layer.
 type Merged = BTreeMap<TreePath, Standing>;
 
@@ -46,7 +55,7 @@ pub(super) fn write_tree<W: Write>(
     store: &Store,
     layers: &[DiffId],
     prefix: &TreePath,
-    owners: Owners,
+    (owners, links): (Owners, Links),
     out: &mut LayerWriter<W>,
 ) -> Result<(), ImageError> {
     let mut listings = Vec::new();
@@ -61,11 +70,11 @@ pub(super) fn write_tree<W: Write>(
         let (entry, source) = match inode(&listings, standing) {
             None => (standing.entry.clone(), standing.clone()),
             Some(node) => match first_names.get(&(node.layer, node.entry.path.clone())) {
-                Some(first) => {
+                Some(first) if links == Links::Kept => {
                     let kind = Kind::Hardlink { target: prefix.join(first) };
                     (Entry { kind, ..standing.entry.clone() }, standing.clone())
                 }
-                None => {
+                _ => {
                     let key = (node.layer, node.entry.path.clone());
                     first_names.insert(key, path.clone());
                     (node.entry.clone(), node)
@@ -82,21 +91,47 @@ pub(super) fn write_tree<W: Write>(
     Ok(())
 }
 
-/// Writes the tree as files below `directory`.
+/// Writes the tree as files below `directory`, all of them ours.
 pub(super) fn write_folder(
     store: &Store,
     layers: &[DiffId],
     directory: &File,
+) -> Result<(), ImageError> {
+    let what = (Owners::Process, Links::Kept);
+    write_files(store, layers, directory, (what, Ownership::Own))
+}
+
+/// Writes the root file system of `layers`, bottom first, into an empty `directory`, to run a process on where
+/// overlay cannot be had. Files with several names become files of their own: as on overlay, a change of
+/// one is none of the other.
+///
+/// # Errors
+///
+/// When a layer is missing, or the file system refuses.
+pub fn write_root(
+    store: &Store,
+    layers: &[DiffId],
+    directory: &File,
+    ownership: Ownership,
+) -> Result<(), ImageError> {
+    write_files(store, layers, directory, ((Owners::Image, Links::Parted), ownership))
+}
+
+fn write_files(
+    store: &Store,
+    layers: &[DiffId],
+    directory: &File,
+    (what, ownership): ((Owners, Links), Ownership),
 ) -> Result<(), ImageError> {
     let (reader, writer) = io::pipe().map_err(LayerError::Io)?;
     thread::scope(|scope| {
         // The pipe's end moves in, so that an error here ends the reading side as well.
         let produced = scope.spawn(move || {
             let mut out = LayerWriter::new(io::BufWriter::with_capacity(1 << 20, writer));
-            write_tree(store, layers, &TreePath::root(), Owners::Process, &mut out)?;
+            write_tree(store, layers, &TreePath::root(), what, &mut out)?;
             out.finish().map(|_| ()).map_err(ImageError::from)
         });
-        let unpacked = unpack_as(reader, directory.as_fd(), OverlayMarks::User, Ownership::Own);
+        let unpacked = unpack_as(reader, directory.as_fd(), OverlayMarks::User, ownership);
         let produced = produced.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         match (unpacked, produced) {
             (Ok(_), produced) => produced,

@@ -28,6 +28,7 @@ use crate::{
 pub use assemble::{assemble, content_bytes, distributable};
 pub use clamp::clamp_times;
 pub use compare::{Difference, Place, first_difference};
+pub use flatten::write_root;
 pub use form::check_output;
 pub use import::{Imported, import};
 pub use output::write_output;

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{
     ImageError, assemble,
-    flatten::{self, Owners},
+    flatten::{self, Links, Owners},
     form::Form,
 };
 use crate::{
@@ -64,7 +64,8 @@ pub fn write_output(
             to_file(output, |out| {
                 let mut out = LayerWriter::new(out);
                 for (prefix, layers) in &trees {
-                    flatten::write_tree(store, layers, prefix, Owners::Image, &mut out)?;
+                    let what = (Owners::Image, Links::Kept);
+                    flatten::write_tree(store, layers, prefix, what, &mut out)?;
                 }
                 Ok(out.finish()?.0)
             })?;

@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, XattrFlags};
 
 use super::{
-    Below, LayerError, LayerSummary, LayerWriter, Listed, Listing, OverlayMarks, read_layer,
-    unpack, write_upper,
+    Below, LayerError, LayerSummary, LayerWriter, Listed, Listing, OverlayMarks, Ownership, Upper,
+    UpperForm, read_layer, unpack, write_upper,
 };
 use crate::tree::{Change, Entry, Kind, Meta, Timestamp, TreePath};
 
@@ -57,12 +57,16 @@ fn unpacked(tar: &[u8]) -> (tempfile::TempDir, LayerSummary) {
     (target, summary)
 }
 
+fn changes(directory: std::os::fd::BorrowedFd<'_>) -> Upper<'_> {
+    Upper { directory, form: UpperForm::Changes, ownership: Ownership::Exact }
+}
+
 fn open(directory: &Path) -> File {
     File::open(directory).unwrap()
 }
 
 fn packed(upper: BorrowedFd<'_>, below: &dyn Below) -> Result<(Vec<u8>, LayerSummary), LayerError> {
-    write_upper(upper, below, LayerWriter::new(Vec::new()))
+    write_upper(changes(upper), below, LayerWriter::new(Vec::new()))
 }
 
 fn file(at: &str, size: usize) -> Entry {
@@ -531,7 +535,7 @@ fn an_upper_directory_says_what_changed_and_nothing_else() {
     let mut below: Tree = files.map(|name| (path(name), file.clone())).into();
     below.extend(["old", "fuse"].map(|name| (path(name), directory.clone())));
     let out = LayerWriter::new(Vec::new());
-    let (tar, _) = write_upper(open(upper.path()).as_fd(), &below, out).unwrap();
+    let (tar, _) = write_upper(changes(open(upper.path()).as_fd()), &below, out).unwrap();
     let shown: Vec<_> = read(&tar).0.into_iter().map(|(change, _)| line(change)).collect();
     assert_eq!(
         shown,

@@ -25,7 +25,7 @@ pub use compress::compress;
 pub use decompress::decompress;
 pub use read::read_layer;
 pub use unpack::{Ownership, unpack, unpack_as};
-pub use upper::{Below, is_same_content, write_upper};
+pub use upper::{Below, Upper, UpperForm, is_same_content, write_upper};
 pub use write::LayerWriter;
 
 /// What a layer holds, without the content: the changes in path order, each with where its content

@@ -18,7 +18,7 @@ use rustix::{
 };
 
 use super::{
-    LayerError, LayerSummary, LayerWriter, attributes, walk,
+    LayerError, LayerSummary, LayerWriter, Ownership, attributes, walk,
     write::{OPAQUE, WHITEOUT},
 };
 use crate::tree::{Entry, Kind, Meta, ParseTreePathError, Timestamp, TreePath, Xattrs};
@@ -54,11 +54,33 @@ pub trait Below {
     fn open(&self, path: &TreePath) -> io::Result<Box<dyn Read + '_>>;
 }
 
+/// What a directory with the changes of a process holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpperForm {
+    /// What changed, with marks for what is gone: the upper directory of an overlay.
+    Changes,
+    /// Everything: the process ran on a copy of its root file system.
+    Whole,
+}
+
+/// A directory with the changes of a process.
+#[derive(Clone, Copy)]
+pub struct Upper<'a> {
+    /// The directory.
+    pub directory: BorrowedFd<'a>,
+    /// What it holds.
+    pub form: UpperForm,
+    /// With [`Ownership::Own`], what was there before keeps the owner that the layers below record: the
+    /// directory cannot tell.
+    pub ownership: Ownership,
+}
+
 /// Writes the upper directory of an overlay as a layer: the change set of whatever ran on it.
 ///
 /// As BuildKit's differ does, what differs from `below` is written, not what was touched: a file that
-/// overlay copied up and that is as before is left out, and a directory that was removed and made
-/// again takes away name by name what it had. Whiteouts of nothing are dropped. Sockets are left out. Attributes of overlay itself, `user.*` and
+/// overlay copied up and that is as before is left out, as is a directory of which this holds for all that is
+/// in it; one that was removed and made again takes away name by name what it had. So both forms
+/// of the directory make the same layer. Whiteouts of nothing are dropped. Sockets are left out. Attributes of overlay itself, `user.*` and
 /// `security.selinux` are left out; `security.capability` v3 is written as v2. Hard links within the
 /// directory are kept.
 ///
@@ -66,18 +88,24 @@ pub trait Below {
 ///
 /// When reading the directory or writing fails, or a file changes while it is read.
 pub fn write_upper<W: Write>(
-    upper: BorrowedFd<'_>,
+    Upper { directory: upper, form, ownership }: Upper<'_>,
     below: &dyn Below,
     out: LayerWriter<W>,
 ) -> Result<(W, LayerSummary), LayerError> {
-    let mut walk = Walk { below, out, linked: HashMap::new() };
+    let (linked, held) = (HashMap::new(), Vec::new());
+    let mut walk = Walk { below, ownership, out, linked, held };
+    let merge = match form {
+        UpperForm::Changes => Merge::Whole,
+        UpperForm::Whole => Merge::Hidden,
+    };
     let root = walk::open_directory(upper, &TreePath::root())?;
     // An explicit stack: trees may be deeper than ours.
-    let mut pending = vec![walk.begin(TreePath::root(), &root, Merge::Whole)?];
+    let mut pending = vec![walk.begin(TreePath::root(), &root, merge)?];
     let mut at = Some(root);
     while let Some(Begun { path: directory, names, merge }) = pending.last_mut() {
         let merge = *merge;
         let Some((name, presence)) = names.next() else {
+            walk.leave(directory);
             pending.pop();
             at = None;
             continue;
@@ -85,7 +113,7 @@ pub fn write_upper<W: Write>(
         let directory = directory.clone();
         if presence == Presence::Gone {
             let path = directory.child(name.to_bytes());
-            walk.out.whiteout(&path.map_err(|error| unnamed(name.to_bytes(), &error))?)?;
+            walk.remove(&path.map_err(|error| unnamed(name.to_bytes(), &error))?)?;
             continue;
         }
         let parent = match at.take() {
@@ -129,9 +157,12 @@ struct Begun {
 
 struct Walk<'a, W: Write> {
     below: &'a dyn Below,
+    ownership: Ownership,
     out: LayerWriter<W>,
     /// First name of every file that has several: (device, inode) → path.
     linked: HashMap<(u64, u64), TreePath>,
+    /// Directories above the present place that are as below, not written until something in them is.
+    held: Vec<Entry>,
 }
 
 impl<W: Write> Walk<'_, W> {
@@ -156,7 +187,8 @@ impl<W: Write> Walk<'_, W> {
         let there = names.into_iter().map(|name| (name, Presence::There));
         let gone = gone.into_iter().map(|name| (name, Presence::Gone));
         let mut names: Vec<_> = there.chain(gone).collect();
-        names.sort();
+        // A mark by name stands where the name that it hides would.
+        names.sort_by(|(one, _), (other, _)| meant(one).cmp(meant(other)));
         Ok(Begun { path, names: names.into_iter(), merge })
     }
 
@@ -201,8 +233,50 @@ impl<W: Write> Walk<'_, W> {
             return Ok(None);
         }
         let meta = Meta { xattrs: node_attributes(parent, name)?, ..meta(&stat) };
-        self.out.put(&Entry { path, kind, meta }, &mut io::empty())?;
+        let entry = self.owned(Entry { path, kind, meta });
+        // On a copy, a link or a pipe that nobody touched.
+        if self.below.entry(&entry.path).is_some_and(|before| is_like(&before, &entry)) {
+            return Ok(None);
+        }
+        self.put(&entry, &mut io::empty())?;
         Ok(None)
+    }
+
+    /// An entry with the owner that is recorded below, where the directory cannot tell it.
+    fn owned(&self, mut entry: Entry) -> Entry {
+        let before = match self.ownership {
+            Ownership::Exact => None,
+            Ownership::Own => self.below.entry(&entry.path),
+        };
+        if let Some(before) = before {
+            (entry.meta.uid, entry.meta.gid) = (before.meta.uid, before.meta.gid);
+        }
+        entry
+    }
+
+    /// Writes what was held back, then the entry.
+    fn put(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
+        self.release()?;
+        self.out.put(entry, content)
+    }
+
+    fn remove(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        self.release()?;
+        self.out.whiteout(path)
+    }
+
+    fn release(&mut self) -> Result<(), LayerError> {
+        for directory in std::mem::take(&mut self.held) {
+            self.out.put(&directory, &mut io::empty())?;
+        }
+        Ok(())
+    }
+
+    /// A directory is done: when it is held still, nothing in it has changed.
+    fn leave(&mut self, path: &TreePath) {
+        if self.held.last().is_some_and(|held| held.path == *path) {
+            self.held.pop();
+        }
     }
 
     fn put_directory(
@@ -214,7 +288,12 @@ impl<W: Write> Walk<'_, W> {
         let directory = walk::open_child(parent.as_fd(), name)?;
         let stat = fs::fstat(&directory).map_err(io::Error::from)?;
         let meta = Meta { xattrs: file_attributes(&directory, &path)?, ..meta(&stat) };
-        self.out.put(&Entry::directory(path.clone(), meta), &mut io::empty())?;
+        let entry = self.owned(Entry::directory(path.clone(), meta));
+        if self.below.entry(&path).is_some_and(|before| is_like(&before, &entry)) {
+            self.held.push(entry);
+        } else {
+            self.put(&entry, &mut io::empty())?;
+        }
         Ok((path, directory))
     }
 
@@ -236,6 +315,7 @@ impl<W: Write> Walk<'_, W> {
         let size = u64::try_from(before.st_size).map_err(io::Error::other)?;
         let entry =
             Entry { kind: Kind::File { size }, meta: Meta { xattrs, ..meta(&before) }, path };
+        let entry = self.owned(entry);
         let mut file = File::from(file);
         if self.is_as_below(&entry, &mut file)? {
             return Ok(());
@@ -243,7 +323,7 @@ impl<W: Write> Walk<'_, W> {
         if let Some(target) = self.first_name(seen, &entry.path) {
             return self.put_link(entry.path, target, seen);
         }
-        self.out.put(&entry, &mut file)?;
+        self.put(&entry, &mut file)?;
         let after = fs::fstat(&file).map_err(io::Error::from)?;
         if state(&before) == state(&after) { Ok(()) } else { Err(changed(&entry.path)) }
     }
@@ -251,6 +331,11 @@ impl<W: Write> Walk<'_, W> {
     /// Whether overlay copied a file up of which nothing has changed since.
     fn is_as_below(&self, entry: &Entry, file: &mut File) -> Result<bool, LayerError> {
         let Some(before) = self.below.entry(&entry.path) else { return Ok(false) };
+        let device = matches!(before.kind, Kind::CharDevice { .. } | Kind::BlockDevice { .. });
+        if device && entry.size() == 0 {
+            // Where no devices can be made, an empty file stands for one.
+            return Ok(is_like(&Entry { kind: Kind::File { size: 0 }, ..before }, entry));
+        }
         if !is_like(&before, entry) {
             return Ok(false);
         }
@@ -267,7 +352,7 @@ impl<W: Write> Walk<'_, W> {
         stat: &Stat,
     ) -> Result<(), LayerError> {
         let entry = Entry { path, kind: Kind::Hardlink { target }, meta: meta(stat) };
-        self.out.put(&entry, &mut io::empty())
+        self.put(&entry, &mut io::empty())
     }
 
     /// The name under which a file of several names was written before; else this becomes it.
@@ -284,7 +369,7 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn whiteout(&mut self, path: &TreePath) -> Result<(), LayerError> {
-        if self.below.entry(path).is_some() { self.out.whiteout(path) } else { Ok(()) }
+        if self.below.entry(path).is_some() { self.remove(path) } else { Ok(()) }
     }
 
     /// fuse-overlayfs, where it may make no devices, marks by name as layers do.
@@ -298,6 +383,15 @@ impl<W: Write> Walk<'_, W> {
             Ok(path) if path != *directory => self.whiteout(&path),
             _ => Err(LayerError::entry(name, "a whiteout of nothing that could be there")),
         }
+    }
+}
+
+/// The name that a mark by name hides, or the name itself.
+fn meant(name: &CString) -> &[u8] {
+    let name = name.to_bytes();
+    match name.strip_prefix(WHITEOUT) {
+        Some(hidden) if name != OPAQUE => hidden,
+        _ => name,
     }
 }
 

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "forks the process from the init")]
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use rustix::io::Errno;
 
@@ -14,7 +14,7 @@ use crate::sandbox::{
     NetworkMode,
     identity::Mapping,
     mounts,
-    prepare::{Plan, Shield},
+    prepare::{Plan, PlannedRoot, Shield},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step, Told},
 };
@@ -52,6 +52,9 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
             rustix::io::write(group, b"0").at(Step::Join)?;
         }
     }
+    if let PlannedRoot::Served(fuse) = &plan.root {
+        sys::enter_mounts(fuse.namespace.as_fd()).at(Step::Isolate)?;
+    }
     // After joining: its root is what the process sees as `/`.
     sys::unshare_cgroup().at(Step::Isolate)?;
     close_all_but_streams(plan).at(Step::Isolate)?;
@@ -59,7 +62,11 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Isolate)?;
     let _ = rustix::process::setsid();
     rustix::process::umask(rustix::fs::Mode::empty());
-    rustix::system::sethostname(&plan.hostname).at(Step::HostName)?;
+    match rustix::system::sethostname(&plan.hostname) {
+        // A filter around us: what the process sees instead is told.
+        Err(Errno::PERM) => told.keep_host_name(),
+        other => other.at(Step::HostName)?,
+    }
     if plan.network == NetworkMode::None {
         sys::raise_loopback().at(Step::Network)?;
     }

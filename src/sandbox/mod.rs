@@ -3,7 +3,9 @@
 //! Knows nothing of images, layers or the store: it is given directories and numbers.
 
 mod cgroup;
+mod environment;
 mod filter;
+mod fuse;
 mod identity;
 mod inside;
 mod mounts;
@@ -26,9 +28,27 @@ use thiserror::Error;
 
 use crate::{event::Stream, limits::Limits};
 
-/// The root file system of a process: an overlay that is mounted for the process alone.
+pub use environment::Environment;
+
+/// How the root file system of a process comes about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RootKind {
+    /// An overlay, set up by fsopen(2) with `lowerdir+` (Linux 6.7).
+    #[default]
+    Overlay,
+    /// An overlay, set up by mount(2).
+    OverlayByMount,
+    /// An overlay that the program `fuse-overlayfs` serves.
+    FuseOverlay,
+    /// `upper` itself, which holds everything; there are no lowers.
+    Plain,
+}
+
+/// The root file system of a process, mounted for the process alone.
 #[derive(Clone, Debug)]
 pub struct RootFs {
+    /// How it comes about.
+    pub kind: RootKind,
     /// Read-only directories, topmost first; may be empty (`FROM scratch`).
     pub lowers: Vec<PathBuf>,
     /// Receives the changes.
@@ -105,6 +125,8 @@ pub struct ProcessSpec {
     pub hosts: Vec<(String, String)>,
     /// Name servers and options for `/etc/resolv.conf`, whole text.
     pub resolv_conf: Vec<u8>,
+    /// How far the process is kept apart.
+    pub isolation: Isolation,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
     /// What the process and all that it starts may use together.
@@ -207,15 +229,87 @@ pub enum SandboxError {
 /// Set by the caller to stop the process; looked at at least every 100 ms.
 pub type CancelFlag = Arc<AtomicBool>;
 
+/// Where the root file systems of processes come from, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Snapshotter {
+    /// The kernel's overlay over the directories of the store.
+    Overlay,
+    /// The same by mount(2), for kernels before 6.7.
+    OverlayMount,
+    /// Overlay whose changes are written to a folder on another file system.
+    OverlayElsewhere,
+    /// The program `fuse-overlayfs`.
+    FuseOverlay,
+    /// A copy of all files for each process.
+    Copy,
+}
+
+impl Snapshotter {
+    /// All that there are, best first.
+    pub const ALL: [Self; 5] =
+        [Self::Overlay, Self::OverlayMount, Self::OverlayElsewhere, Self::FuseOverlay, Self::Copy];
+
+    /// As typed behind `--snapshotter`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::OverlayMount => "overlay-mount",
+            Self::OverlayElsewhere => "overlay-elsewhere",
+            Self::FuseOverlay => "fuse-overlay",
+            Self::Copy => "copy",
+        }
+    }
+
+    /// How the sandbox makes the root file system then.
+    #[must_use]
+    pub const fn root(self) -> RootKind {
+        match self {
+            Self::Overlay | Self::OverlayElsewhere => RootKind::Overlay,
+            Self::OverlayMount => RootKind::OverlayByMount,
+            Self::FuseOverlay => RootKind::FuseOverlay,
+            Self::Copy => RootKind::Plain,
+        }
+    }
+}
+
+/// How far a process is kept apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Namespaces, mounts and a `/proc` of its own.
+    #[default]
+    Full,
+    /// As [`Isolation::Full`], with the `/proc` that we see ourselves, because parts of it are hidden from us
+    /// and the kernel then gives nobody a new one.
+    OuterProc,
+}
+
+/// What the user wants of a probe; everything is found out when nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// This one and no other.
+    pub snapshotter: Option<Snapshotter>,
+    /// Folder for [`Snapshotter::OverlayElsewhere`].
+    pub scratch: Option<PathBuf>,
+}
+
 /// What this place can do, found by doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ability {
+    /// Where root file systems come from.
+    pub snapshotter: Snapshotter,
+    /// Folder for changes, with [`Snapshotter::OverlayElsewhere`].
+    pub scratch: Option<PathBuf>,
+    /// Whether the probed folder's file system keeps the marks of overlay: what is gone, what hides all below.
+    pub keeps_marks: bool,
+    /// How far processes are kept apart.
+    pub isolation: Isolation,
+    /// What kind of place this is.
+    pub environment: Environment,
     /// Who we are to the kernel.
     pub privilege: Privilege,
     /// Whether processes can be run in isolation.
     pub run: Result<(), Obstacle>,
-    /// Whether overlay can be mounted on the probed folder.
-    pub overlay: Result<(), Obstacle>,
     /// Which limits can be enforced.
     pub limits: Enforcement,
     /// One line a downgrade or fact worth knowing.
@@ -269,16 +363,16 @@ pub fn privilege() -> Privilege {
 
 /// Finds out what this place can do; tries mounts in `folder` (on the store's file system).
 #[must_use]
-pub fn probe(folder: &std::path::Path) -> Ability {
-    probe::probe(folder)
+pub fn probe(folder: &std::path::Path, wanted: &Wanted) -> Ability {
+    probe::probe(folder, wanted)
 }
 
 /// As [`probe`], but does not try again what worked under the very same circumstances (boot,
 /// namespaces, rights, filters, file system): a mark in `folder` tells. What failed is always tried
 /// again.
 #[must_use]
-pub fn ability(folder: &std::path::Path) -> Ability {
-    probe::ability(folder)
+pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
+    probe::ability(folder, wanted)
 }
 
 /// As an ordinary user: enters a user and mount namespace in which we are root (with all subordinate

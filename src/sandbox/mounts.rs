@@ -4,7 +4,7 @@
 //! is attached to a descriptor: a link in the image cannot lead anywhere. Makes system calls only.
 
 use std::{
-    ffi::CStr,
+    ffi::{CStr, CString},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
@@ -18,8 +18,12 @@ use rustix::{
 };
 
 use crate::sandbox::{
+    Isolation,
     points::{self, Record},
-    prepare::{Content, Plan, PlannedBind, PlannedMount, PlannedTmpfs, Shield},
+    prepare::{
+        Content, OVERLAY_OPTIONS, Plan, PlannedBind, PlannedMount, PlannedRoot, PlannedTmpfs,
+        Shield,
+    },
     sys::{self, Depth, Sys},
     told::{At as _, Failure, PointKind, Step, Told},
 };
@@ -73,7 +77,7 @@ pub(super) fn enter(plan: &Plan, told: &Told) -> Result<(), Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private).at(Step::Isolate)?;
     let sources = open_sources(plan)?;
-    let root = overlay(plan).at(Step::Overlay)?;
+    let root = root_file_system(plan).at(Step::Overlay)?;
     let root = root.as_fd();
     proc(root, plan, told).at(Step::Proc)?;
     system(root, plan, told).at(Step::Sys)?;
@@ -117,21 +121,55 @@ pub(super) const MOUNTS_MAX: usize = 128;
 
 type Sources = [Option<OwnedFd>; MOUNTS_MAX];
 
-fn overlay(plan: &Plan) -> Sys<OwnedFd> {
+/// The root file system, mounted somewhere in our namespace.
+fn root_file_system(plan: &Plan) -> Sys<OwnedFd> {
+    let seat = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match &plan.root {
+        PlannedRoot::Overlay(lowers) => overlay(plan, lowers),
+        PlannedRoot::ByMount(options) => {
+            let nodev = rustix::mount::MountFlags::NODEV;
+            let flags = match plan.shield {
+                Shield::Full => nodev,
+                Shield::Open => rustix::mount::MountFlags::empty(),
+            };
+            rustix::process::chdir(plan.aid.as_c_str())?;
+            let options = Some(options.as_c_str());
+            rustix::mount::mount(c"overlay", c"root", c"overlay", flags, options)?;
+            rustix::fs::open(plan.seat.as_c_str(), seat, Mode::empty())
+        }
+        PlannedRoot::Served(_) => {
+            let root = rustix::fs::open(plan.seat.as_c_str(), seat, Mode::empty())?;
+            forbid_devices(plan, root.as_fd())?;
+            Ok(root)
+        }
+        PlannedRoot::Plain => {
+            let root = clone_mount(&plan.upper)?;
+            forbid_devices(plan, root.as_fd())?;
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(&root, c"", CWD, plan.seat.as_c_str(), flags)?;
+            Ok(root)
+        }
+    }
+}
+
+fn forbid_devices(plan: &Plan, root: BorrowedFd<'_>) -> Sys<()> {
+    match plan.shield {
+        Shield::Full => sys::set_mount_attributes(root, libc::MOUNT_ATTR_NODEV, Depth::Single),
+        Shield::Open => Ok(()),
+    }
+}
+
+fn overlay(plan: &Plan, lowers: &[CString]) -> Sys<OwnedFd> {
+    // Short names start here.
+    rustix::process::chdir(plan.aid.as_c_str())?;
     let fs = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&fs, c"source", c"overlay")?;
-    for lower in &plan.lowers {
+    for lower in lowers {
         rustix::mount::fsconfig_set_string(&fs, c"lowerdir+", lower.as_c_str())?;
     }
     rustix::mount::fsconfig_set_string(&fs, c"upperdir", plan.upper.as_c_str())?;
     rustix::mount::fsconfig_set_string(&fs, c"workdir", plan.work.as_c_str())?;
-    // Whatever a distribution made the default: the upper must hold whole files and plain marks.
-    for (option, value) in [
-        (c"redirect_dir", c"nofollow"),
-        (c"metacopy", c"off"),
-        (c"index", c"off"),
-        (c"xino", c"off"),
-    ] {
+    for (option, value) in OVERLAY_OPTIONS {
         rustix::mount::fsconfig_set_string(&fs, option, value)?;
     }
     for flag in plan.overlay_flags {
@@ -144,13 +182,8 @@ fn overlay(plan: &Plan) -> Sys<OwnedFd> {
     };
     let mount = rustix::mount::fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     // Any directory of the host will do to hang it up; overlay keeps its own way to the upper.
-    rustix::mount::move_mount(
-        &mount,
-        c"",
-        CWD,
-        plan.upper.as_c_str(),
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&mount, c"", CWD, plan.seat.as_c_str(), flags)?;
     Ok(mount)
 }
 
@@ -195,7 +228,17 @@ fn system_point(root: BorrowedFd<'_>, name: &CStr, told: &Told) -> Sys<OwnedFd> 
 
 fn proc(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
     let point = system_point(root, c"proc", told)?;
-    let mount = new_mount(c"proc", &[], DATA)?;
+    let mount = match plan.isolation {
+        Isolation::Full => new_mount(c"proc", &[], DATA)?,
+        Isolation::OuterProc => {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_RECURSIVE;
+            let copy = rustix::mount::open_tree(CWD, c"/proc", flags)?;
+            sys::set_mount_attributes(copy.as_fd(), DATA, Depth::Tree)?;
+            copy
+        }
+    };
     attach(&mount, point.as_fd())?;
     if plan.shield == Shield::Open {
         return Ok(());
@@ -406,7 +449,17 @@ fn write_file(directory: BorrowedFd<'_>, content: &Content) -> Sys<()> {
 
 fn pivot(root: BorrowedFd<'_>) -> Sys<()> {
     rustix::process::fchdir(root)?;
-    rustix::process::pivot_root(c".", c".")?;
-    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    match rustix::process::pivot_root(c".", c".") {
+        // Docker's filter allows it to nobody: as an initramfs does it then. What it covers cannot be reached
+        // without the right to unmount.
+        Err(Errno::PERM) => {
+            rustix::mount::mount_move(c".", c"/")?;
+            rustix::process::chroot(c".")?;
+        }
+        other => {
+            other?;
+            rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+        }
+    }
     rustix::process::chdir(c"/")
 }

@@ -58,15 +58,25 @@ pub(super) fn run(
     output: &mut dyn FnMut(Stream, &[u8]),
     cancel: &CancelFlag,
 ) -> Result<Exit, SandboxError> {
+    let told = SharedMemory::<Told>::new().map_err(|errno| setup("share memory", errno.into()))?;
+    run_telling(spec, output, cancel, told.get())
+}
+
+/// As [`run`]; what was told besides can be read in `told` afterwards.
+pub(super) fn run_telling(
+    spec: &ProcessSpec,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelFlag,
+    told: &Told,
+) -> Result<Exit, SandboxError> {
     if cancel.load(Ordering::Relaxed) {
         return Err(SandboxError::Cancelled);
     }
-    let told = SharedMemory::<Told>::new().map_err(|errno| setup("share memory", errno.into()))?;
     let (streams, mut ears) = streams().map_err(|error| setup("make pipes", error))?;
     let cgroup = Cgroup::new(&Hierarchies::found(), &spec.limits)
         .map_err(|error| setup("make a control group", error))?;
     let plan = prepare::plan(spec, streams, cgroup)?;
-    let mut process = start(&plan, told.get())?;
+    let mut process = start(&plan, told)?;
     // Our ends of the process's streams: their last writer must be inside.
     let Plan { streams, _aid: aid, cgroup, .. } = plan;
     drop(streams);
@@ -76,7 +86,7 @@ pub(super) fn run(
     let met = crowd.met();
     drop(cgroup);
     drop(aid);
-    let made = told.get().all_made();
+    let made = told.all_made();
     points::remove(&spec.rootfs.upper, &made)
         .map_err(|error| setup("remove mount points", error))?;
     clear_work(spec);
@@ -86,12 +96,12 @@ pub(super) fn run(
     if met.stopped {
         return Ok(exit(libc::SIGKILL, &usage, met));
     }
-    if let Some(failure) = told.get().failure() {
+    if let Some(failure) = told.failure() {
         return Err(explain(spec, failure));
     }
     // The init itself may be what memory ran out for.
     let killed = (met.oom_kills > 0).then_some(libc::SIGKILL);
-    let status = told.get().ended().or(killed).ok_or_else(|| SandboxError::Setup {
+    let status = told.ended().or(killed).ok_or_else(|| SandboxError::Setup {
         step: "wait for the process".to_owned(),
         source: io::Error::other("it was killed from outside, or memory ran out"),
     })?;

@@ -17,11 +17,14 @@ use std::{
 use crate::limits::{Limits, UlimitKind};
 
 use crate::sandbox::{
-    Bind, Mount, NetworkMode, ProcessSpec, RootFs, SandboxError, Tmpfs,
+    Bind, Isolation, Mount, NetworkMode, ProcessSpec, RootFs, RootKind, SandboxError, Tmpfs,
     cgroup::{Cgroup, Controller},
-    filter, identity,
+    filter,
+    fuse::FuseMount,
+    identity,
     identity::Mapping,
     mounts::{self, MOUNTS_MAX, ReadOnly},
+    told::Step,
 };
 
 /// Longest string that fsconfig(2) takes, with its end.
@@ -33,6 +36,9 @@ const SHM_BYTES_DEFAULT: u64 = 64 << 20;
 /// Directories that overlay takes below an upper one, less our own (`OVL_MAX_STACK`).
 const LOWERS_MAX: usize = 499;
 
+/// Longest text of options that mount(2) takes, with its end: a page.
+const MOUNT_OPTIONS_BYTES_MAX: usize = 4096;
+
 /// The capabilities of Docker's default: the bits of `CapBnd: 00000000a80425fb`.
 const CAPABILITIES_DOCKER: u64 = 0xa804_25fb;
 
@@ -43,6 +49,18 @@ pub(super) enum Shield {
     Full,
     /// Nothing (`--security=insecure`).
     Open,
+}
+
+/// How the root file system is mounted.
+pub(super) enum PlannedRoot {
+    /// Paths of the lowers, for `lowerdir+`.
+    Overlay(Vec<CString>),
+    /// All options, for mount(2); paths are short names.
+    ByMount(CString),
+    /// Served at the seat, in this mount namespace.
+    Served(FuseMount),
+    /// The upper directory itself.
+    Plain,
 }
 
 /// A bind, ready for the kernel.
@@ -86,9 +104,12 @@ pub(super) struct StringList {
 
 /// All that the child needs.
 pub(super) struct Plan {
-    pub(super) lowers: Vec<CString>,
+    pub(super) root: PlannedRoot,
     pub(super) upper: CString,
     pub(super) work: CString,
+    /// The folder that short names start from, and where in it a root file system may be hung up.
+    pub(super) aid: CString,
+    pub(super) seat: CString,
     pub(super) overlay_flags: &'static [&'static CStr],
     pub(super) hook: CString,
     pub(super) etc_files: Vec<PlannedBind>,
@@ -106,6 +127,7 @@ pub(super) struct Plan {
     pub(super) capabilities: u64,
     pub(super) filter: Vec<libc::sock_filter>,
     pub(super) shield: Shield,
+    pub(super) isolation: Isolation,
     pub(super) network: NetworkMode,
     pub(super) streams: Streams,
     pub(super) cgroup: Cgroup,
@@ -172,7 +194,9 @@ impl Aid {
         let mut directory = fs::DirBuilder::new();
         directory.mode(0o755);
         directory.create(&aid.folder)?;
-        for name in ["hook", "lower", "lower/proc", "lower/sys", "lower/dev", "lower/etc"] {
+        for name in
+            ["hook", "root", "l", "lower", "lower/proc", "lower/sys", "lower/dev", "lower/etc"]
+        {
             directory.create(aid.folder.join(name))?;
         }
         fs::write(aid.folder.join("lower/etc/hosts"), b"")?;
@@ -180,6 +204,16 @@ impl Aid {
         fs::write(aid.folder.join("hosts"), hosts_text(&spec.hosts))?;
         fs::write(aid.folder.join("resolv.conf"), &spec.resolv_conf)?;
         Ok(aid)
+    }
+
+    /// Names that are short and plain, whatever the directories are called: `l/0`, `l/1` …, `u` and `w`.
+    fn name_shortly(&self, lowers: &[&PathBuf], rootfs: &RootFs) -> io::Result<()> {
+        use std::os::unix::fs::symlink;
+        for (number, lower) in lowers.iter().enumerate() {
+            symlink(std::path::absolute(lower)?, self.folder.join(format!("l/{number}")))?;
+        }
+        symlink(std::path::absolute(&rootfs.upper)?, self.folder.join("u"))?;
+        symlink(std::path::absolute(&rootfs.work)?, self.folder.join("w"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -211,7 +245,7 @@ pub(super) fn plan(
 ) -> Result<Plan, SandboxError> {
     let mapping = identity::mapping().map_err(|error| setup("read /proc/self/uid_map", error))?;
     check(spec)?;
-    if spec.rootfs.lowers.is_empty() {
+    if spec.rootfs.lowers.is_empty() && spec.rootfs.kind != RootKind::Plain {
         make_scratch_points(&spec.rootfs.upper)?;
     }
     let aid = Aid::new(spec)
@@ -219,13 +253,12 @@ pub(super) fn plan(
     let shield = if spec.insecure { Shield::Open } else { Shield::Full };
     let program = spec.argv.first().map_or("", String::as_str);
     Ok(Plan {
-        lowers: lowers(&spec.rootfs, &aid)?,
-        upper: option_path(&spec.rootfs.upper)?,
-        work: option_path(&spec.rootfs.work)?,
-        overlay_flags: match mapping {
-            Mapping::Initial => &[c"volatile"],
-            Mapping::Many | Mapping::Single => &[c"volatile", c"userxattr"],
-        },
+        upper: overlay_path(&spec.rootfs.upper, "u")?,
+        work: overlay_path(&spec.rootfs.work, "w")?,
+        overlay_flags: overlay_flags(mapping),
+        root: root(&spec.rootfs, &aid, mapping)?,
+        aid: path(&aid.folder)?,
+        seat: path(&aid.path("root"))?,
         hook: path(&aid.path("hook"))?,
         etc_files: etc_files(&aid)?,
         mounts: spec.mounts.iter().map(mount).collect::<Result<_, _>>()?,
@@ -245,6 +278,7 @@ pub(super) fn plan(
         },
         filter: filter::program(shield, mapping),
         shield,
+        isolation: spec.isolation,
         network: spec.network,
         streams,
         shown_groups: cgroup.shown().map(|one| text(one.name())).collect::<Result<_, _>>()?,
@@ -335,9 +369,71 @@ fn make_scratch_points(upper: &Path) -> Result<(), SandboxError> {
     Ok(())
 }
 
-fn lowers(rootfs: &RootFs, aid: &Aid) -> Result<Vec<CString>, SandboxError> {
+fn overlay_flags(mapping: Mapping) -> &'static [&'static CStr] {
+    match mapping {
+        Mapping::Initial => &[c"volatile"],
+        Mapping::Many | Mapping::Single => &[c"volatile", c"userxattr"],
+    }
+}
+
+/// Options of every overlay. Whatever a distribution made the default: the upper must hold whole files and
+/// plain marks.
+pub(super) const OVERLAY_OPTIONS: [(&CStr, &CStr); 4] =
+    [(c"redirect_dir", c"nofollow"), (c"metacopy", c"off"), (c"index", c"off"), (c"xino", c"off")];
+
+fn root(rootfs: &RootFs, aid: &Aid, mapping: Mapping) -> Result<PlannedRoot, SandboxError> {
     let lowest = aid.path("lower");
-    rootfs.lowers.iter().chain([&lowest]).map(|lower| option_path(lower)).collect()
+    let lowers: Vec<&PathBuf> = rootfs.lowers.iter().chain([&lowest]).collect();
+    let short = |error| setup("give the layers short names", error);
+    match rootfs.kind {
+        RootKind::Plain => Ok(PlannedRoot::Plain),
+        RootKind::Overlay => {
+            let plain =
+                lowers.iter().chain([&&rootfs.upper, &&rootfs.work]).all(|one| is_plain(one));
+            if plain {
+                let lowers = lowers.iter().map(|lower| path(lower)).collect::<Result<_, _>>()?;
+                return Ok(PlannedRoot::Overlay(lowers));
+            }
+            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            let names = (0..lowers.len()).map(|number| text(&format!("l/{number}")));
+            Ok(PlannedRoot::Overlay(names.collect::<Result<_, _>>()?))
+        }
+        RootKind::OverlayByMount => {
+            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            let names: Vec<String> =
+                (0..lowers.len()).map(|number| format!("l/{number}")).collect();
+            let mut options = format!("lowerdir={},upperdir=u,workdir=w", names.join(":"));
+            for (name, value) in OVERLAY_OPTIONS {
+                options += &format!(",{}={}", name.to_string_lossy(), value.to_string_lossy());
+            }
+            for flag in overlay_flags(mapping) {
+                options += &format!(",{}", flag.to_string_lossy());
+            }
+            if options.len() >= MOUNT_OPTIONS_BYTES_MAX {
+                let why = "more layers than mount(2) takes; `--snapshotter copy` takes any number";
+                let source = io::Error::new(io::ErrorKind::InvalidInput, why);
+                return Err(setup(Step::Overlay.words(), source));
+            }
+            Ok(PlannedRoot::ByMount(text(&options)?))
+        }
+        RootKind::FuseOverlay => {
+            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            let served = FuseMount::new(&aid.folder, lowers.len());
+            served.map(PlannedRoot::Served).map_err(|error| setup(Step::Overlay.words(), error))
+        }
+    }
+}
+
+/// Whether a path can be handed to overlay as it is: fsconfig(2) limits its length, and some letters mean
+/// something to it.
+fn is_plain(place: &Path) -> bool {
+    let bytes = place.as_os_str().as_bytes();
+    bytes.len() < FSCONFIG_BYTES_MAX && !bytes.iter().any(|byte| b":,\\".contains(byte))
+}
+
+/// The path of an upper or work directory as overlay gets it: itself, or its short name.
+fn overlay_path(place: &Path, short: &str) -> Result<CString, SandboxError> {
+    if is_plain(place) { path(place) } else { text(short) }
 }
 
 fn etc_files(aid: &Aid) -> Result<Vec<PlannedBind>, SandboxError> {
@@ -426,19 +522,6 @@ fn text(string: &str) -> Result<CString, SandboxError> {
 fn path(place: &Path) -> Result<CString, SandboxError> {
     CString::new(place.as_os_str().as_bytes())
         .map_err(|error| setup(&format!("take {}", place.display()), error.into()))
-}
-
-/// A path that goes into an option of overlay, whose length the kernel limits.
-fn option_path(place: &Path) -> Result<CString, SandboxError> {
-    let place = path(place)?;
-    if place.as_bytes_with_nul().len() > FSCONFIG_BYTES_MAX {
-        let why = format!(
-            "longer than the {FSCONFIG_BYTES_MAX} bytes that overlay takes; use a store with a shorter path"
-        );
-        let shown = place.to_string_lossy().into_owned();
-        return Err(setup(&shown, io::Error::new(io::ErrorKind::InvalidInput, why)));
-    }
-    Ok(place)
 }
 
 pub(super) fn setup(step: &str, source: io::Error) -> SandboxError {

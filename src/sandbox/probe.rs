@@ -3,16 +3,21 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use crate::sandbox::{
-    Ability, Enforcement, NetworkMode, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError,
+    Ability, Enforcement, Environment, Isolation, NetworkMode, Obstacle, Privilege, ProcessSpec,
+    RootFs, RootKind, SandboxError, Snapshotter, Wanted,
     cgroup::{Controller, Hierarchies},
-    identity, outside,
-    told::Step,
+    environment, identity, outside,
+    sys::SharedMemory,
+    told::{HostName, Step, Told},
 };
 
 /// A program that no root file system has.
@@ -22,31 +27,206 @@ const NOWHERE: &str = "/.idpbuilder-probe";
 /// a third of a build in which nothing changed.
 const MARK: &str = "sandbox-works";
 
-const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
-const APPARMOR: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+/// Folders that may take the changes of processes when the store's own file system cannot, best first.
+const SCRATCH_FOLDERS: &[&str] = &["/var/tmp", "/tmp", "/dev/shm"];
+
+/// Room that such a folder must have when nobody named it, in bytes.
+const SCRATCH_BYTES_MIN: u64 = 256 << 20;
 
 /// See [`super::probe`].
-pub(super) fn probe(folder: &Path) -> Ability {
-    try_out(folder, identity::privilege())
+pub(super) fn probe(folder: &Path, wanted: &Wanted) -> Ability {
+    try_out(folder, wanted, identity::privilege())
 }
 
 /// See [`super::ability`].
-pub(super) fn ability(folder: &Path) -> Ability {
+pub(super) fn ability(folder: &Path, wanted: &Wanted) -> Ability {
     let privilege = identity::privilege();
-    let circumstances = circumstances(folder, privilege);
+    let circumstances =
+        if *wanted == Wanted::default() { circumstances(folder, privilege) } else { None };
     let mark = folder.join(MARK);
     let works = circumstances.is_some() && fs::read_to_string(&mark).ok() == circumstances;
-    let ability = if works {
-        let (limits, notes) = (enforcement(privilege), notes(privilege));
-        Ability { privilege, run: Ok(()), overlay: Ok(()), limits, notes }
-    } else {
-        try_out(folder, privilege)
-    };
-    if let (false, Ok(()), Some(text)) = (works, &ability.run, circumstances) {
+    if works {
+        return complete(Found::best(), Ok(()), privilege);
+    }
+    let ability = try_out(folder, wanted, privilege);
+    // Only what needs no words is remembered.
+    let best = ability.notes == notes(privilege);
+    if let (true, Ok(()), Some(text)) = (best, &ability.run, circumstances) {
         // Whoever cannot write it tries again.
         drop(fs::write(&mark, text));
     }
     ability
+}
+
+/// One way to run processes.
+#[derive(Clone, Debug)]
+struct Found {
+    snapshotter: Snapshotter,
+    scratch: Option<PathBuf>,
+    keeps_marks: bool,
+    isolation: Isolation,
+    host_name: HostName,
+}
+
+impl Found {
+    fn best() -> Self {
+        let (snapshotter, isolation) = (Snapshotter::Overlay, Isolation::Full);
+        let host_name = HostName::Own;
+        Self { snapshotter, scratch: None, keeps_marks: true, isolation, host_name }
+    }
+}
+
+fn complete(found: Found, run: Result<(), SandboxError>, privilege: Privilege) -> Ability {
+    let mut notes = notes(privilege);
+    if run.is_ok() {
+        notes.extend(downgrades(&found));
+    }
+    let mut ability = Ability {
+        privilege,
+        run: Ok(()),
+        limits: enforcement(privilege),
+        notes,
+        snapshotter: found.snapshotter,
+        scratch: found.scratch,
+        keeps_marks: found.keeps_marks,
+        isolation: found.isolation,
+        environment: Environment::Root,
+    };
+    let step = run.as_ref().err().map_or("", step_of).to_owned();
+    let reason = run.as_ref().err().map(ToString::to_string);
+    ability.run = run.map_err(|_| Obstacle { reason: String::new(), help: String::new() });
+    ability.environment = environment::environment(&ability, &step);
+    if let (Err(obstacle), Some(reason)) = (&mut ability.run, reason) {
+        let help = help(&step, ability.environment);
+        *obstacle = Obstacle { reason, help };
+    }
+    ability
+}
+
+/// The way out of a failed step.
+fn help(step: &str, environment: Environment) -> String {
+    if step == Step::Overlay.words() {
+        return "put the store on ext4, xfs, btrfs or tmpfs (`IDPBUILDER_HOME=FOLDER`), install fuse-overlayfs, or \
+                use `--snapshotter copy`"
+            .to_owned();
+    }
+    if step.starts_with("write in ") {
+        return "choose a store that can be written to: `IDPBUILDER_HOME=FOLDER`".to_owned();
+    }
+    let improvement = environment.improvement();
+    improvement.unwrap_or_else(|| "builds without RUN work".to_owned())
+}
+
+/// What is not as it should be, one line each.
+fn downgrades(found: &Found) -> Vec<String> {
+    let mut lines = Vec::new();
+    let better = "a store on ext4, xfs, btrfs or tmpfs is faster";
+    match found.snapshotter {
+        Snapshotter::Overlay | Snapshotter::OverlayMount => {}
+        Snapshotter::OverlayElsewhere => {
+            let place = found.scratch.as_deref().unwrap_or(Path::new("another folder"));
+            lines.push(format!(
+                "the store's file system takes no overlay: changes are written to {}; {better}",
+                place.display()
+            ));
+        }
+        Snapshotter::FuseOverlay => lines.push(format!(
+            "the kernel's overlay cannot be mounted on the store: fuse-overlayfs is used; {better}"
+        )),
+        Snapshotter::Copy => lines.push(format!(
+            "overlay cannot be mounted on the store: every RUN works on a copy of all files; {better}"
+        )),
+    }
+    if found.isolation == Isolation::OuterProc {
+        lines.push(
+            "this container masks parts of /proc: a RUN sees the container's own /proc and its \
+             processes; `--security-opt systempaths=unconfined` (Kubernetes: `procMount: Unmasked`) \
+             gives it one of its own"
+                .to_owned(),
+        );
+    }
+    if found.host_name == HostName::Outer {
+        lines.push(
+            "the host name of a RUN is that of this container: sethostname(2) is forbidden here"
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+/// Tries one way after the other; the first that works, or what is in the way of the best.
+fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
+    let keeps_marks = keeps_marks(folder, privilege);
+    let mut isolation = Isolation::Full;
+    let mut first_failure = None;
+    let all = wanted.snapshotter.map_or_else(|| Snapshotter::ALL.to_vec(), |one| vec![one]);
+    for snapshotter in all {
+        for scratch in places(folder, snapshotter, wanted) {
+            let place = scratch.as_deref().unwrap_or(folder);
+            let mut tried = attempt(place, snapshotter.root(), isolation);
+            let masked = |failed: &SandboxError| step_of(failed) == Step::Proc.words();
+            if isolation == Isolation::Full && tried.as_ref().is_err_and(masked) {
+                let again = attempt(place, snapshotter.root(), Isolation::OuterProc);
+                if again.as_ref().err().is_none_or(|failed| !masked(failed)) {
+                    isolation = Isolation::OuterProc;
+                    tried = again;
+                }
+            }
+            let failed = match tried {
+                Ok(host_name) => {
+                    let found = Found { snapshotter, scratch, keeps_marks, isolation, host_name };
+                    return complete(found, Ok(()), privilege);
+                }
+                Err(failed) => failed,
+            };
+            let about_files = step_of(&failed) == Step::Overlay.words();
+            first_failure.get_or_insert(failed);
+            if !about_files {
+                break;
+            }
+        }
+        if first_failure.as_ref().is_some_and(|failed| step_of(failed) != Step::Overlay.words()) {
+            break;
+        }
+    }
+    let failed = first_failure.unwrap_or_else(|| SandboxError::Setup {
+        step: Step::Overlay.words().to_owned(),
+        source: std::io::Error::other(
+            "no folder on another file system can be written to; name one: `--scratch FOLDER`",
+        ),
+    });
+    complete(Found { keeps_marks, ..Found::best() }, Err(failed), privilege)
+}
+
+/// Where the changes could be written; `None` is the probed folder itself.
+fn places(folder: &Path, snapshotter: Snapshotter, wanted: &Wanted) -> Vec<Option<PathBuf>> {
+    if snapshotter != Snapshotter::OverlayElsewhere {
+        return vec![None];
+    }
+    if let Some(named) = &wanted.scratch {
+        return vec![Some(named.clone())];
+    }
+    let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+    let suits = |path: &&Path| {
+        let room = rustix::fs::statvfs(*path).map_or(0, |found| found.f_bavail * found.f_frsize);
+        let forced = wanted.snapshotter.is_some();
+        room >= SCRATCH_BYTES_MIN && (forced || device(path) != device(folder))
+    };
+    let folders = SCRATCH_FOLDERS.iter().map(Path::new).filter(suits);
+    folders.map(|path| Some(path.to_owned())).collect()
+}
+
+/// Whether whiteouts and opaque directories can be kept in a folder.
+fn keeps_marks(folder: &Path, privilege: Privilege) -> bool {
+    use rustix::fs::{CWD, FileType, Mode, XattrFlags};
+    let Ok(place) = temporary_in(folder) else { return false };
+    let name = match privilege {
+        Privilege::Root => "trusted.overlay.opaque",
+        Privilege::Mapped | Privilege::SingleId | Privilege::None => "user.overlay.opaque",
+    };
+    let whiteout = place.0.join("whiteout");
+    let made = rustix::fs::mknodat(CWD, &whiteout, FileType::CharacterDevice, Mode::empty(), 0);
+    made.is_ok() && rustix::fs::setxattr(&place.0, name, b"y", XattrFlags::empty()).is_ok()
 }
 
 /// All that an answer depends on and that may change without this program noticing: the boot, the
@@ -85,19 +265,6 @@ fn notes(privilege: Privilege) -> Vec<String> {
     notes
 }
 
-fn try_out(folder: &Path, privilege: Privilege) -> Ability {
-    let (run, overlay) = match attempt(folder) {
-        Ok(()) => (Ok(()), Ok(())),
-        Err(failed) => {
-            let obstacle = obstacle(&failed, privilege);
-            let mounted = passed_overlay(step_of(&failed));
-            let overlay = if mounted { Ok(()) } else { Err(obstacle.clone()) };
-            (Err(obstacle), overlay)
-        }
-    };
-    Ability { privilege, run, overlay, limits: enforcement(privilege), notes: notes(privilege) }
-}
-
 /// Which limits can be enforced; also the moment at which left-over groups are removed.
 fn enforcement(privilege: Privilege) -> Enforcement {
     let found = Hierarchies::found();
@@ -130,7 +297,7 @@ fn enforcement(privilege: Privilege) -> Enforcement {
 }
 
 /// Goes all the way to the execution of nothing.
-fn attempt(folder: &Path) -> Result<(), SandboxError> {
+fn attempt(folder: &Path, kind: RootKind, isolation: Isolation) -> Result<HostName, SandboxError> {
     let made = temporary_in(folder);
     let place = made.as_ref().map_err(|error| SandboxError::Setup {
         step: format!("write in {}", folder.display()),
@@ -138,6 +305,7 @@ fn attempt(folder: &Path) -> Result<(), SandboxError> {
     })?;
     let spec = ProcessSpec {
         rootfs: RootFs {
+            kind,
             lowers: Vec::new(),
             upper: place.0.join("upper"),
             work: place.0.join("work"),
@@ -153,11 +321,17 @@ fn attempt(folder: &Path) -> Result<(), SandboxError> {
         mounts: Vec::new(),
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
+        isolation,
         insecure: false,
         limits: crate::limits::Limits { pids: None, ..Default::default() },
     };
-    match outside::run(&spec, &mut |_, _| {}, &Arc::new(AtomicBool::new(false))) {
-        Ok(_) | Err(SandboxError::Exec { .. }) => Ok(()),
+    let told = SharedMemory::<Told>::new().map_err(|errno| SandboxError::Setup {
+        step: "share memory".to_owned(),
+        source: errno.into(),
+    })?;
+    let go_on = Arc::new(AtomicBool::new(false));
+    match outside::run_telling(&spec, &mut |_, _| {}, &go_on, told.get()) {
+        Ok(_) | Err(SandboxError::Exec { .. }) => Ok(told.get().host_name()),
         Err(error) => Err(error),
     }
 }
@@ -172,46 +346,19 @@ impl Drop for Temporary {
 }
 
 fn temporary_in(folder: &Path) -> std::io::Result<Temporary> {
-    let place = Temporary(folder.join(format!(".probe-{}", std::process::id())));
+    // The number of a process is not alone: other namespaces may share the folder.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let place =
+        Temporary(folder.join(format!(".idpbuilder-probe-{}-{number}", std::process::id())));
+    let mut private = fs::DirBuilder::new();
+    private.mode(0o700).create(&place.0)?;
     for name in ["upper", "work"] {
-        fs::create_dir_all(place.0.join(name))?;
+        fs::create_dir(place.0.join(name))?;
     }
     Ok(place)
 }
 
-/// Whether a step comes after the mounting of overlay.
-fn passed_overlay(step: &str) -> bool {
-    let after = [Step::Proc, Step::Sys, Step::Dev, Step::Mask, Step::EtcFile, Step::Pivot];
-    let late = [Step::Fork, Step::Capabilities, Step::User, Step::Filter];
-    after.iter().chain(&late).any(|after| step.starts_with(after.words()))
-}
-
 fn step_of(failed: &SandboxError) -> &str {
     if let SandboxError::Setup { step, .. } = failed { step } else { "" }
-}
-
-fn obstacle(failed: &SandboxError, privilege: Privilege) -> Obstacle {
-    let step = step_of(failed);
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    let help = if privilege == Privilege::None && number(USER_NAMESPACES) == Some(0) {
-        "user namespaces are switched off: `sysctl user.max_user_namespaces=15000`, or run as root"
-    } else if privilege == Privilege::None && number(APPARMOR) == Some(1) {
-        "AppArmor refuses user namespaces to unconfined programs: give this program a profile with \
-         `userns,`, or `sysctl kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
-    } else if privilege == Privilege::None {
-        "user namespaces are refused here: in a container start it with \
-         `--security-opt seccomp=unconfined --security-opt systempaths=unconfined` (Kubernetes: \
-         `hostUsers: false` and `procMount: Unmasked`), or run as root; builds without RUN work"
-    } else if step == Step::Overlay.words() {
-        "overlay cannot be mounted on this file system: put the store on ext4, xfs, btrfs or tmpfs, \
-         not on another overlay or a network"
-    } else if step == Step::Proc.words() {
-        "this container masks parts of /proc: start it with \
-         `--security-opt systempaths=unconfined` (Kubernetes: `procMount: Unmasked`)"
-    } else {
-        "this place refuses mounts or namespaces: start the container with \
-         `--security-opt seccomp=unconfined --security-opt apparmor=unconfined`, or `--privileged`; \
-         builds without RUN work"
-    };
-    Obstacle { reason: failed.to_string(), help: help.to_owned() }
 }

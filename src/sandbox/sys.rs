@@ -279,6 +279,14 @@ pub(super) fn set_limit(resource: u32, (soft, hard): (u64, u64)) -> Sys<()> {
         .map(drop)
 }
 
+/// Leaves the mount namespace for a copy of another.
+pub(super) fn enter_mounts(namespace: BorrowedFd<'_>) -> Sys<()> {
+    // SAFETY: takes numbers only; the process has one thread.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNS) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+}
+
 /// Leaves the control group namespace for one whose root is our group.
 pub(super) fn unshare_cgroup() -> Sys<()> {
     // SAFETY: takes numbers only; the process has one thread.

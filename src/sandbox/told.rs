@@ -85,6 +85,14 @@ impl<T> At<T> for Sys<T> {
     }
 }
 
+/// Whose host name the process sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum HostName {
+    #[default]
+    Own,
+    Outer,
+}
+
 /// A modification time: seconds and nanoseconds.
 pub(super) type Mtime = (i64, i64);
 
@@ -98,6 +106,7 @@ pub(super) struct Told {
     ended: AtomicU32,
     status: AtomicI32,
     made_len: AtomicU32,
+    host_name_kept: AtomicU32,
     made: [MadeSlot; MADE_MAX],
 }
 
@@ -147,6 +156,15 @@ impl Told {
         let step = Step::ALL.iter().find(|(step, _)| *step as u32 == told)?.0;
         let errno = Errno::from_raw_os_error(self.errno.load(Relaxed));
         Some(Failure { step, item: self.item.load(Relaxed), errno })
+    }
+
+    /// The host name could not be set.
+    pub(super) fn keep_host_name(&self) {
+        self.host_name_kept.store(1, Relaxed);
+    }
+
+    pub(super) fn host_name(&self) -> HostName {
+        if self.host_name_kept.load(Relaxed) == 1 { HostName::Outer } else { HostName::Own }
     }
 
     /// The wait status of the process.

@@ -135,7 +135,12 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         names.join(" ")
     );
     let spec = ProcessSpec {
-        rootfs: RootFs { lowers, upper: place("upper"), work: place("work") },
+        rootfs: RootFs {
+            kind: crate::sandbox::RootKind::Overlay,
+            lowers,
+            upper: place("upper"),
+            work: place("work"),
+        },
         argv: ["/.tools/busybox", "sh", "-c", &script].map(str::to_owned).to_vec(),
         env: vec!["PATH=/".to_owned()],
         cwd: "/".to_owned(),
@@ -151,6 +156,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         })],
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
+        isolation: crate::sandbox::Isolation::Full,
         insecure: false,
         limits: crate::limits::Limits::default(),
     };

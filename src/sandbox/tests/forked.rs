@@ -64,8 +64,8 @@ fn an_ordinary_user_with_subordinate_ids_is_root_with_many_ids() {
         become_ordinary(&place, "1234:200000:65536\n");
         assert_eq!(enter(&[]), Entered::Continue(Privilege::Mapped));
         assert_eq!(enter(&[]), Entered::Continue(Privilege::Mapped));
-        let found = probe(&place.path(""));
-        assert_eq!((found.run, found.overlay), (Ok(()), Ok(())));
+        let found = probe(&place.path(""), &Wanted::default());
+        assert_eq!((found.run, found.snapshotter), (Ok(()), Snapshotter::Overlay));
         let mut spec = place.shell(
             "id -u; grep -E 'CapBnd|CapEff' /proc/self/status; \
              echo x > /tmp/x; busybox chown 1000:1000 /tmp/x; busybox rm -rf /root",
@@ -88,8 +88,8 @@ fn an_ordinary_user_without_subordinate_ids_is_root_in_name() {
     let said = in_child(|| {
         become_ordinary(&place, "");
         assert_eq!(enter(&[]), Entered::Continue(Privilege::SingleId));
-        let found = probe(&place.path(""));
-        assert_eq!((found.run, found.overlay), (Ok(()), Ok(())));
+        let found = probe(&place.path(""), &Wanted::default());
+        assert_eq!((found.run, found.snapshotter), (Ok(()), Snapshotter::Overlay));
         assert!(found.notes.iter().any(|note| note.contains("uidmap")), "{:?}", found.notes);
         // What dpkg and apt do: answered with success.
         let mut spec = place.shell(

@@ -59,6 +59,7 @@ impl Place {
     fn spec(&self, argv: &[&str]) -> ProcessSpec {
         ProcessSpec {
             rootfs: RootFs {
+                kind: RootKind::Overlay,
                 lowers: vec![self.lower()],
                 upper: self.upper(),
                 work: self.path("work"),
@@ -74,6 +75,7 @@ impl Place {
             mounts: Vec::new(),
             hosts: Vec::new(),
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
+            isolation: Isolation::Full,
             insecure: false,
             limits: Limits::default(),
         }
@@ -337,8 +339,9 @@ fn usage_is_told() {
 #[test]
 fn root_can_run_and_the_probe_finds_out_by_doing() {
     let folder = tempfile::tempdir().unwrap();
-    let found = probe(folder.path());
-    assert_eq!((found.privilege, &found.run, &found.overlay), (Privilege::Root, &Ok(()), &Ok(())));
+    let found = probe(folder.path(), &Wanted::default());
+    assert_eq!((found.privilege, &found.run), (Privilege::Root, &Ok(())));
+    assert_eq!((found.snapshotter, found.isolation), (Snapshotter::Overlay, Isolation::Full));
     assert_eq!(tree(folder.path()), Vec::<String>::new());
     assert_eq!(enter(&[]), Entered::Continue(Privilege::Root));
 }
@@ -347,19 +350,18 @@ fn root_can_run_and_the_probe_finds_out_by_doing() {
 fn what_worked_is_remembered_for_the_same_circumstances_and_tried_again_for_others() {
     let folder = tempfile::tempdir().unwrap();
     let mark = folder.path().join("sandbox-works");
-    let tried = ability(folder.path());
-    assert_eq!(tried, probe(folder.path()));
+    let tried = ability(folder.path(), &Wanted::default());
+    assert_eq!(tried, probe(folder.path(), &Wanted::default()));
     let written = std::fs::read_to_string(&mark).unwrap();
-    assert_eq!(ability(folder.path()), tried);
+    assert_eq!(ability(folder.path(), &Wanted::default()), tried);
     std::fs::write(&mark, "another boot").unwrap();
-    assert_eq!(ability(folder.path()), tried);
+    assert_eq!(ability(folder.path(), &Wanted::default()), tried);
     assert_eq!(std::fs::read_to_string(&mark).unwrap(), written);
 }
 
 #[test]
 fn the_probe_names_what_is_in_the_way() {
-    let found = probe(Path::new("/proc"));
+    let found = probe(Path::new("/proc"), &Wanted::default());
     let obstacle = found.run.unwrap_err();
     assert!(obstacle.reason.contains("/proc"), "{obstacle:?}");
-    assert!(found.overlay.is_err());
 }

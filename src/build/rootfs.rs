@@ -1,0 +1,118 @@
+//! The root file system of a step's process: by overlay, or as a copy where overlay cannot be had.
+//!
+//! Every way ends in the same layer; what differs is where changes are written, and what can be kept of them.
+
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    BuildError,
+    process::{Task, io_error, make_folder},
+};
+use crate::{
+    image,
+    layer::{Ownership, UpperForm},
+    sandbox::{Privilege, RootFs, Snapshotter},
+    snapshot,
+};
+
+/// Layers that are laid over one another; the kernel takes 500 directories, of which the sandbox has one.
+const LOWERS_MAX: usize = 480;
+
+/// A root file system, and what becomes of it afterwards.
+pub(super) struct Prepared {
+    pub(super) rootfs: RootFs,
+    /// What `rootfs.upper` holds when the process has ended.
+    pub(super) form: UpperForm,
+    /// Whether it can become the snapshot of its layer.
+    pub(super) afterwards: Afterwards,
+    /// Removed at the end.
+    _elsewhere: Option<Elsewhere>,
+}
+
+/// What becomes of the directory with the changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Afterwards {
+    /// It is the snapshot of the new layer.
+    Snapshot,
+    /// It goes; the layer's tar has everything.
+    Nothing,
+}
+
+/// A folder outside of the store; removed when dropped.
+struct Elsewhere(PathBuf);
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Makes what the process is to run on; `staging` is on the store's file system.
+pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Prepared, BuildError> {
+    let ability = &task.workshop.ability;
+    let snapshotter = ability.snapshotter;
+    let (folder, elsewhere) = match &ability.scratch {
+        Some(scratch) if snapshotter == Snapshotter::OverlayElsewhere => {
+            let made = make_elsewhere(scratch)?;
+            (made.0.clone(), Some(made))
+        }
+        _ => (staging.to_owned(), None),
+    };
+    let upper = make_folder(&folder, "upper")?;
+    let work = make_folder(&folder, "work")?;
+    let lowers = match snapshotter {
+        Snapshotter::Copy => {
+            copy_root(task, &upper)?;
+            Vec::new()
+        }
+        _ if task.below.len() > LOWERS_MAX || !ability.keeps_marks && !task.below.is_empty() => {
+            // One directory with nothing gone and nothing hidden needs no marks.
+            let whole = make_folder(staging, "whole")?;
+            copy_root(task, &whole)?;
+            vec![whole]
+        }
+        _ => snapshot::lowers(&task.workshop.store, task.below, task.workshop.marks())?,
+    };
+    let keeps = [Snapshotter::Overlay, Snapshotter::OverlayMount].contains(&snapshotter);
+    Ok(Prepared {
+        rootfs: RootFs { kind: snapshotter.root(), lowers, upper, work },
+        form: match snapshotter {
+            Snapshotter::Copy => UpperForm::Whole,
+            _ => UpperForm::Changes,
+        },
+        afterwards: if keeps { Afterwards::Snapshot } else { Afterwards::Nothing },
+        _elsewhere: elsewhere,
+    })
+}
+
+/// Whether owners can be set and read, or are only recorded.
+pub(super) fn ownership(task: &Task<'_>) -> Ownership {
+    match task.workshop.ability.privilege {
+        Privilege::Root | Privilege::Mapped => Ownership::Exact,
+        Privilege::SingleId | Privilege::None => Ownership::Own,
+    }
+}
+
+fn copy_root(task: &Task<'_>, into: &Path) -> Result<(), BuildError> {
+    let directory = File::open(into).map_err(|source| io_error(into, source))?;
+    image::write_root(&task.workshop.store, task.below, &directory, ownership(task))?;
+    Ok(())
+}
+
+/// A new folder for us alone: others may write to the one above.
+fn make_elsewhere(scratch: &Path) -> Result<Elsewhere, BuildError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    const TRIES_MAX: u32 = 1000;
+    for number in 0..TRIES_MAX {
+        let path = scratch.join(format!(".idpbuilder-{}-{number}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(Elsewhere(path)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io_error(&path, error)),
+        }
+    }
+    Err(io_error(scratch, std::io::Error::other("no name is free in it")))
+}

@@ -1,0 +1,49 @@
+//! Flags that say how processes are run where this machine leaves a choice.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use idpbuilder::sandbox::{Snapshotter, Wanted};
+
+use super::{failure::CliError, setup};
+
+/// How processes are run.
+#[derive(clap::Args, Clone, Default)]
+pub(super) struct SandboxArgs {
+    /// Where the root file system of a RUN comes from; the first that works by default.
+    #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
+    snapshotter: Option<SnapshotterName>,
+    /// Folder for the changes of a RUN with `--snapshotter overlay-elsewhere`: /var/tmp, /tmp or /dev/shm by
+    /// default.
+    #[arg(long, value_name = "FOLDER", hide_short_help = true)]
+    scratch: Option<PathBuf>,
+}
+
+/// A snapshotter by name.
+#[derive(Clone, Copy, ValueEnum)]
+enum SnapshotterName {
+    /// The kernel's overlay.
+    Overlay,
+    /// The kernel's overlay by mount(2), as kernels before 6.7 need it.
+    OverlayMount,
+    /// Overlay whose changes are written to another file system.
+    OverlayElsewhere,
+    /// The program fuse-overlayfs.
+    FuseOverlay,
+    /// A copy of all files for each RUN.
+    Copy,
+}
+
+impl SandboxArgs {
+    pub(super) fn wanted(&self) -> Result<Wanted, CliError> {
+        let snapshotter = self.snapshotter.map(|name| match name {
+            SnapshotterName::Overlay => Snapshotter::Overlay,
+            SnapshotterName::OverlayMount => Snapshotter::OverlayMount,
+            SnapshotterName::OverlayElsewhere => Snapshotter::OverlayElsewhere,
+            SnapshotterName::FuseOverlay => Snapshotter::FuseOverlay,
+            SnapshotterName::Copy => Snapshotter::Copy,
+        });
+        let scratch = self.scratch.as_deref().map(setup::absolute).transpose()?;
+        Ok(Wanted { snapshotter, scratch })
+    }
+}
