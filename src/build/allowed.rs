@@ -1,15 +1,16 @@
-//! What processes ask for besides a confined run, against what the user allows. Pure.
+//! What processes ask for besides a confined run, against what the user allows and this machine can.
 
 use std::collections::BTreeSet;
 
-use super::BuildError;
+use super::{BuildError, Workshop, foreign};
 use crate::{
     graph::{Network, Op, OpGraph, Place, RunOp, Security},
     plan::Entitlement,
 };
 
-/// Fails for the first process that wants more than `allow` has: before anything runs.
+/// Fails for the first process that wants more than `allow` has, or another processor than there is: before anything runs.
 pub(super) fn check(
+    workshop: &Workshop,
     allow: &BTreeSet<Entitlement>,
     graph: &OpGraph,
 ) -> Result<(), (Place, BuildError)> {
@@ -20,7 +21,7 @@ pub(super) fn check(
             return Err((node.place.clone(), BuildError::NotAllowed { entitlement }));
         }
     }
-    Ok(())
+    foreign::check(workshop, graph)
 }
 
 fn wanted(run: &RunOp) -> [Option<Entitlement>; 2] {

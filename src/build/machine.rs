@@ -90,7 +90,7 @@ fn perform(
         let request = timed.as_ref().unwrap_or(request);
         let bases = Bases::new(workshop, request);
         let mut lowered = bases.lower(&parsed, platform, dockerfile::lower)?;
-        allowed::check(&request.allow, &lowered.graph)
+        allowed::check(workshop, &request.allow, &lowered.graph)
             .map_err(|(place, error)| BuildFailure::new(request, Some(place), error))?;
         if request.platforms.is_empty() {
             lowered.take_platform_of_base();

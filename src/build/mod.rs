@@ -10,6 +10,7 @@ mod epoch;
 mod failure;
 mod fetch;
 pub mod files;
+mod foreign;
 mod machine;
 mod mounts;
 mod output;

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 use super::{
     BuildError, BuildRequest, LATEST_MTIME, Workshop,
     files::{self, Key, Root},
+    foreign,
     mounts::{self, Mounts},
     output::Output,
     rootfs::{self, Afterwards, Prepared},
@@ -143,6 +144,7 @@ fn specify(
         isolation: task.workshop.ability.isolation,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
+        emulator: foreign::emulator(task.workshop, run)?,
     })
 }
 

@@ -149,6 +149,8 @@ pub enum SourceRoot {
 /// A process on top of a root file system: one layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunOp {
+    /// The processor that its root file system is for, as image configs name it.
+    pub architecture: String,
     /// The root file system below.
     pub base: OpId,
     /// Program and arguments; shell form has the shell in front already.

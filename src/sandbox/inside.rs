@@ -6,12 +6,20 @@
 
 #![expect(unsafe_code, reason = "forks the process from the init")]
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::{
+    ffi::CStr,
+    io::Write as _,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+    pipe::PipeFlags,
+};
 
 use crate::sandbox::{
-    NetworkMode,
+    NetworkMode, emulation,
     identity::Mapping,
     mounts,
     prepare::{Plan, PlannedRoot, Shield},
@@ -73,15 +81,17 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     mounts::enter(plan, told)?;
     close_all_but_streams(plan).at(Step::Fork)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+    let gate = Gate::new(plan).at(Step::Fork)?;
     // SAFETY: this process has one thread.
-    let main = match unsafe { sys::fork(0) }.at(Step::Fork)? {
+    let main = match unsafe { sys::fork(gate.namespaces()) }.at(Step::Fork)? {
         Forked::Child => {
-            let failure = become_process(plan);
+            let failure = gate.pass(plan).err().unwrap_or_else(|| become_process(plan));
             told.fail(failure);
             sys::exit(FAILED)
         }
         Forked::Parent(pid, pidfd) => {
             std::mem::forget(pidfd);
+            gate.open(pid).at(Step::Emulate)?;
             pid
         }
     };
@@ -97,7 +107,7 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
 
 fn close_all_but_streams(plan: &Plan) -> Sys<()> {
     let mut first = 0;
-    for kept in plan.streams.sorted() {
+    for kept in plan.kept() {
         let kept = kept.unsigned_abs();
         if kept > first {
             sys::close_range(first, kept - 1)?;
@@ -105,6 +115,54 @@ fn close_all_but_streams(plan: &Plan) -> Sys<()> {
         first = kept + 1;
     }
     sys::close_range(first, u32::MAX)
+}
+
+/// Holds a process with an emulator back until its user namespace has ids; open for every other.
+struct Gate(Option<(OwnedFd, OwnedFd)>);
+
+impl Gate {
+    fn new(plan: &Plan) -> Sys<Self> {
+        let pipe = plan.emulator.as_ref().map(|_| rustix::pipe::pipe_with(PipeFlags::CLOEXEC));
+        pipe.transpose().map(Self)
+    }
+
+    fn namespaces(&self) -> libc::c_int {
+        self.0.as_ref().map_or(0, |_| libc::CLONE_NEWUSER | libc::CLONE_NEWNS)
+    }
+
+    /// In the process: waits, then tells the kernel of the emulator.
+    fn pass(&self, plan: &Plan) -> Result<(), Failure> {
+        let (Some((wait, _)), Some(emulator)) = (&self.0, &plan.emulator) else { return Ok(()) };
+        rustix::io::read(wait, &mut [0]).at(Step::Emulate)?;
+        emulation::register(emulator).at(Step::Emulate)
+    }
+
+    /// In the init: gives the process every id as itself, then lets it pass.
+    fn open(&self, pid: libc::pid_t) -> Sys<()> {
+        let Some((_, go)) = &self.0 else { return Ok(()) };
+        for name in [&b"uid_map\0"[..], b"gid_map\0"] {
+            let mut path = [0; PROC_PATH_BYTES];
+            let path = proc_path(&mut path, pid, name).ok_or(Errno::NAMETOOLONG)?;
+            let map = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+            rustix::io::write(&map, b"0 0 4294967295\n")?;
+        }
+        rustix::io::write(go, b"!").map(drop)
+    }
+}
+
+/// Longest path of a file about a process, in bytes: `/proc/4194304/uid_map` and its end.
+const PROC_PATH_BYTES: usize = 32;
+
+/// `/proc/PID/NAME`, made without allocating; `name` has its end.
+fn proc_path<'b>(
+    buffer: &'b mut [u8; PROC_PATH_BYTES],
+    pid: libc::pid_t,
+    name: &[u8],
+) -> Option<&'b CStr> {
+    let mut rest = &mut buffer[..];
+    write!(rest, "/proc/{pid}/").ok()?;
+    rest.write_all(name).ok()?;
+    CStr::from_bytes_until_nul(buffer).ok()
 }
 
 /// Becomes the process; returns only on failure.

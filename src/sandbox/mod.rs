@@ -3,6 +3,7 @@
 //! Knows nothing of images, layers or the store: it is given directories and numbers.
 
 mod cgroup;
+mod emulation;
 mod environment;
 mod filter;
 mod fuse;
@@ -25,6 +26,8 @@ use std::{
 };
 
 use thiserror::Error;
+
+pub use emulation::{Emulation, Emulator};
 
 use crate::{event::Stream, limits::Limits};
 
@@ -131,6 +134,9 @@ pub struct ProcessSpec {
     pub insecure: bool,
     /// What the process and all that it starts may use together.
     pub limits: Limits,
+    /// Interpreter for the programs of another processor that the kernel does not know; needs
+    /// [`Privilege::Root`]. The process is in a user namespace of its own then, in which every id is itself.
+    pub emulator: Option<Emulator>,
 }
 
 /// How a process ended.
@@ -373,6 +379,16 @@ pub fn probe(folder: &std::path::Path, wanted: &Wanted) -> Ability {
 #[must_use]
 pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
     probe::ability(folder, wanted)
+}
+
+/// How processes for a processor (`arm64`, as in image configs) run here. As an ordinary user this tells the
+/// kernel of the interpreters that are installed, for this process and its children alone.
+///
+/// # Errors
+///
+/// When they do not; the way out is said with it.
+pub fn emulation(architecture: &str, privilege: Privilege) -> Result<Emulation, Obstacle> {
+    emulation::emulation(architecture, privilege)
 }
 
 /// As an ordinary user: enters a user and mount namespace in which we are root (with all subordinate

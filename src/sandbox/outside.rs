@@ -376,6 +376,7 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
         | Step::Network
         | Step::HostName
         | Step::Fork
+        | Step::Emulate
         | Step::Streams
         | Step::Capabilities
         | Step::Filter => None,

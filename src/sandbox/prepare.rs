@@ -19,6 +19,7 @@ use crate::limits::{Limits, UlimitKind};
 use crate::sandbox::{
     Bind, Isolation, Mount, NetworkMode, ProcessSpec, RootFs, RootKind, SandboxError, Tmpfs,
     cgroup::{Cgroup, Controller},
+    emulation::{self, Registration},
     filter,
     fuse::FuseMount,
     identity,
@@ -136,6 +137,8 @@ pub(super) struct Plan {
     pub(super) shm_size: CString,
     /// Resource, soft and hard limit.
     pub(super) ulimits: Vec<(u32, (u64, u64))>,
+    /// An interpreter that the process tells the kernel of, in a user namespace of its own.
+    pub(super) emulator: Option<Registration>,
     pub(super) _aid: Aid,
 }
 
@@ -146,10 +149,12 @@ pub(super) struct Streams {
     pub(super) error: OwnedFd,
 }
 
-impl Streams {
-    /// The descriptors, lowest first.
-    pub(super) fn sorted(&self) -> [RawFd; 3] {
-        let mut all = [self.input.as_raw_fd(), self.output.as_raw_fd(), self.error.as_raw_fd()];
+impl Plan {
+    /// The descriptors that stay open, lowest first; one may be there twice.
+    pub(super) fn kept(&self) -> [RawFd; 4] {
+        let Streams { input, output, error } = &self.streams;
+        let interpreter = self.emulator.as_ref().map_or(input, |emulator| &emulator.interpreter);
+        let mut all = [input, output, error, interpreter].map(|kept| kept.as_raw_fd());
         all.sort_unstable();
         all
     }
@@ -280,6 +285,7 @@ pub(super) fn plan(
         shield,
         isolation: spec.isolation,
         network: spec.network,
+        emulator: spec.emulator.as_ref().map(registration).transpose()?,
         streams,
         shown_groups: cgroup.shown().map(|one| text(one.name())).collect::<Result<_, _>>()?,
         shm_size: text(&spec.limits.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT).to_string())?,
@@ -324,6 +330,11 @@ fn resource(kind: UlimitKind) -> u32 {
         UlimitKind::Sigpending => libc::RLIMIT_SIGPENDING,
         UlimitKind::Stack => libc::RLIMIT_STACK,
     }
+}
+
+fn registration(emulator: &emulation::Emulator) -> Result<Registration, SandboxError> {
+    let opened = emulation::prepare(emulator, raised);
+    opened.map_err(|error| setup(&format!("open {}", emulator.interpreter.display()), error))
 }
 
 fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {

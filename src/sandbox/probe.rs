@@ -324,6 +324,7 @@ fn attempt(folder: &Path, kind: RootKind, isolation: Isolation) -> Result<HostNa
         isolation,
         insecure: false,
         limits: crate::limits::Limits { pids: None, ..Default::default() },
+        emulator: None,
     };
     let told = SharedMemory::<Told>::new().map_err(|errno| SandboxError::Setup {
         step: "share memory".to_owned(),

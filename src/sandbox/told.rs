@@ -45,6 +45,7 @@ steps! {
     Network = "switch loopback on",
     HostName = "set the host name",
     Fork = "start a process",
+    Emulate = "tell the kernel of an emulator",
     Streams = "connect the output",
     Ulimit = "set the limit",
     WorkingDirectory = "enter the working directory",

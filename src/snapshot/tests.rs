@@ -159,6 +159,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         isolation: crate::sandbox::Isolation::Full,
         insecure: false,
         limits: crate::limits::Limits::default(),
+        emulator: None,
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = sandbox::run(

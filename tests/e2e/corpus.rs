@@ -45,7 +45,7 @@ impl Run {
         let folder = Path::new(ROOT).join("tests/corpus");
         let work = tempfile::tempdir().unwrap();
         let at = |name: &str| work.path().join(name);
-        for name in ["tools", "digests", "shared", "work"] {
+        for name in ["tools", "digests", "layouts", "shared", "work"] {
             fs::create_dir(at(name)).unwrap();
         }
         // The folders of the repository may be closed to other users.
@@ -60,6 +60,9 @@ impl Run {
         check.arg("--base").arg(at("base")).arg("--work").arg(at("work"));
         check.env("IDPBUILDER", at("tools/idpbuilder")).env("TMPDIR", at("work"));
         check.env("DIGESTS", at("digests")).env("SHARED", at("shared"));
+        if owner.is_none() {
+            check.env("LAYOUTS", at("layouts"));
+        }
         if let Some((user, group)) = owner {
             std::os::unix::fs::chown(at("digests"), Some(user), Some(group)).unwrap();
             check.args(["--owner", &format!("{user}:{group}")]);
@@ -125,6 +128,16 @@ fn as_root() -> &'static Run {
 #[test]
 fn the_corpus_builds_as_with_buildkit() {
     as_root().assert_all_but(&["everywhere"]);
+}
+
+/// Every image that was written is one by the image-spec's JSON schemas, with as many layers as its history tells of.
+#[test]
+fn every_image_of_the_corpus_is_valid_and_its_history_counts_its_layers() {
+    let layouts = fs::read_dir(as_root().work.path().join("layouts")).unwrap();
+    let layouts: Vec<_> = layouts.map(|one| one.unwrap().path()).collect();
+    assert!(layouts.len() > 350, "only {} layouts were kept", layouts.len());
+    let mut validate = Command::new(Path::new(ROOT).join("tests/corpus/validate"));
+    Done::of(validate.args(layouts)).ok();
 }
 
 /// Owners and all: the subordinate ids stand for those of the image. Not only equal to what BuildKit makes, but the

@@ -19,6 +19,8 @@ mod internal;
 mod interrupt;
 mod laziness;
 mod mistakes;
+mod outputs;
+mod platforms;
 mod projects;
 mod publication;
 mod readme;

@@ -42,6 +42,7 @@ impl Build<'_> {
             env.set(AGENT_VARIABLE, &agent.target);
         }
         let op = Op::Run(RunOp {
+            architecture: work.image.platform().normalized().architecture,
             base: work.op,
             argv,
             env: env.pairs(),

@@ -78,6 +78,7 @@ impl Place {
             isolation: Isolation::Full,
             insecure: false,
             limits: Limits::default(),
+            emulator: None,
         }
     }
 

@@ -1,0 +1,32 @@
+//! Processes for another processor than this machine's: what runs them, or that nothing does. Knows no namespaces.
+
+use super::{BuildError, Workshop};
+use crate::{
+    graph::{Op, OpGraph, Place, RunOp},
+    sandbox::{self, Emulation, Emulator, SandboxError},
+};
+
+/// Fails for the first process that nothing here runs: before any is started.
+pub(super) fn check(workshop: &Workshop, graph: &OpGraph) -> Result<(), (Place, BuildError)> {
+    for node in graph.ids().map(|id| graph.node(id)) {
+        let Op::Run(run) = &node.op else { continue };
+        emulator(workshop, run).map_err(|error| (node.place.clone(), error))?;
+    }
+    Ok(())
+}
+
+/// The interpreter that a process has to bring with it, if any.
+pub(super) fn emulator(workshop: &Workshop, run: &RunOp) -> Result<Option<Emulator>, BuildError> {
+    let ability = &workshop.ability;
+    // Where nothing runs, that is what the first process is told.
+    if ability.run.is_err() {
+        return Ok(None);
+    }
+    match sandbox::emulation(&run.architecture, ability.privilege) {
+        Ok(Emulation::Known) => Ok(None),
+        Ok(Emulation::Own(emulator)) => Ok(Some(emulator)),
+        Err(sandbox::Obstacle { reason, help }) => {
+            Err(SandboxError::Unavailable { reason, help }.into())
+        }
+    }
+}
