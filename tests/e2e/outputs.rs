@@ -158,7 +158,6 @@ fn podman_loads_and_runs_archives_of_both_forms() {
             "run",
             "--rm",
             "--network=none",
-            "--cgroups=disabled",
             "--ulimit=nofile=64:64",
             "--ulimit=nproc=64:64",
             "demo:v1",
