@@ -60,10 +60,9 @@ impl Local {
                     }
                     SourceRoot::Git(git) => {
                         let fetched = errand.remote(&Remote::Git(git.clone()))?;
-                        if git.times == GitTimes::Commit {
-                            let seconds = fetched.time.unwrap_or_default();
-                            local.commit = local.commit.max(Some(Timestamp { seconds, nanos: 0 }));
-                        }
+                        let dated = fetched.time.filter(|_| git.times == GitTimes::Commit);
+                        let dated = dated.map(|seconds| Timestamp { seconds, nanos: 0 });
+                        local.commit = local.commit.max(dated);
                         Source::Repository(fetched)
                     }
                     SourceRoot::Op(_) | SourceRoot::Inline(_) => continue,

@@ -108,20 +108,16 @@ fn of_stage(
     if stage.base != SCRATCH && !stage.base.contains('$') {
         return Err(fail("must use FROM scratch"));
     }
-    let mut adds = 0;
-    for instruction in &stage.instructions {
-        match &instruction.kind {
-            ast::Kind::Arg(_) => {}
-            ast::Kind::Add(_) => adds += 1,
-            _ => {
-                return Err(fail(&format!(
-                    "does not meet source-only requirements: unsupported {} instruction",
-                    instruction.keyword.to_uppercase()
-                )));
-            }
-        }
+    let is_add = |one: &&ast::Instruction| matches!(one.kind, ast::Kind::Add(_));
+    let is_arg = |one: &&ast::Instruction| matches!(one.kind, ast::Kind::Arg(_));
+    let mut instructions = stage.instructions.iter();
+    if let Some(other) = instructions.find(|one| !is_add(one) && !is_arg(one)) {
+        return Err(fail(&format!(
+            "does not meet source-only requirements: unsupported {} instruction",
+            other.keyword.to_uppercase()
+        )));
     }
-    if adds != 1 {
+    if stage.instructions.iter().filter(is_add).count() != 1 {
         return Err(fail("must contain exactly one remote ADD"));
     }
     let mut alone = request.clone();

@@ -369,9 +369,9 @@ fn text_of(bytes: Vec<u8>, name: String) -> Result<DockerfileText, BuildError> {
 
 impl From<GitError> for BuildError {
     fn from(error: GitError) -> Self {
-        match error {
-            GitError::Cancelled => Self::Cancelled,
-            error => Self::Git(Box::new(error)),
+        if matches!(error, GitError::Cancelled) {
+            return Self::Cancelled;
         }
+        Self::Git(Box::new(error))
     }
 }

@@ -209,6 +209,11 @@ fn build_code(error: &BuildError) -> u8 {
         | BuildError::Epoch(_)
         | BuildError::Unsupported { .. } => CONFIGURATION,
         BuildError::NoStage { source, .. } => build_code(source),
+        BuildError::Download(error) => match error {
+            DownloadError::Private { .. } | DownloadError::Refused { .. } => CONFIGURATION,
+            DownloadError::Transport(error) => registry_code(error),
+            _ => BUILD,
+        },
         BuildError::Image(error) => image_code(error),
         BuildError::Sandbox(SandboxError::Unavailable { .. }) => ENVIRONMENT,
         BuildError::Store(error) => store_code(error),

@@ -101,7 +101,7 @@ impl SourceArgs {
         let named = self.folder.as_deref().or(self.context.as_deref()).unwrap_or(".");
         let from_input = self.file.as_ref().is_some_and(|file| file.as_os_str() == "-");
         if named == "-" {
-            return self.from_standard_input(if from_input { Taken::Twice } else { Taken::Once });
+            return self.standard_input(if from_input { Taken::Twice } else { Taken::Once });
         }
         let context = files(named).map_err(|reason| {
             let message = format!("the build context {} {reason}", without_login(named));
@@ -119,7 +119,7 @@ impl SourceArgs {
     }
 
     /// An archive is the context, a text is the Dockerfile without any.
-    fn from_standard_input(&self, taken: Taken) -> Result<Sources, CliError> {
+    fn standard_input(&self, taken: Taken) -> Result<Sources, CliError> {
         if taken == Taken::Twice {
             let message = "can't use stdin for both build context and dockerfile";
             return Err(CliError::new(CONFIGURATION, message)

@@ -224,9 +224,11 @@ fn read_dockerfile(
 ) -> Result<DockerfileText, ExecError> {
     let image = &plan.name;
     let fetched = |found: Result<DockerfileText, BuildError>| {
-        found.map_err(|source| match source {
-            BuildError::Cancelled => ExecError::Cancelled,
-            source => ExecError::Context { image: image.clone(), source: Box::new(source) },
+        found.map_err(|source| {
+            if matches!(source, BuildError::Cancelled) {
+                return ExecError::Cancelled;
+            }
+            ExecError::Context { image: image.clone(), source: Box::new(source) }
         })
     };
     match &plan.dockerfile {

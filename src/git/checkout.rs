@@ -27,6 +27,13 @@ const EXECUTABLE_MODE: u32 = 0o755;
 /// Of git's objects, which are never written again.
 const FROZEN_MODE: u32 = 0o444;
 
+/// Whether `.git` is among the files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repository {
+    Kept,
+    Dropped,
+}
+
 /// A commit on the disk.
 #[derive(Clone, Debug)]
 pub struct Checkout {
@@ -63,18 +70,20 @@ pub fn check_out(
     if source.submodules == Submodules::Fetched && tree.join(".gitmodules").exists() {
         fetch_submodules(&run, source, &tree)?;
     }
-    let whole = source.subdir.is_empty();
-    match source.keep_git_dir {
-        Some(true) if whole => make_reproducible(&run, source, &tree)?,
-        _ => fs::remove_dir_all(tree.join(".git")).map_err(io_at(&tree))?,
+    let repository = match source.keep_git_dir {
+        Some(true) if source.subdir.is_empty() => Repository::Kept,
+        Some(_) | None => Repository::Dropped,
+    };
+    match repository {
+        Repository::Kept => make_reproducible(&run, source, &tree)?,
+        Repository::Dropped => fs::remove_dir_all(tree.join(".git")).map_err(io_at(&tree))?,
     }
-    let keeps = source.keep_git_dir == Some(true) && whole;
     let subfolder = subfolder(&tree, &source.subdir)?;
     let date = match source.times {
         GitTimes::Checkout => date,
         GitTimes::Commit => Timestamp { seconds: time, nanos: 0 },
     };
-    settle(&subfolder, keeps, date)?;
+    settle(&subfolder, repository, date)?;
     Ok(Checkout { folder: subfolder, time })
 }
 
@@ -227,7 +236,7 @@ fn subfolder(tree: &Path, subdir: &str) -> Result<PathBuf, GitError> {
 }
 
 /// Gives every file its mode and its time, and takes the links to removed repositories away.
-fn settle(folder: &Path, keeps_git: bool, date: Timestamp) -> Result<(), GitError> {
+fn settle(folder: &Path, repository: Repository, date: Timestamp) -> Result<(), GitError> {
     let time = Timespec { tv_sec: date.seconds, tv_nsec: date.nanos.into() };
     let times = Timestamps { last_access: time, last_modification: time };
     let (mut open, mut directories) = (vec![folder.to_owned()], Vec::new());
@@ -235,7 +244,9 @@ fn settle(folder: &Path, keeps_git: bool, date: Timestamp) -> Result<(), GitErro
         for entry in fs::read_dir(&directory).map_err(io_at(&directory))? {
             let path = entry.map_err(io_at(&directory))?.path();
             let found = fs::symlink_metadata(&path).map_err(io_at(&path))?;
-            if !keeps_git && path.file_name().is_some_and(|name| name == ".git") {
+            if repository == Repository::Dropped
+                && path.file_name().is_some_and(|name| name == ".git")
+            {
                 let removed =
                     if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
                 removed.map_err(io_at(&path))?;

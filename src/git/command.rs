@@ -79,8 +79,9 @@ impl<'a> Run<'a> {
         };
         let mut run = Self { program: path, env: program, source, access, settings: Vec::new() };
         let mut settings = run.of_the_user()?;
+        let has_proxy = settings.iter().any(|(key, _)| key == "http.proxy");
         settings.extend(SETTINGS.iter().map(|(key, value)| ((*key).into(), (*value).into())));
-        if let Some(proxy) = &access.proxy {
+        if let (Some(proxy), false) = (&access.proxy, has_proxy) {
             settings.push(("http.proxy".to_owned(), proxy.clone()));
         }
         if let Some(authorization) = &access.authorization {

@@ -41,7 +41,7 @@ impl GitProgram {
 pub struct GitAccess {
     /// `Authorization` header for the server of the repository, for it alone.
     pub authorization: Option<String>,
-    /// Proxy for `http` and `https`, as a URL; what the user has set when `None`.
+    /// Proxy for `http` and `https`, as a URL, unless the user has set one.
     pub proxy: Option<String>,
     /// Set to stop the program.
     pub cancel: Arc<AtomicBool>,

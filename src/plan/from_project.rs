@@ -182,7 +182,9 @@ fn named_contexts(
         let planned = match context {
             BuildContext::Files(files) => match plan_context(files, root) {
                 ContextPlan::Directory(path) => NamedContext::Directory(path),
-                other => NamedContext::Files(other),
+                other @ (ContextPlan::Archive { .. } | ContextPlan::Remote { .. }) => {
+                    NamedContext::Files(other)
+                }
             },
             BuildContext::Scratch => NamedContext::Scratch,
             BuildContext::OciLayout(path, selector) => {

@@ -95,11 +95,7 @@ impl Client {
             let mut open = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let rules = Arc::clone(&rules);
-                open.spawn(async move {
-                    if let Err(error) = serve(stream, &rules).await {
-                        tracing::debug!(%error, "gate");
-                    }
-                });
+                open.spawn(async move { serve(stream, &rules).await });
                 while open.try_join_next().is_some() {}
             }
         });
@@ -191,4 +187,51 @@ async fn connect(host: &str, port: u16, rules: &Rules) -> io::Result<TcpStream> 
         }
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::ClientOptions;
+
+    /// What the door answers to somebody with a password who wants to go to a host.
+    async fn asked(gate: &Gate, password: &str, host: &str, port: u16) -> Option<u8> {
+        let address = gate.url().rsplit('@').next().unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        stream.write_all(&[VERSION, 1, BY_PASSWORD]).await.unwrap();
+        take::<2>(&mut stream).await.unwrap();
+        let login = [&[LOGIN_VERSION][..], &text("gate"), &text(password)].concat();
+        stream.write_all(&login).await.unwrap();
+        let [_, refused] = take(&mut stream).await.unwrap();
+        if refused != 0 {
+            return None;
+        }
+        let to = [&[VERSION, CONNECT, 0, 3][..], &text(host), &port.to_be_bytes()].concat();
+        stream.write_all(&to).await.unwrap();
+        let [_, code] = take(&mut stream).await.unwrap();
+        Some(code)
+    }
+
+    #[tokio::test]
+    async fn the_door_leads_where_a_download_may_go_and_only_who_knows_it() {
+        let client = Client::new(ClientOptions::default()).unwrap();
+        let there = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = there.local_addr().unwrap().port();
+        for (reach, host, wanted) in [
+            (Reach::NoMetadata, "localhost", DONE),
+            (Reach::NoMetadata, "127.0.0.1", DONE),
+            (Reach::NoMetadata, "169.254.169.254", NOT_ALLOWED),
+            (Reach::Public, "localhost", NOT_ALLOWED),
+            (Reach::Public, "127.0.0.1", NOT_ALLOWED),
+            (Reach::Public, "::1", NOT_ALLOWED),
+            (Reach::Public, "x.localtest.me", NOT_ALLOWED),
+        ] {
+            let gate = client.open_gate(reach).await.unwrap();
+            let password = gate.url().split([':', '@']).nth(2).unwrap();
+            assert_eq!(asked(&gate, password, host, port).await, Some(wanted), "{host} {reach:?}");
+            assert_eq!(gate.refusal().is_some(), wanted == NOT_ALLOWED, "{host}");
+            assert_eq!(asked(&gate, "guessed", host, port).await, None);
+        }
+    }
 }

@@ -100,6 +100,12 @@ impl Web {
         self.shared.locked.lock().unwrap().push(lock);
     }
 
+    /// Asks for this header below a path, and for no other anywhere.
+    pub(crate) fn relock(&self, path: &str, authorization: &str) {
+        self.shared.locked.lock().unwrap().clear();
+        self.lock(path, authorization);
+    }
+
     /// What was asked since the last call: method, path, and what makes a question conditional.
     pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.requests.lock().unwrap())
@@ -120,7 +126,7 @@ impl Web {
         let work = self.folder.path().join("work").join(name);
         fs::create_dir_all(&work).unwrap();
         let whole = format!(
-            "[ -d .git ] || git init -q -b main --object-format={format}\n{script}\n\
+            "export GIT_CONFIG_GLOBAL=/dev/null\n[ -d .git ] || git init -q -b main --object-format={format}\n{script}\n\
              mkdir -p {bare}\n[ -d {bare}/objects ] || git init -q --bare -b main --object-format={format} {bare}\n\
              git push -q --force --mirror {bare}\ngit -C {bare} update-server-info\n",
             bare = bare.display()
