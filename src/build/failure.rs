@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-use super::{BuildRequest, files::FilesError};
+use super::{BuildRequest, files::FilesError, scene::Scene};
 use crate::{
     dockerfile::DockerfileError, git::GitError, graph::Place, image::ImageError, layer::LayerError,
     oci::Digest, plan::Entitlement, registry::DownloadError, sandbox::SandboxError,
@@ -36,6 +36,15 @@ pub struct BuildFailure {
 }
 
 impl BuildFailure {
+    /// What the failed step left, when it was to be kept.
+    #[must_use]
+    pub fn scene(&self) -> Option<&Arc<Scene>> {
+        match self.error.as_ref() {
+            BuildError::Exit { scene, .. } | BuildError::Start { scene, .. } => scene.as_ref(),
+            _ => None,
+        }
+    }
+
     /// A failure of `request`, at a place when one is to blame.
     pub(super) fn new(request: &BuildRequest, place: Option<Place>, error: BuildError) -> Self {
         Self {
@@ -67,6 +76,8 @@ pub enum BuildError {
         log: Option<PathBuf>,
         /// What the code usually means, when it is known.
         help: Option<String>,
+        /// What the step left, when it was to be kept.
+        scene: Option<Arc<Scene>>,
     },
     /// A process could not be started: no such program or user.
     #[error("process {command:?} did not complete successfully: {source}")]
@@ -75,6 +86,8 @@ pub enum BuildError {
         command: String,
         /// Why.
         source: Box<BuildError>,
+        /// What the step left, when it was to be kept.
+        scene: Option<Arc<Scene>>,
     },
     /// The sandbox failed.
     #[error(transparent)]
@@ -200,6 +213,12 @@ pub enum BuildError {
         id: String,
         /// Why.
         reason: String,
+    },
+    /// A file system to look around in has nothing to do it with.
+    #[error("there is no shell in it: none of {tried}")]
+    NoShell {
+        /// What was tried.
+        tried: String,
     },
     /// Stopped because the user asked.
     #[error("cancelled")]

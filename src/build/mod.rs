@@ -5,6 +5,7 @@
 mod agents;
 mod allowed;
 mod bases;
+mod caches;
 mod downloads;
 mod epoch;
 mod failure;
@@ -18,6 +19,7 @@ mod process;
 mod reason;
 mod result;
 mod rootfs;
+mod scene;
 mod source;
 mod strict;
 
@@ -32,6 +34,7 @@ pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
 pub use machine::{build, check, explain};
 pub use result::Built;
+pub use scene::{FailedSteps, Scene};
 pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
 
 use crate::{
@@ -86,6 +89,10 @@ pub struct Workshop {
     pub git: GitProgram,
     /// What was fetched from other machines so far.
     pub fetches: Arc<Fetches>,
+    /// Whether what a failed step leaves is kept to look at.
+    pub failed_steps: FailedSteps,
+    /// Cache mounts that this run has emptied, since it was not to use earlier results.
+    pub renewed_caches: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// One image to build.
@@ -200,12 +207,20 @@ impl Workshop {
         })
     }
 
+    pub(crate) fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.renewed_caches.lock().expect("no holder panics")
+    }
+
     pub(crate) fn marks(&self) -> OverlayMarks {
-        match self.ability.privilege {
-            crate::sandbox::Privilege::Root => OverlayMarks::Trusted,
-            crate::sandbox::Privilege::Mapped
-            | crate::sandbox::Privilege::SingleId
-            | crate::sandbox::Privilege::None => OverlayMarks::User,
-        }
+        marks(&self.ability)
+    }
+}
+
+fn marks(ability: &Ability) -> OverlayMarks {
+    match ability.privilege {
+        crate::sandbox::Privilege::Root => OverlayMarks::Trusted,
+        crate::sandbox::Privilege::Mapped
+        | crate::sandbox::Privilege::SingleId
+        | crate::sandbox::Privilege::None => OverlayMarks::User,
     }
 }

@@ -8,14 +8,12 @@ use std::{
 
 use super::{
     BuildError, LATEST_MTIME, agents,
+    caches::{self, Caches},
     files::{self, Clock, Key},
     process::{Task, io_error},
 };
 use crate::{
-    graph::{
-        CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, Sharing, SourceRoot, Unpack,
-    },
-    oci::Digest,
+    graph::{CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, SourceRoot, Unpack},
     sandbox::{Bind, Mount, Privilege, Tmpfs},
     ssh::Door,
 };
@@ -34,7 +32,7 @@ pub(super) struct Mounts {
     /// Variables that mounts set.
     pub(super) env: Vec<(String, String)>,
     /// Held while the process runs.
-    _locks: Vec<File>,
+    caches: Caches,
     /// Answer while the process runs.
     _doors: Vec<Door>,
 }
@@ -54,8 +52,10 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
                     key.selections.push(selection);
                 }
             }
-            MountKind::Cache { id, sharing, .. } => {
-                tree.add(&name, format!("cache {id} {sharing:?}"));
+            MountKind::Cache { id, namespace, sharing, from, source, .. } => {
+                let seed = from.map(|from| key_of_selection(task, from, source)).transpose()?;
+                let seed = seed.unwrap_or_else(|| source.clone());
+                tree.add(&name, format!("cache {namespace}/{id} {sharing:?} {seed}"));
             }
             MountKind::Tmpfs { size } => tree.add(&name, format!("tmpfs {size:?}")),
             MountKind::Secret { id, .. } => tree.add(&name, format!("secret {id}")),
@@ -68,12 +68,12 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
 impl Mounts {
     /// Prepares every mount of the process below `staging`.
     pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Self, BuildError> {
-        let mut mounts = Self::default();
+        let mut mounts = Self { caches: caches::take(task, staging)?, ..Self::default() };
         for (index, pipe) in task.run.pipes.iter().enumerate() {
             let source = staging.join(format!("pipe{index}"));
             write_executable(&source, &pipe.content)?;
             let target = format!("/dev/pipes/{}", pipe.name);
-            mounts.mounts.push(Mount::Bind(Bind { source, target, read_only: true }));
+            mounts.mounts.push(Mount::Bind(Bind { source, inside: None, target, read_only: true }));
         }
         for (index, mount) in task.run.mounts.iter().enumerate() {
             mounts.add(task, mount, &staging.join(format!("mount{index}")))?;
@@ -83,20 +83,21 @@ impl Mounts {
 
     fn bind(&mut self, source: PathBuf, mount: &MountOp) {
         let (target, read_only) = (mount.target.clone(), mount.read_only);
-        self.mounts.push(Mount::Bind(Bind { source, target, read_only }));
+        self.mounts.push(Mount::Bind(Bind { source, inside: None, target, read_only }));
     }
 
     fn add(&mut self, task: &Task<'_>, mount: &MountOp, folder: &Path) -> Result<(), BuildError> {
         match &mount.kind {
             MountKind::Bind { from, source } => {
                 materialize(task, *from, source, folder)?;
-                let source = folder.join(SELECTED.trim_start_matches('/'));
+                let source = select(folder);
                 self.bind(source, mount);
             }
             MountKind::Cache { .. } => {
-                let (source, lock) = cache_folder(task, &mount.kind)?;
-                self._locks.extend(lock);
-                self.bind(source, mount);
+                let source = caches::of(task, mount, &self.caches)?.path();
+                let (target, read_only) = (mount.target.clone(), mount.read_only);
+                let inside = caches::path_inside(&mount.kind);
+                self.mounts.push(Mount::Bind(Bind { source, inside, target, read_only }));
             }
             MountKind::Tmpfs { size } => {
                 let target = mount.target.clone();
@@ -166,8 +167,29 @@ fn selection(from: OpId, source: &str) -> FilesOp {
     FilesOp { base: from, actions: vec![copy] }
 }
 
+/// What the content that a mount selects comes to.
+pub(super) fn key_of_selection(
+    task: &Task<'_>,
+    from: OpId,
+    source: &str,
+) -> Result<String, BuildError> {
+    let op = selection(from, source);
+    let selected = files::key(&task.workshop.store, &op, &[], &task.root_of)?;
+    Ok(selected.tree.key().0.to_string())
+}
+
+/// Where [`materialize`] has put it.
+pub(super) fn select(folder: &Path) -> PathBuf {
+    folder.join(SELECTED.trim_start_matches('/'))
+}
+
 /// Puts the selected files into a directory of their own, so that writes to it are lost with it.
-fn materialize(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Result<(), BuildError> {
+pub(super) fn materialize(
+    task: &Task<'_>,
+    from: OpId,
+    source: &str,
+    folder: &Path,
+) -> Result<(), BuildError> {
     let store = &task.workshop.store;
     let clock = Clock { now: LATEST_MTIME, epoch: None, commit: None };
     let op = selection(from, source);
@@ -177,60 +199,26 @@ fn materialize(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Resu
     let tar = std::io::BufReader::new(store.open_blob(layer.0)?);
     crate::layer::unpack(tar, std::os::fd::AsFd::as_fd(&directory), task.workshop.marks())?;
     // A copy makes its destination anew; a mount shows the folder itself.
-    let selected = folder.join(SELECTED.trim_start_matches('/'));
+    let selected = select(folder);
     match files::source_meta(store, (task.root_of)(from), source)? {
         Some(meta) if selected.is_dir() => own(task, &selected, (meta.mode, meta.uid, meta.gid)),
         _ => Ok(()),
     }
 }
 
-/// The directory of a cache mount; made, filled and owned as asked when it is new.
-fn cache_folder(task: &Task<'_>, kind: &MountKind) -> Result<(PathBuf, Option<File>), BuildError> {
-    let MountKind::Cache { id, from, source, sharing, mode, uid, gid } = kind else {
-        unreachable!("called for cache mounts only");
-    };
-    // Ids come from Dockerfiles: only their hash becomes a file name. Different owners, modes and
-    // seeds are different caches, as in BuildKit.
-    let identity = format!("{id}\0{mode:o}\0{uid}\0{gid}\0{}\0{source}", from.is_some());
-    let parent = task.workshop.store.root().join("cache-mounts");
-    fs::create_dir_all(&parent).map_err(|source| io_error(&parent, source))?;
-    let folder = parent.join(Digest::of(identity.as_bytes()).hex());
-    let lock_path = folder.with_extension("lock");
-    let lock = File::create(&lock_path).map_err(|source| io_error(&lock_path, source))?;
-    let locked = match sharing {
-        Sharing::Locked => Some(lock.lock().map(|()| lock)),
-        Sharing::Shared | Sharing::Private => None,
-    };
-    let locked = locked.transpose().map_err(|source| io_error(&lock_path, source))?;
-    if !folder.exists() {
-        match from {
-            Some(from) => seed(task, *from, source, &folder)?,
-            None => {
-                fs::create_dir(&folder).map_err(|source| io_error(&folder, source))?;
-                own(task, &folder, (*mode, *uid, *gid))?;
-            }
-        }
-    }
-    Ok((folder, locked))
-}
-
 /// Gives a file or directory the mode and owner that it is to have; where only one id is mapped, all
 /// owners are that one.
-fn own(task: &Task<'_>, path: &Path, (mode, uid, gid): (u32, u32, u32)) -> Result<(), BuildError> {
+pub(super) fn own(
+    task: &Task<'_>,
+    path: &Path,
+    (mode, uid, gid): (u32, u32, u32),
+) -> Result<(), BuildError> {
     if task.workshop.ability.privilege != Privilege::SingleId {
         let owned = std::os::unix::fs::chown(path, Some(uid), Some(gid));
         owned.map_err(|source| io_error(path, source))?;
     }
     let changed = fs::set_permissions(path, fs::Permissions::from_mode(mode));
     changed.map_err(|source| io_error(path, source))
-}
-
-fn seed(task: &Task<'_>, from: OpId, source: &str, folder: &Path) -> Result<(), BuildError> {
-    let fresh = folder.with_extension("new");
-    materialize(task, from, source, &fresh)?;
-    let selected = fresh.join(SELECTED.trim_start_matches('/'));
-    let moved = fs::rename(&selected, folder).and_then(|()| fs::remove_dir_all(&fresh));
-    moved.map_err(|source| io_error(folder, source))
 }
 
 fn write_executable(path: &Path, content: &[u8]) -> Result<(), BuildError> {

@@ -14,20 +14,21 @@ use super::{
     mounts::{self, Mounts},
     output::Output,
     rootfs::{self, Afterwards, Prepared},
+    scene::Scene,
 };
 use crate::{
     event::Event,
     graph::{Network, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, Upper, write_upper},
     oci::{ChainId, DiffId, Digest},
-    sandbox::{self, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
+    sandbox::{self, Ability, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::LayerRecord,
     tree::{Change, Timestamp, TreePath},
 };
 
 /// Name that processes see as their host's unless another is asked for, as in BuildKit.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// A process to run for a step.
 pub(super) struct Task<'a> {
@@ -73,13 +74,10 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
 /// Runs the process and keeps its changes as a layer.
 pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     let Workshop { store, ability, .. } = task.workshop;
-    if let Err(obstacle) = &ability.run {
-        let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
-        return Err(SandboxError::Unavailable { reason, help }.into());
-    }
+    check_ability(ability)?;
     let view = View::open(store, task.below)?;
     let staging = store.staging()?;
-    let prepared = rootfs::prepare(task, staging.path())?;
+    let prepared = rootfs::prepare((store, ability), task.below, staging.path())?;
     make_system_points(&view, &prepared.rootfs.upper)?;
     let mounts = Mounts::prepare(task, staging.path())?;
     let spec = specify(task, &view, prepared.rootfs.clone(), &mounts)?;
@@ -90,7 +88,11 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     let exit = match ended {
         Ok(exit) => exit,
         Err(SandboxError::Cancelled) => return Err(BuildError::Cancelled),
-        Err(error @ SandboxError::Exec { .. }) => return Err(unstarted(task, error.into())),
+        Err(error @ SandboxError::Exec { .. }) => {
+            let scene = Scene::of_step(task.workshop, (spec, mounts, prepared, staging))?;
+            let (command, source) = (task.run.argv.join(" "), Box::new(error.into()));
+            return Err(BuildError::Start { command, source, scene });
+        }
         Err(error) => return Err(error.into()),
     };
     if exit.code != 0 {
@@ -100,10 +102,22 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
             tail: output.tail(),
             log: output.log(),
             help: meaning(task, &exit),
+            scene: Scene::of_step(task.workshop, (spec, mounts, prepared, staging))?,
         });
     }
     tell_of_limits(task, &exit);
     keep(task, &view, &prepared)
+}
+
+/// Fails where no process can be run.
+pub(super) fn check_ability(ability: &Ability) -> Result<(), BuildError> {
+    match &ability.run {
+        Ok(()) => Ok(()),
+        Err(obstacle) => {
+            let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
+            Err(SandboxError::Unavailable { reason, help }.into())
+        }
+    }
 }
 
 fn specify(
@@ -149,7 +163,7 @@ fn specify(
 }
 
 fn unstarted(task: &Task<'_>, source: BuildError) -> BuildError {
-    BuildError::Start { command: task.run.argv.join(" "), source: Box::new(source) }
+    BuildError::Start { command: task.run.argv.join(" "), source: Box::new(source), scene: None }
 }
 
 /// What an exit code usually means, where the code alone says little.
@@ -206,7 +220,7 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
     let changes = Upper {
         directory: std::os::fd::AsFd::as_fd(&folder),
         form: prepared.form,
-        ownership: rootfs::ownership(task),
+        ownership: rootfs::ownership(&task.workshop.ability),
     };
     let (blob, summary) = write_upper(changes, view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
@@ -247,7 +261,7 @@ fn date_as_layer(folder: &fs::File, listing: &Listing) -> std::io::Result<()> {
 }
 
 /// Where the image has no place for the system's own mounts, they stay in the layer, as with BuildKit.
-fn make_system_points(view: &View, upper: &Path) -> Result<(), BuildError> {
+pub(super) fn make_system_points(view: &View, upper: &Path) -> Result<(), BuildError> {
     for name in ["dev", "proc", "sys"] {
         let path = TreePath::parse(name).expect("a name is a path");
         if view.entry(&path).is_none() {

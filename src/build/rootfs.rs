@@ -9,13 +9,15 @@ use std::{
 
 use super::{
     BuildError,
-    process::{Task, io_error, make_folder},
+    process::{io_error, make_folder},
 };
 use crate::{
     image,
     layer::{Ownership, UpperForm},
-    sandbox::{Privilege, RootFs, Snapshotter},
+    oci::DiffId,
+    sandbox::{Ability, Privilege, RootFs, Snapshotter},
     snapshot,
+    store::Store,
 };
 
 /// Layers that are laid over one another; the kernel takes 500 directories, of which the sandbox has one.
@@ -51,8 +53,12 @@ impl Drop for Elsewhere {
 }
 
 /// Makes what the process is to run on; `staging` is on the store's file system.
-pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Prepared, BuildError> {
-    let ability = &task.workshop.ability;
+pub(super) fn prepare(
+    (store, ability): (&Store, &Ability),
+    below: &[DiffId],
+    staging: &Path,
+) -> Result<Prepared, BuildError> {
+    let copy = |into: &Path| copy_root((store, ability), below, into);
     let snapshotter = ability.snapshotter;
     let (folder, elsewhere) = match &ability.scratch {
         Some(scratch) if snapshotter == Snapshotter::OverlayElsewhere => {
@@ -65,16 +71,16 @@ pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Prepared, Build
     let work = make_folder(&folder, "work")?;
     let lowers = match snapshotter {
         Snapshotter::Copy => {
-            copy_root(task, &upper)?;
+            copy(&upper)?;
             Vec::new()
         }
-        _ if task.below.len() > LOWERS_MAX || !ability.keeps_marks && !task.below.is_empty() => {
+        _ if below.len() > LOWERS_MAX || !ability.keeps_marks && !below.is_empty() => {
             // One directory with nothing gone and nothing hidden needs no marks.
             let whole = make_folder(staging, "whole")?;
-            copy_root(task, &whole)?;
+            copy(&whole)?;
             vec![whole]
         }
-        _ => snapshot::lowers(&task.workshop.store, task.below, task.workshop.marks())?,
+        _ => snapshot::lowers(store, below, super::marks(ability))?,
     };
     let keeps = [Snapshotter::Overlay, Snapshotter::OverlayMount].contains(&snapshotter);
     Ok(Prepared {
@@ -89,16 +95,20 @@ pub(super) fn prepare(task: &Task<'_>, staging: &Path) -> Result<Prepared, Build
 }
 
 /// Whether owners can be set and read, or are only recorded.
-pub(super) fn ownership(task: &Task<'_>) -> Ownership {
-    match task.workshop.ability.privilege {
+pub(super) fn ownership(ability: &Ability) -> Ownership {
+    match ability.privilege {
         Privilege::Root | Privilege::Mapped => Ownership::Exact,
         Privilege::SingleId | Privilege::None => Ownership::Own,
     }
 }
 
-fn copy_root(task: &Task<'_>, into: &Path) -> Result<(), BuildError> {
+fn copy_root(
+    (store, ability): (&Store, &Ability),
+    below: &[DiffId],
+    into: &Path,
+) -> Result<(), BuildError> {
     let directory = File::open(into).map_err(|source| io_error(into, source))?;
-    image::write_root(&task.workshop.store, task.below, &directory, ownership(task))?;
+    image::write_root(store, below, &directory, ownership(ability))?;
     Ok(())
 }
 

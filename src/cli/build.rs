@@ -19,7 +19,7 @@ use idpbuilder::{
 use super::{
     Global, check,
     failure::{CONFIGURATION, CliError, ENVIRONMENT},
-    images, limits, output, run, setup,
+    images, limits, output, run, setup, shell,
     sources::{ReadFlags, SourceArgs},
 };
 
@@ -63,6 +63,8 @@ pub(super) struct BuildArgs {
     limits: limits::LimitArgs,
     #[command(flatten)]
     running: run::RunningArgs,
+    #[command(flatten)]
+    failure: shell::FailureArgs,
 }
 
 /// Flags that say what goes into an image, and so which bytes come out. The same for `build` and `verify`.
@@ -111,6 +113,7 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
     args.running.apply(&mut setup);
+    args.failure.apply(&mut setup)?;
     let report = run::perform(global, &runtime, &plan, &setup)?;
     let image = report.images.first().expect("a build has one image");
     write_results(&args, image)?;

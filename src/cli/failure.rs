@@ -83,6 +83,12 @@ impl CliError {
         }
     }
 
+    /// A failure that stands in no Dockerfile.
+    pub(super) fn from_build(error: &BuildError) -> Self {
+        let (message, _, help) = describe(error);
+        Self::Message { message, help, code: build_code(error) }
+    }
+
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::Message { code, .. } => *code,

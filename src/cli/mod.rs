@@ -5,6 +5,7 @@
 
 mod archive;
 mod build;
+mod cache;
 mod cert;
 mod check;
 mod clean;
@@ -29,6 +30,7 @@ mod run;
 mod sandbox;
 mod serve;
 mod setup;
+mod shell;
 mod show;
 mod sources;
 mod verify;
@@ -134,8 +136,14 @@ enum Verb {
     Df(clean::DfArgs),
     /// Removes what no image needs.
     Prune(clean::PruneArgs),
+    /// Lists, removes, exports and imports the directories of cache mounts.
+    #[command(subcommand)]
+    Cache(cache::CacheVerb),
     /// Shows what this machine can do, and what would help.
     Doctor(doctor::DoctorArgs),
+    /// Looks into what the store holds.
+    #[command(subcommand)]
+    Debug(shell::DebugVerb),
     /// Prints a completion script for a shell.
     Completions(init::CompletionsArgs),
     /// Prints the version.
@@ -199,7 +207,9 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
         Verb::Serve(args) => serve::serve(&args),
         Verb::Df(args) => clean::df(&args),
         Verb::Prune(args) => clean::prune(&args),
+        Verb::Cache(verb) => cache::cache(global, &verb),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Debug(verb) => shell::debug(&verb),
         Verb::Completions(args) => init::completions(&args),
         Verb::Version => {
             setup::print(concat!("idpbuilder ", env!("CARGO_PKG_VERSION"), "\n"));
@@ -218,7 +228,9 @@ fn needs_namespace(verb: &Verb) -> bool {
         | Verb::Build(_)
         | Verb::Verify(_)
         | Verb::Prune(_)
-        | Verb::Doctor(_) => true,
+        | Verb::Doctor(_)
+        | Verb::Cache(_)
+        | Verb::Debug(_) => true,
         Verb::Internal(verb) => verb.needs_namespace(),
         Verb::Plan(_)
         | Verb::Explain(_)

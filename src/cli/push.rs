@@ -10,7 +10,7 @@ use idpbuilder::{
     plan::EMBEDDED_ADDRESS,
     registry::{Client, ClientOptions, Credentials, RegistryOptions},
     report::seconds,
-    store::Store,
+    store::{ImageRecord, Store},
 };
 
 use super::{
@@ -139,13 +139,23 @@ async fn push_one(
     store: &Store,
     name: &str,
 ) -> Result<(), CliError> {
-    let started = Instant::now();
     let record = images::find_one(store, name)?;
     let reference: Reference = match &record.reference {
         Some(reference) => images::parse(reference)?,
         None => images::parse(name)?,
     };
-    let client = Client::new(args.access.client_options(reference.registry())?)?;
+    send(global, &args.access, (store, &record), (&reference, args.compression.into())).await
+}
+
+/// Pushes what the store has to where it is to be, and prints where that is.
+pub(super) async fn send(
+    global: &Global,
+    access: &Access,
+    (store, record): (&Store, &ImageRecord),
+    (reference, codec): (&Reference, Codec),
+) -> Result<(), CliError> {
+    let started = Instant::now();
+    let client = Client::new(access.client_options(reference.registry())?)?;
     // As in a run: the embedded registry is there while something is pushed to it.
     let server = match reference.registry() == EMBEDDED_ADDRESS {
         true => serve_embedded(store, &super::embedded::setup()?).await.map_err(ExecError::from)?,
@@ -154,10 +164,8 @@ async fn push_one(
     let emit = setup::emitter(global);
     let shown = reference.familiar();
     emit(Event::ImageStarted { image: shown.clone() });
-    let codec = args.compression.into();
     let pushed = async {
-        let upload =
-            image::upload(store, &client, &record, &reference, codec, &shown, &emit).await?;
+        let upload = image::upload(store, &client, record, reference, codec, &shown, &emit).await?;
         image::publish(&client, &upload).await
     };
     let pushed = pushed.await;

@@ -14,7 +14,7 @@ use super::{
     failure::CliError,
     project::{self, ProjectArgs, SelectionArgs},
     sandbox::SandboxArgs,
-    setup,
+    setup, shell,
 };
 
 #[derive(clap::Args)]
@@ -33,6 +33,8 @@ pub(super) struct RunArgs {
     /// Fails for what the rules of idpbuilder itself find, in every image (schema/checks.md).
     #[arg(long)]
     strict: bool,
+    #[command(flatten)]
+    pub(super) failure: shell::FailureArgs,
     /// Shows the plan and runs nothing.
     #[arg(long)]
     dry_run: bool,
@@ -69,6 +71,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
     args.running.apply(&mut setup);
+    args.failure.apply(&mut setup)?;
     perform(global, &runtime, &plan, &setup)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -116,6 +119,7 @@ pub(super) fn perform(
         }
         return Ok(report);
     }
+    shell::look_around(&report, &setup.cancel)?;
     Err(CliError::Run(report))
 }
 

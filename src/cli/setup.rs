@@ -14,6 +14,7 @@ use std::{
 };
 
 use idpbuilder::{
+    build::FailedSteps,
     event::{self, Emit},
     exec::{OnFailure, Setup},
     git::GitProgram,
@@ -107,7 +108,6 @@ pub(super) fn exec_setup(
 ) -> Result<Setup, CliError> {
     let ability = Arc::new(sandbox::ability(store.root(), &running.sandbox.wanted()?));
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
-    let resolv_conf = fs::read("/etc/resolv.conf").unwrap_or_default();
     Ok(Setup {
         store,
         ability,
@@ -117,14 +117,20 @@ pub(super) fn exec_setup(
         jobs: running.jobs.unwrap_or(cores.max(2)),
         refresh: idpbuilder::build::Refresh::Missing,
         on_failure: OnFailure::Stop,
+        failed_steps: FailedSteps::Discard,
         read_secret: Arc::new(read_secret),
         ssh_agent: ssh_agent(),
         find_credentials: Arc::new(credentials::find),
         trusted_certificates: Some(home()?.join("certs")),
-        resolv_conf,
         git: git_program(),
+        resolv_conf: resolv_conf(),
         embedded: embedded::setup()?,
     })
+}
+
+/// Text of `/etc/resolv.conf` for processes.
+pub(super) fn resolv_conf() -> Vec<u8> {
+    fs::read("/etc/resolv.conf").unwrap_or_default()
 }
 
 /// Socket of the user's SSH agent, when there is one.

@@ -19,7 +19,7 @@ pub use prepare::client_options;
 pub use run::run;
 
 use crate::{
-    build::{ReadSecret, Refresh},
+    build::{FailedSteps, ReadSecret, Refresh},
     dockerfile::Warning,
     event::Emit,
     git::GitProgram,
@@ -53,6 +53,8 @@ pub struct Setup {
     pub refresh: Refresh,
     /// What else runs after a failure.
     pub on_failure: OnFailure,
+    /// Whether what a failed step leaves is kept to look at.
+    pub failed_steps: FailedSteps,
     /// Reads secrets.
     pub read_secret: ReadSecret,
     /// Socket of the user's SSH agent (`SSH_AUTH_SOCK`).

@@ -132,6 +132,8 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         ssh_agent: setup.ssh_agent.clone(),
         git: setup.git.clone(),
         fetches: Arc::default(),
+        failed_steps: setup.failed_steps,
+        renewed_caches: Arc::default(),
     }
 }
 

@@ -233,6 +233,8 @@ pub enum MountKind {
     Cache {
         /// Identity.
         id: String,
+        /// Builds of different namespaces have different caches.
+        namespace: String,
         /// What it is filled with when new.
         from: Option<OpId>,
         /// Path below `from`, or below the cache.

@@ -247,16 +247,17 @@ fn in_entries(a: &Entry, b: &Entry) -> Option<Aspect> {
         let mtime = entry.meta.mtime;
         format!("{}.{:09}", mtime.seconds, mtime.nanos)
     };
-    let aspects: [(&str, &dyn Fn(&Entry) -> String); 4] = [
-        ("type", &|entry| kind(&entry.kind)),
-        ("mode", &mode),
-        ("owner", &owner),
-        ("mtime", &mtime),
-    ];
-    for (aspect, of) in aspects {
-        if of(a) != of(b) {
-            return Some((aspect.to_owned(), of(a), of(b)));
-        }
+    let kind_of = |entry: &Entry| kind(&entry.kind);
+    let of_both = |aspect: &str, of: &dyn Fn(&Entry) -> String| (aspect.to_owned(), of(a), of(b));
+    let mut aspects = [
+        of_both("type", &kind_of),
+        of_both("mode", &mode),
+        of_both("owner", &owner),
+        of_both("mtime", &mtime),
+    ]
+    .into_iter();
+    if let Some(differing) = aspects.find(|(_, one, other)| one != other) {
+        return Some(differing);
     }
     let (of_a, of_b) = (&a.meta.xattrs, &b.meta.xattrs);
     let value = |value: Option<&Vec<u8>>| match value {

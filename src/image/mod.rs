@@ -1,6 +1,7 @@
 //! Images: pull, push, assemble, and the outputs (OCI layout, archives, local directory).
 
 mod assemble;
+mod caches;
 mod clamp;
 mod compare;
 mod flatten;
@@ -26,6 +27,7 @@ use crate::{
 };
 
 pub use assemble::{assemble, content_bytes, distributable};
+pub use caches::{Present, Unpacked, pack_caches, unpack_caches};
 pub use clamp::clamp_times;
 pub use compare::{Difference, Place, first_difference};
 pub use flatten::write_root;

@@ -22,7 +22,7 @@ use crate::sandbox::{
     NetworkMode, emulation,
     identity::Mapping,
     mounts,
-    prepare::{Plan, PlannedRoot, Shield},
+    prepare::{Console, Plan, PlannedRoot, Shield},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step, Told},
 };
@@ -181,6 +181,9 @@ fn prepare_process(plan: &Plan) -> Result<(), Failure> {
         sys::duplicate_to(stream.as_raw_fd(), number).at(Step::Streams)?;
     }
     sys::close_range(3, u32::MAX).at(Step::Streams)?;
+    if plan.console == Console::Own {
+        sys::take_terminal().at(Step::Streams)?;
+    }
     sys::forbid_core_files().at(Step::Streams)?;
     for (index, (resource, limit)) in plan.ulimits.iter().enumerate() {
         sys::set_limit(*resource, *limit).at_item(Step::Ulimit, index)?;

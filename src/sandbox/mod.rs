@@ -16,6 +16,7 @@ mod prepare;
 mod probe;
 mod rootless;
 mod sys;
+mod terminal;
 mod told;
 
 use std::{
@@ -28,6 +29,7 @@ use std::{
 use thiserror::Error;
 
 pub use emulation::{Emulation, Emulator};
+pub use terminal::Terminal;
 
 use crate::{event::Stream, limits::Limits};
 
@@ -65,6 +67,9 @@ pub struct RootFs {
 pub struct Bind {
     /// What: a file or directory of the host.
     pub source: PathBuf,
+    /// Path within that directory which is mounted in its stead, found as the process starts; whoever
+    /// fills the directory cannot lead out of it.
+    pub inside: Option<String>,
     /// Where, absolute within the root file system; made when missing and removed afterwards.
     pub target: String,
     /// Whether the process may not write.
@@ -358,6 +363,20 @@ pub fn run(
     cancel: &CancelFlag,
 ) -> Result<Exit, SandboxError> {
     outside::run(spec, output, cancel)
+}
+
+/// As [`run`], but on a terminal of the process's own, to which the user's is joined until the process ends: keys, signals
+/// and the size of the window reach it.
+///
+/// # Errors
+///
+/// As [`run`]; and when the user's terminal is none.
+pub fn attach(
+    spec: &ProcessSpec,
+    terminal: Terminal<'_>,
+    cancel: &CancelFlag,
+) -> Result<Exit, SandboxError> {
+    terminal::attach(spec, terminal, cancel)
 }
 
 /// Who this process is to the kernel, without trying anything: [`Privilege::None`] says that it has

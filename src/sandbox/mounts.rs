@@ -21,10 +21,11 @@ use crate::sandbox::{
     Isolation,
     points::{self, Record},
     prepare::{
-        Content, OVERLAY_OPTIONS, Plan, PlannedBind, PlannedMount, PlannedRoot, PlannedTmpfs,
-        Shield,
+        Console, Content, OVERLAY_OPTIONS, Plan, PlannedBind, PlannedMount, PlannedRoot,
+        PlannedTmpfs, Shield,
     },
     sys::{self, Depth, Sys},
+    terminal,
     told::{At as _, Failure, PointKind, Step, Told},
 };
 
@@ -110,10 +111,23 @@ fn open_sources(plan: &Plan) -> Result<Sources, Failure> {
     let mut sources = [const { None }; MOUNTS_MAX];
     for (index, (mount, place)) in plan.mounts.iter().zip(&mut sources).enumerate() {
         if let PlannedMount::Bind(bind) = mount {
-            *place = Some(clone_mount(&bind.source).at_item(Step::Bind, index)?);
+            *place = Some(source_of(bind).at_item(Step::Bind, index)?);
         }
     }
     Ok(sources)
+}
+
+fn source_of(bind: &PlannedBind) -> Sys<OwnedFd> {
+    let Some(inside) = &bind.inside else { return clone_mount(&bind.source) };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(bind.source.as_c_str(), flags, Mode::empty())?;
+    let confined = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let found = rustix::fs::openat2(folder, inside.as_c_str(), flags, Mode::empty(), confined)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(&found, c"", flags)
 }
 
 /// Mounts that one process may have.
@@ -338,6 +352,9 @@ fn devices(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
     let pts = new_mount(c"devpts", pts_options, PLAIN & !libc::MOUNT_ATTR_NODEV)
         // Where group 5 is not mapped.
         .or_else(|_| new_mount(c"devpts", &pts_options[..2], PLAIN & !libc::MOUNT_ATTR_NODEV))?;
+    if plan.console == Console::Own {
+        terminal::open(pts.as_fd(), plan)?;
+    }
     let shm = new_mount(c"tmpfs", &[(c"mode", c"1777"), (c"size", &plan.shm_size)], DATA)?;
     let mqueue = new_mount(c"mqueue", &[], DATA)?;
     for (name, mount) in [(c"pts", pts), (c"shm", shm), (c"mqueue", mqueue)] {

@@ -24,11 +24,11 @@ use rustix::{
 use crate::event::Stream;
 
 use crate::sandbox::{
-    CancelFlag, Exit, LimitsMet, Mount, NetworkMode, ProcessSpec, SandboxError,
+    Bind, CancelFlag, Exit, LimitsMet, Mount, NetworkMode, ProcessSpec, SandboxError,
     cgroup::{Cgroup, Hierarchies},
     inside::{self, Joined},
     points,
-    prepare::{self, Plan, Streams, setup},
+    prepare::{self, Aid, Plan, Streams, setup},
     sys::{self, Forked, SharedMemory},
     told::{Failure, Step, Told},
 };
@@ -82,9 +82,18 @@ pub(super) fn run_telling(
     drop(streams);
     let mut crowd = Crowd::new(&cgroup);
     let listened = listen(&mut process, &mut ears, output, (cancel, &mut crowd));
+    conclude(spec, told, process, (aid, crowd, listened))
+}
+
+/// Waits for the end, clears up, and says how it went.
+pub(super) fn conclude(
+    spec: &ProcessSpec,
+    told: &Told,
+    mut process: Process,
+    (aid, crowd, listened): (Aid, Crowd<'_>, Result<Listened, SandboxError>),
+) -> Result<Exit, SandboxError> {
     let usage = process.wait().map_err(|errno| setup("wait for the process", errno.into()))?;
     let met = crowd.met();
-    drop(cgroup);
     drop(aid);
     let made = told.all_made();
     points::remove(&spec.rootfs.upper, &made)
@@ -134,14 +143,19 @@ fn streams() -> io::Result<(Streams, Ears)> {
 }
 
 /// The sandbox's init. Killed and waited for when dropped, so that nothing outlives the call.
-struct Process {
+pub(super) struct Process {
     pid: libc::pid_t,
     pidfd: OwnedFd,
     waited: bool,
 }
 
 impl Process {
-    fn kill(&self) {
+    /// Readable when it has ended.
+    pub(super) fn descriptor(&self) -> &OwnedFd {
+        &self.pidfd
+    }
+
+    pub(super) fn kill(&self) {
         // An error says that it has ended already.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
@@ -161,7 +175,7 @@ impl Drop for Process {
     }
 }
 
-fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
+pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     let mut namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
     if plan.network == NetworkMode::None {
@@ -194,7 +208,7 @@ fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Listened {
+pub(super) enum Listened {
     ToTheEnd,
     Cancelled,
 }
@@ -245,7 +259,7 @@ fn listen(
 }
 
 /// Watches whether a step keeps trying to start more processes than it may have.
-struct Crowd<'a> {
+pub(super) struct Crowd<'a> {
     cgroup: &'a Cgroup,
     looked: Instant,
     refused: u64,
@@ -255,7 +269,7 @@ struct Crowd<'a> {
 }
 
 impl<'a> Crowd<'a> {
-    fn new(cgroup: &'a Cgroup) -> Self {
+    pub(super) fn new(cgroup: &'a Cgroup) -> Self {
         Self { cgroup, looked: Instant::now(), refused: 0, since: None, stopped: false }
     }
 
@@ -356,6 +370,9 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
         Step::Exec => return exec_error(spec, failure.errno),
         Step::EtcFile => ["/etc/hosts", "/etc/resolv.conf"].get(item).map(|&name| name.to_owned()),
         Step::Bind | Step::Tmpfs => spec.mounts.get(item).map(|mount| match mount {
+            Mount::Bind(Bind { inside: Some(inside), target, .. }) => {
+                format!("/{inside} of a cache at {target}")
+            }
             Mount::Bind(bind) => format!("{} at {}", bind.source.display(), bind.target),
             Mount::Tmpfs(tmpfs) => tmpfs.target.clone(),
         }),

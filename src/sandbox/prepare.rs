@@ -64,9 +64,19 @@ pub(super) enum PlannedRoot {
     Plain,
 }
 
+/// What the streams of the process are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Console {
+    /// Descriptors that the caller gave.
+    Given,
+    /// A terminal of its own, whose other end is sent to the caller.
+    Own,
+}
+
 /// A bind, ready for the kernel.
 pub(super) struct PlannedBind {
     pub(super) source: CString,
+    pub(super) inside: Option<CString>,
     pub(super) target: CString,
     pub(super) attributes: u64,
 }
@@ -139,6 +149,7 @@ pub(super) struct Plan {
     pub(super) ulimits: Vec<(u32, (u64, u64))>,
     /// An interpreter that the process tells the kernel of, in a user namespace of its own.
     pub(super) emulator: Option<Registration>,
+    pub(super) console: Console,
     pub(super) _aid: Aid,
 }
 
@@ -291,6 +302,7 @@ pub(super) fn plan(
         shm_size: text(&spec.limits.shm_bytes.unwrap_or(SHM_BYTES_DEFAULT).to_string())?,
         ulimits: ulimits(&spec.limits, mapping, &cgroup),
         cgroup,
+        console: Console::Given,
         _aid: aid,
     })
 }
@@ -451,6 +463,7 @@ fn etc_files(aid: &Aid) -> Result<Vec<PlannedBind>, SandboxError> {
     let file = |name: &str| {
         Ok(PlannedBind {
             source: path(&aid.path(name))?,
+            inside: None,
             target: text(&format!("/etc/{name}"))?,
             attributes: mounts::bind_attributes(ReadOnly::Yes),
         })
@@ -469,6 +482,7 @@ fn bind(bind: &Bind) -> Result<PlannedBind, SandboxError> {
     let read_only = if bind.read_only { ReadOnly::Yes } else { ReadOnly::No };
     Ok(PlannedBind {
         source: path(&bind.source)?,
+        inside: bind.inside.as_deref().map(text).transpose()?,
         target: text(&bind.target)?,
         attributes: mounts::bind_attributes(read_only),
     })

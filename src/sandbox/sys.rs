@@ -301,6 +301,40 @@ pub(super) fn leave_keyring() -> Sys<()> {
         .map(drop)
 }
 
+/// The other end of a pseudo-terminal, given one's master.
+pub(super) fn open_terminal_peer(master: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the number is valid for the call, which only reads it.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            master.as_raw_fd(),
+            libc::TIOCSPTLCK as libc::c_ulong,
+            &raw const unlocked,
+        )
+    })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: takes numbers only.
+    let peer = check(unsafe {
+        libc::syscall(
+            libc::SYS_ioctl,
+            master.as_raw_fd(),
+            libc::TIOCGPTPEER as libc::c_ulong,
+            flags,
+        )
+    })?;
+    let peer = RawFd::try_from(peer).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
+}
+
+/// Makes the terminal at standard input the controlling one of this session.
+pub(super) fn take_terminal() -> Sys<()> {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_ioctl, 0, libc::TIOCSCTTY as libc::c_ulong, 0) })
+        .map(drop)
+}
+
 /// Switches the loopback interface of this network namespace on.
 pub(super) fn raise_loopback() -> Sys<()> {
     // SAFETY: takes numbers only.

@@ -152,6 +152,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         mounts: vec![Mount::Bind(Bind {
             source: place("tools"),
             target: "/.tools".to_owned(),
+            inside: None,
             read_only: true,
         })],
         hosts: Vec::new(),

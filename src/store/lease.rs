@@ -19,7 +19,7 @@ use rustix::fs::FlockOperation;
 use crate::{
     oci::Digest,
     store::{
-        GcMode, Store, StoreError,
+        GcMode, Store, StoreError, bequeath_nothing,
         error::{at, errno_at},
         facts::Access,
         lock,
@@ -54,6 +54,7 @@ impl Session {
         let (file, path) = locked_file(&root.join("leases"))?;
         let temporary = root.join("tmp").join(path.file_name().expect("a lease has a name"));
         DirBuilder::new().mode(0o700).create(&temporary).map_err(at(&temporary))?;
+        bequeath_nothing(&temporary)?;
         let gate = open_gate(root)?;
         Ok(Self { file, path, temporary, gate, protected: HashSet::new() })
     }

@@ -10,6 +10,7 @@
 //! facts in one transaction (`facts`): so no fact ever speaks of content that a power cut could take.
 
 mod blob;
+mod cache_dir;
 mod check;
 mod directory;
 mod error;
@@ -28,13 +29,14 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 pub use self::{
     blob::BlobWriter,
+    cache_dir::{CacheAnswer, CacheDir, CacheIdentity, CacheInfo, CacheSharing, Freshness},
     check::{CheckDepth, CheckReport, Damage, Usage},
     directory::Staging,
     error::StoreError,
@@ -228,6 +230,7 @@ fn read_format(root: &Path) -> Result<Option<u32>, StoreError> {
 /// Makes what is missing of the folder; the format comes last.
 fn prepare(root: &Path) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at(root))?;
+    bequeath_nothing(root)?;
     for folder in FOLDERS {
         let path = root.join(folder);
         match DirBuilder::new().mode(0o700).create(&path) {
@@ -237,6 +240,16 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
     }
     write_once(&root.join("oci-layout"), LAYOUT)?;
     write_once(&root.join("format"), format!("{FORMAT}\n").as_bytes())
+}
+
+/// Takes from a new folder what it got from the one above and would hand on to all that is made in it, and so into
+/// layers: a group (set-group-ID) and a default access control list.
+fn bequeath_nothing(folder: &Path) -> Result<(), StoreError> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(at(folder))?;
+    match rustix::fs::removexattr(folder, c"system.posix_acl_default") {
+        Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(errno_at(folder)(error)),
+    }
 }
 
 /// Writes a file that is not there yet, whole or not at all.

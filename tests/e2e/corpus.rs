@@ -87,7 +87,6 @@ impl Run {
         let (passed, failed) = (self.verdicts("PASS "), self.verdicts("FAIL "));
         let count = passed.len() + failed.len();
         assert!(count > 600, "the corpus was not run\n{}", self.done);
-        println!("{} of {count} cases of the corpus pass", passed.len());
         let all = exceptions();
         let excepted: BTreeSet<String> =
             places.iter().filter_map(|place| all.get(*place)).flatten().cloned().collect();

@@ -99,7 +99,8 @@ impl Build<'_> {
         let kind = match fields.kind.as_str() {
             "tmpfs" => MountKind::Tmpfs { size: fields.size.as_deref().and_then(bytes) },
             "cache" => MountKind::Cache {
-                id: self.cache_id(&fields),
+                id: fields.id.clone().unwrap_or_else(|| go_clean(text(&fields.target))),
+                namespace: self.options.args.get(CACHE_NAMESPACE_ARG).cloned().unwrap_or_default(),
                 from,
                 source,
                 sharing: match fields.sharing.as_deref() {
@@ -114,15 +115,6 @@ impl Build<'_> {
             _ => MountKind::Bind { from: from.unwrap_or_else(|| self.context_op(None)), source },
         };
         Ok(MountOp { target, kind, read_only })
-    }
-
-    /// The target as typed is the identity when no other is given.
-    fn cache_id(&self, fields: &Mount) -> String {
-        let id = fields.id.clone().unwrap_or_else(|| go_clean(text(&fields.target)));
-        match self.options.args.get(CACHE_NAMESPACE_ARG) {
-            Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
-            _ => id,
-        }
     }
 }
 

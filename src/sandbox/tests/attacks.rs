@@ -223,7 +223,7 @@ fn s13_mount_points_that_the_process_turned_into_links_are_left_alone() {
     fs::create_dir(&source).unwrap();
     let script = format!("busybox mv /a /moved && busybox ln -s {} /a", canary.display());
     let mut spec = place.shell(&script);
-    let bind = Bind { source, target: "/a/b".to_owned(), read_only: true };
+    let bind = Bind { source, target: "/a/b".to_owned(), inside: None, read_only: true };
     spec.mounts.push(Mount::Bind(bind));
     let (exit, _, err) = hear(&spec);
     assert_eq!(exit.code, 0, "{err}");

@@ -216,6 +216,7 @@ fn on_nothing_the_system_s_mount_points_stay_in_the_layer() {
     spec.mounts.push(Mount::Bind(Bind {
         source: place.lower().join("bin"),
         target: "/bb".to_owned(),
+        inside: None,
         read_only: true,
     }));
     assert_eq!(says(&spec), "hello\n");
@@ -284,7 +285,7 @@ fn binds_and_tmpfs_are_there_for_the_process_and_gone_afterwards() {
          (echo x > /root/a/b/new) 2>&1; echo x > /rw/new; echo y > /scratch/y",
     );
     let bind = |source: PathBuf, target: &str, read_only| {
-        Mount::Bind(Bind { source, target: target.to_owned(), read_only })
+        Mount::Bind(Bind { source, target: target.to_owned(), inside: None, read_only })
     };
     let tmpfs = |target: &str, files: &[(&str, &str, u32)]| {
         let files = files
@@ -320,7 +321,7 @@ fn mounts_stand_in_the_order_asked_for() {
     fs::create_dir(&source).unwrap();
     fs::write(source.join("file"), "content\n").unwrap();
     let tmpfs = Tmpfs { target: "/m".to_owned(), size: None, files: Vec::new() };
-    let bind = Bind { source, target: "/m/d".to_owned(), read_only: true };
+    let bind = Bind { source, target: "/m/d".to_owned(), inside: None, read_only: true };
     let mut spec = place.shell("cat /m/d/file");
     spec.mounts = vec![Mount::Tmpfs(tmpfs.clone()), Mount::Bind(bind.clone())];
     assert_eq!(says(&spec), "content\n");

@@ -1,0 +1,204 @@
+//! Shells on a terminal: in what a failed step left, and in images. A driver in Python types and reads.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
+
+use crate::support::{Done, User, base_contexts};
+
+/// Runs a command on a new terminal of 30 lines and 100 columns. The dialogue is a list of what to wait for and what to
+/// type then; `size ROWS COLUMNS` resizes instead. Prints all that was shown, and ends as the command did.
+const DRIVER: &str = r#"
+import fcntl, json, os, pty, re, select, struct, sys, termios, time
+dialogue, command = json.loads(sys.argv[1]), sys.argv[2:]
+pid, terminal = pty.fork()
+if pid == 0:
+    fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    os.execvp(command[0], command)
+shown, seen, until = "", 0, time.monotonic() + 120
+while True:
+    while dialogue:
+        found = re.search(dialogue[0][0], shown[seen:])
+        if not found:
+            break
+        seen, text = seen + found.end(), dialogue.pop(0)[1]
+        if text.startswith("size "):
+            rows, columns = map(int, text.split()[1:])
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        else:
+            os.write(terminal, text.encode())
+    if time.monotonic() > until:
+        print(shown, "\nstill waiting for", dialogue, file=sys.stderr)
+        os.kill(pid, 9)
+        sys.exit(99)
+    if not select.select([terminal], [], [], 1)[0]:
+        continue
+    try:
+        data = os.read(terminal, 65536)
+    except OSError:
+        data = b""
+    if not data:
+        break
+    shown += data.decode(errors="replace")
+print(shown)
+if dialogue:
+    print("never asked:", dialogue, file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"#;
+
+fn driver(user: &User) -> PathBuf {
+    let path = user.folder().join("driver.py");
+    fs::write(&path, DRIVER).unwrap();
+    path
+}
+
+fn on_terminal(user: &User, dialogue: &[(&str, &str)], args: &[&str]) -> Done {
+    let dialogue = serde_json::to_string(dialogue).unwrap();
+    let mut command = user.command("python3");
+    command.arg(driver(user)).arg(&dialogue).arg(user.folder().join("bin/idpbuilder")).args(args);
+    command.env("TERM", "xterm");
+    Done::of(&mut command)
+}
+
+fn build_on_terminal(user: &User, dialogue: &[(&str, &str)], flags: &[&str]) -> Done {
+    let contexts = base_contexts();
+    let args: Vec<&str> = ["build", "--on-failure=shell"]
+        .into_iter()
+        .chain(flags.iter().copied())
+        .chain(contexts.iter().map(String::as_str))
+        .chain(["."])
+        .collect();
+    on_terminal(user, dialogue, &args)
+}
+
+/// What processes that are gone left in the store's folder for the unfinished.
+fn unfinished(user: &User) -> usize {
+    fs::read_dir(user.home().join("images/tmp")).unwrap().count()
+}
+
+const FAILING: &str = "FROM busybox\n\
+    RUN mkdir /w && chown 77:88 /w && echo looker:x:77:88::/w:/bin/sh >> /etc/passwd\n\
+    WORKDIR /w\n\
+    ENV GREETING=hello\n\
+    ARG NAME=world\n\
+    USER looker\n\
+    RUN --mount=type=tmpfs,target=/m --mount=type=cache,target=/c,uid=77 \
+        echo left > /w/written; echo kept > /c/kept; exit 7\n";
+
+fn a_shell_opens_where_the_step_failed(user: &User) {
+    user.write("Dockerfile", FAILING);
+    let prompt = r"/?\w* \$ ";
+    let done = build_on_terminal(
+        user,
+        &[
+            (
+                prompt,
+                "echo \"[$(id -u):$(id -g) $(pwd) $GREETING $NAME $(cat written) $(cat /c/kept)]\"\n",
+            ),
+            (r"\[77:88 /w hello world left kept\]", "echo $(tty) $(stty size) $((40+2))\n"),
+            (r"/dev/pts/0 30 100 42", "size 20 60"),
+            (prompt, "while test \"$(stty size)\" != '20 60'; do :; done; echo re$((1))sized\n"),
+            (r"re1sized", "grep -c ' /m tmpfs ' /proc/mounts; (: < /dev/tty) && echo tty-$((2))\n"),
+            (r"tty-2", "touch /w/shelled; sh -c 'echo go$((1)); exec sleep 1000'\n"),
+            ("go1", "\u{3}"),
+            (prompt, "echo interrupted $?\n"),
+            (r"interrupted 130", "exit 5\n"),
+        ],
+        &["-t", "demo:v1"],
+    );
+    assert_eq!(done.code, 1, "{done}");
+    let (before, after) = done.out.split_once("exit 5").unwrap();
+    assert!(before.contains("failed: this is a shell where it did"), "{done}");
+    assert!(after.contains("ended with exit code 7"), "{done}");
+    assert!(done.err.is_empty(), "{done}");
+    assert_eq!(unfinished(user), 0, "what was kept is gone");
+    user.run(["inspect", "demo:v1"]).fails(2, &["demo:v1"]);
+    // Nothing of it reaches a later build, but for the cache, which is meant to last.
+    let good = FAILING.replace("exit 7", "ls /w > /w/list; cat /c/kept >> /w/list");
+    user.build(&good, &["--output", "type=local,dest=out"]).ok();
+    let list = fs::read_to_string(user.work().join("out/w/list")).unwrap();
+    assert_eq!(list, "list\nwritten\nkept\n");
+}
+
+#[test]
+fn as_root_a_shell_opens_where_the_step_failed() {
+    a_shell_opens_where_the_step_failed(&User::new());
+}
+
+#[test]
+fn as_an_ordinary_user_a_shell_opens_where_the_step_failed() {
+    a_shell_opens_where_the_step_failed(&User::rootless());
+}
+
+#[test]
+fn a_run_of_a_project_opens_it_too_and_builds_that_succeed_do_not() {
+    let user = User::new();
+    let project = |script: &str| {
+        format!(
+            "image app {{\n    context #null\n    dockerfile inline=\"FROM busybox\\nRUN {script}\"\n    \
+             build-context busybox=\"oci-layout://{}\"\n}}\n",
+            crate::support::bases().join("corpus/busybox").display()
+        )
+    };
+    user.write("idpbuilder.kdl", &project("echo deep > /found; false"));
+    let dialogue = [("/ # ", "echo \"[$(cat /found)]\"\n"), (r"\[deep\]", "exit\n")];
+    let done = on_terminal(&user, &dialogue, &["run", "--on-failure=shell"]);
+    assert_eq!(done.code, 1, "{done}");
+    user.write("idpbuilder.kdl", &project("true"));
+    let done = on_terminal(&user, &[], &["run", "--on-failure=shell"]);
+    assert_eq!(done.code, 0, "{done}");
+}
+
+#[test]
+fn without_a_terminal_it_is_refused_before_anything_is_built() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM busybox\nRUN touch /ran; false\n");
+    let mut command = user.idp();
+    command.args(["build", "--on-failure=shell"]).args(base_contexts()).arg(".");
+    let said = Done::of(&mut command).fails(3, &["needs a terminal"]);
+    assert!(!said.contains("RUN touch"), "{said}");
+    user.build("FROM busybox\n", &["-t", "demo:v1"]).ok();
+    user.run(["debug", "shell", "demo:v1"]).fails(3, &["debug shell needs a terminal"]);
+}
+
+fn any_image_can_be_looked_into(user: &User) {
+    let text = "FROM busybox\nRUN mkdir /site && chown 5:6 /site\nWORKDIR /site\nENV A=b\nUSER 5:6\nRUN echo one > one\nRUN echo two > two\n";
+    user.build(text, &["-t", "demo:v1"]).ok();
+    let look = [(r"\$ ", "echo \"[$(id -u) $(pwd) $A $(ls | tr '\\n' ' ')]\"; touch new; ls\n")];
+    let seen = |image: &str, wanted: &str| {
+        let dialogue = [look[0], (wanted, "exit 4\n")];
+        let done = on_terminal(user, &dialogue, &["debug", "shell", image]);
+        assert_eq!(done.code, 4, "its own exit code\n{done}");
+    };
+    seen("demo:v1", r"\[5 /site b one two \]");
+    seen("demo:v1", r"\[5 /site b one two \]");
+    seen("demo:v1~1", r"\[5 /site b one \]");
+    user.run(["debug", "shell", "demo:v1~99"]).fails(3, &["layers"]);
+    user.run(["debug", "shell", "no/such:v1"]).fails(2, &["no/such:v1"]);
+    assert_eq!(unfinished(user), 0);
+}
+
+#[test]
+fn as_root_any_image_can_be_looked_into() {
+    any_image_can_be_looked_into(&User::new());
+}
+
+#[test]
+fn as_an_ordinary_user_any_image_can_be_looked_into() {
+    any_image_can_be_looked_into(&User::rootless());
+}
+
+#[test]
+fn an_image_without_a_shell_says_so_and_the_terminal_is_as_before() {
+    let user = User::new();
+    user.write("file", "content\n");
+    user.build("FROM scratch\nCOPY file /\n", &["-t", "bare:v1"]).ok();
+    let script = user.work().join("script");
+    user.write("script", "#!/bin/sh\nstty -a > before; idpbuilder debug shell bare:v1; echo \"code $?\"; stty -a > after\n");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = user.command("python3");
+    command.arg(driver(&user)).args(["[]", "./script"]).env("TERM", "xterm");
+    let done = Done::of(&mut command);
+    assert!(done.out.contains("there is no shell in it: none of /bin/bash"), "{done}");
+    assert!(done.out.contains("code 1"), "{done}");
+    let read = |name: &str| fs::read_to_string(user.work().join(name)).unwrap();
+    assert_eq!(read("before"), read("after"));
+}
