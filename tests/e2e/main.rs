@@ -36,5 +36,6 @@ mod shell;
 mod ssh;
 mod strict;
 mod support;
+mod syscalls;
 mod verify;
 mod watching;
