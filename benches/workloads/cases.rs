@@ -11,6 +11,7 @@ use std::{
 use crate::{
     contest::{Contender, Contest},
     ground::{self, Ground},
+    language,
     measure::{self, Sample},
     registry::Registry,
     tools::{self, BASE, Bench, Tool},
@@ -40,7 +41,7 @@ pub(crate) struct Workload {
     pub(crate) fill: fn(&Settings, &Ground, &mut Contest) -> Outcome,
 }
 
-pub(crate) const ALL: [Workload; 14] = [
+pub(crate) const ALL: [Workload; 16] = [
     Workload { name: "start", what: "--version; floor: true", fill: start },
     Workload {
         name: "W2",
@@ -87,6 +88,16 @@ pub(crate) const ALL: [Workload; 14] = [
         fill: tree_build,
     },
     Workload { name: "W10p", what: "push of it; floor: tar | gzip -1", fill: tree_push },
+    Workload {
+        name: "L1",
+        what: "parse and lower a Dockerfile of 1,000 lines",
+        fill: language::parse_and_lower,
+    },
+    Workload {
+        name: "L2",
+        what: "an ignore file of 1,000 patterns over 20,000 paths",
+        fill: language::ignore,
+    },
 ];
 
 fn text(error: std::io::Error) -> String {

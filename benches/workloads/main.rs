@@ -14,6 +14,7 @@
 mod cases;
 mod contest;
 mod ground;
+mod language;
 mod measure;
 mod registry;
 mod tools;

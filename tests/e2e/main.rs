@@ -19,6 +19,7 @@ mod explain;
 mod filesystems;
 mod git;
 mod hosts;
+mod hostile;
 mod internal;
 mod interrupt;
 mod laziness;

@@ -11,6 +11,8 @@ use crate::dockerfile::lower::{Build, Failure, chmod};
 use crate::remote::{GitSource, ParseGitError, TakenFor, file_name, is_web, without_login};
 
 const SHA256_HEX_LEN: usize = 64;
+const MODES: &str =
+    "--chmod takes an octal mode such as 644, or a symbolic one such as u=rwX,go=rX";
 
 /// The two instructions that copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,8 @@ impl Build<'_> {
         copy: &Copy,
         (verb, root, words): (Verb, Option<OpId>, Words),
     ) -> Result<(), Failure> {
-        let mode = words.chmod.as_deref().map(chmod::parse).transpose().map_err(Failure::new)?;
+        let mode = words.chmod.as_deref().map(chmod::parse).transpose();
+        let mode = mode.map_err(|reason| Failure::new(reason).help(MODES))?;
         check_checksum_use(&words)?;
         let shown = shown(verb, copy, &words);
         let mut sources = Vec::new();

@@ -289,7 +289,8 @@ impl<'a> Build<'a> {
 
     fn read_ignore(&self) -> Result<Option<Ignored>, Failure> {
         let read = self.options.ignore.as_deref().map(Ignored::parse).transpose();
-        read.map_err(|error| Failure::new(error.to_string()))
+        let help = "the line is one of the ignore file of the context (.dockerignore)";
+        read.map_err(|error| Failure::new(error.to_string()).help(help))
     }
 
     fn finish(&mut self, target: usize) -> Result<Lowering, Failure> {
