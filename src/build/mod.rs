@@ -46,7 +46,7 @@ use crate::{
     oci::Platform,
     plan::{CacheUse, Entitlement, SecretSource, SshSource},
     registry::Client,
-    sandbox::{Ability, CancelFlag},
+    sandbox::{Ability, CancelFlag, Privileges},
     store::Store,
     tree::Timestamp,
 };
@@ -69,6 +69,8 @@ pub struct Workshop {
     pub runtime: tokio::runtime::Handle,
     /// What this place can do.
     pub ability: Arc<Ability>,
+    /// Whether programs of processes may have more rights than who starts them.
+    pub privileges: Privileges,
     /// Set to stop everything.
     pub cancel: CancelFlag,
     /// Told what happens.

@@ -156,6 +156,7 @@ fn specify(
         hosts: Vec::new(),
         resolv_conf: task.workshop.resolv_conf.clone(),
         isolation: task.workshop.ability.isolation,
+        privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
         emulator: foreign::emulator(task.workshop, run)?,

@@ -11,7 +11,9 @@ use super::{
 use crate::{
     image::Image,
     limits::Limits,
-    sandbox::{self, Ability, CancelFlag, NetworkMode, ProcessSpec, SandboxError, Terminal},
+    sandbox::{
+        self, Ability, CancelFlag, NetworkMode, Privileges, ProcessSpec, SandboxError, Terminal,
+    },
     snapshot::View,
     store::{Lease, Staging, Store},
 };
@@ -99,12 +101,20 @@ impl Scene {
             resolv_conf: Vec::new(),
             isolation: ability.isolation,
             insecure: false,
+            privileges: Privileges::MayGrow,
             limits: Limits::default(),
             emulator: None,
         };
         let shell = config.config.shell.first().cloned();
         let mounts = Mounts::default();
         Ok(Self { spec, shell, _mounts: mounts, _root: prepared, _staging: staging, _lease: lease })
+    }
+
+    /// With these chances of a program to have more rights than the shell.
+    #[must_use]
+    pub fn with_privileges(mut self, privileges: Privileges) -> Self {
+        self.spec.privileges = privileges;
+        self
     }
 
     /// With this text of `/etc/resolv.conf`.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use idpbuilder::sandbox::{Snapshotter, Wanted};
+use idpbuilder::sandbox::{Privileges, Snapshotter, Wanted};
 
 use super::{failure::CliError, setup};
 
@@ -17,6 +17,9 @@ pub(super) struct SandboxArgs {
     /// default.
     #[arg(long, value_name = "FOLDER", hide_short_help = true)]
     scratch: Option<PathBuf>,
+    /// No program of a RUN gets more rights than who starts it: set-user-id programs such as su do not work.
+    #[arg(long)]
+    hardened: bool,
 }
 
 /// A snapshotter by name.
@@ -35,6 +38,10 @@ enum SnapshotterName {
 }
 
 impl SandboxArgs {
+    pub(super) fn privileges(&self) -> Privileges {
+        if self.hardened { Privileges::MayNotGrow } else { Privileges::MayGrow }
+    }
+
     pub(super) fn wanted(&self) -> Result<Wanted, CliError> {
         let snapshotter = self.snapshotter.map(|name| match name {
             SnapshotterName::Overlay => Snapshotter::Overlay,

@@ -111,6 +111,7 @@ pub(super) fn exec_setup(
     Ok(Setup {
         store,
         ability,
+        privileges: running.sandbox.privileges(),
         cancel,
         emit: emitter(global),
         logs: Some(private_folder("logs")?),

@@ -25,7 +25,7 @@ use crate::{
     git::GitProgram,
     oci::Digest,
     registry::Credentials,
-    sandbox::{Ability, CancelFlag},
+    sandbox::{Ability, CancelFlag, Privileges},
     serve::Login,
     store::Store,
     trust::Identity,
@@ -41,6 +41,8 @@ pub struct Setup {
     pub store: Store,
     /// What this place can do.
     pub ability: Arc<Ability>,
+    /// Whether programs of a RUN may have more rights than who starts them.
+    pub privileges: Privileges,
     /// Set to stop everything.
     pub cancel: CancelFlag,
     /// Told what happens.

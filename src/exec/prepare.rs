@@ -122,6 +122,7 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         client: client.clone(),
         runtime: tokio::runtime::Handle::current(),
         ability: Arc::clone(&setup.ability),
+        privileges: setup.privileges,
         cancel: Arc::clone(&setup.cancel),
         emit: Arc::clone(&setup.emit),
         logs: setup.logs.clone(),

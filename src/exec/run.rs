@@ -29,6 +29,7 @@ pub async fn run(plan: &Plan, setup: &Setup) -> Report {
     let started = Instant::now();
     let images = plan.images.iter().map(|image| image.name.clone()).collect();
     (setup.emit)(Event::Planned { images, steps: plan.steps.len() });
+    setup.store.stop_writing_when(&setup.cancel);
     // Nothing that the run makes or counts on is collected while it lasts.
     let lease = setup.store.lease().map_err(ExecError::from);
     let report = match lease.and_then(|lease| Ok((Runner::new(plan, setup)?, lease))) {
@@ -146,6 +147,7 @@ impl Runner {
             StepKind::Push { to } => self.push(&image, to).await,
             StepKind::Publish { to } => self.publish(&image, to).await,
         };
+        let result = result.map_err(|error| self.why(error));
         let mut progress = self.lock();
         let since = *progress.started.entry(step.image.clone()).or_insert(started);
         if let Some(report) = progress.reports.get_mut(&step.image) {
@@ -360,6 +362,11 @@ impl Runner {
             return Ok(());
         }
         Ok(self.setup.store.put_image(record)?)
+    }
+
+    /// What fails after the user asked to stop, fails because of it.
+    fn why(&self, error: ExecError) -> ExecError {
+        if self.setup.cancel.load(Ordering::Relaxed) { ExecError::Cancelled } else { error }
     }
 
     async fn push(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use crate::sandbox::{
-    NetworkMode, emulation,
+    NetworkMode, Privileges, emulation,
     identity::Mapping,
     mounts,
     prepare::{Console, Plan, PlannedRoot, Shield},
@@ -231,6 +231,9 @@ fn become_user(plan: &Plan) -> Result<(), Failure> {
     }
     if real {
         sys::set_user(plan.uid).at(Step::User)?;
+    }
+    if plan.privileges == Privileges::MayNotGrow {
+        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).at(Step::Capabilities)?;
     }
     if plan.shield == Shield::Full {
         let kept = if plan.uid == 0 || !real { plan.capabilities } else { 0 };

@@ -135,6 +135,8 @@ pub struct ProcessSpec {
     pub resolv_conf: Vec<u8>,
     /// How far the process is kept apart.
     pub isolation: Isolation,
+    /// Whether a program may have more rights than the one that started it (set-user-id files).
+    pub privileges: Privileges,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
     /// What the process and all that it starts may use together.
@@ -282,6 +284,16 @@ impl Snapshotter {
             Self::Copy => RootKind::Plain,
         }
     }
+}
+
+/// Whether a program may have more rights than the one that started it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Privileges {
+    /// It may: `su`, `sudo` and `ping` work, as in Docker and BuildKit.
+    #[default]
+    MayGrow,
+    /// It never may (`no_new_privs`).
+    MayNotGrow,
 }
 
 /// How far a process is kept apart.

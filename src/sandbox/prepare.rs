@@ -17,7 +17,8 @@ use std::{
 use crate::limits::{Limits, UlimitKind};
 
 use crate::sandbox::{
-    Bind, Isolation, Mount, NetworkMode, ProcessSpec, RootFs, RootKind, SandboxError, Tmpfs,
+    Bind, Isolation, Mount, NetworkMode, Privileges, ProcessSpec, RootFs, RootKind, SandboxError,
+    Tmpfs,
     cgroup::{Cgroup, Controller},
     emulation::{self, Registration},
     filter,
@@ -139,6 +140,7 @@ pub(super) struct Plan {
     pub(super) filter: Vec<libc::sock_filter>,
     pub(super) shield: Shield,
     pub(super) isolation: Isolation,
+    pub(super) privileges: Privileges,
     pub(super) network: NetworkMode,
     pub(super) streams: Streams,
     pub(super) cgroup: Cgroup,
@@ -295,6 +297,7 @@ pub(super) fn plan(
         filter: filter::program(shield, mapping),
         shield,
         isolation: spec.isolation,
+        privileges: spec.privileges,
         network: spec.network,
         emulator: spec.emulator.as_ref().map(registration).transpose()?,
         streams,

@@ -12,8 +12,8 @@ use std::{
 };
 
 use crate::sandbox::{
-    Ability, Enforcement, Environment, Isolation, NetworkMode, Obstacle, Privilege, ProcessSpec,
-    RootFs, RootKind, SandboxError, Snapshotter, Wanted,
+    Ability, Enforcement, Environment, Isolation, NetworkMode, Obstacle, Privilege, Privileges,
+    ProcessSpec, RootFs, RootKind, SandboxError, Snapshotter, Wanted,
     cgroup::{Controller, Hierarchies},
     environment, identity, outside,
     sys::SharedMemory,
@@ -322,6 +322,7 @@ fn attempt(folder: &Path, kind: RootKind, isolation: Isolation) -> Result<HostNa
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
         isolation,
+        privileges: Privileges::MayGrow,
         insecure: false,
         limits: crate::limits::Limits { pids: None, ..Default::default() },
         emulator: None,

@@ -158,6 +158,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
         isolation: crate::sandbox::Isolation::Full,
+        privileges: crate::sandbox::Privileges::MayGrow,
         insecure: false,
         limits: crate::limits::Limits::default(),
         emulator: None,

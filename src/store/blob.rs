@@ -9,6 +9,10 @@ use std::{
     io::{self, BufWriter, Read, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::{
@@ -36,6 +40,7 @@ pub struct BlobWriter {
     path: TemporaryFile,
     hashing: Hashing,
     bytes: u64,
+    stop: Option<Arc<AtomicBool>>,
 }
 
 /// Who hashes the bytes of a blob.
@@ -170,6 +175,7 @@ impl Store {
             path: TemporaryFile(path),
             hashing,
             bytes: 0,
+            stop: lock(&self.shared.stop).clone(),
         })
     }
 
@@ -184,6 +190,9 @@ impl Store {
 
 impl Write for BlobWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(io::Error::other("stopped by the user"));
+        }
         let written = self.file.write(bytes)?;
         if let Hashing::Here(hasher) = &mut self.hashing {
             hasher.update(&bytes[..written]);
@@ -205,7 +214,7 @@ impl BlobWriter {
     /// [`StoreError::DigestMismatch`] when `expected` is given and differs; nothing is kept then. What
     /// the caller has hashed is not hashed again, unless `expected` is left out.
     pub fn commit(self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
-        let Self { store, mut file, path, hashing, bytes } = self;
+        let Self { store, mut file, path, hashing, bytes, stop: _ } = self;
         file.flush().map_err(at(&path.0))?;
         let found = match (hashing, expected) {
             (Hashing::Here(hasher), _) => hasher.finish(),

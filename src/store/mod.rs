@@ -31,7 +31,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
 };
 
 pub use self::{
@@ -97,6 +97,8 @@ struct Shared {
     decoded: Mutex<Decoded>,
     session: Mutex<Option<Session>>,
     counters: Counters,
+    /// Set by the user to stop writing blobs.
+    stop: Mutex<Option<Arc<AtomicBool>>>,
 }
 
 /// Device and inode of an environment's data file, which stays taken while it is open.
@@ -164,6 +166,12 @@ impl Store {
         Ok(())
     }
 
+    /// From now on, writing of blobs ends with an error as soon as `stop` is set: whatever is being unpacked,
+    /// compressed or copied then ends soon, and leaves nothing.
+    pub fn stop_writing_when(&self, stop: &Arc<AtomicBool>) {
+        *lock(&self.shared.stop) = Some(Arc::clone(stop));
+    }
+
     /// The folder.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -211,6 +219,7 @@ fn share(root: &Path) -> Result<Arc<Shared>, StoreError> {
         decoded: Mutex::default(),
         session: Mutex::default(),
         counters: Counters::default(),
+        stop: Mutex::default(),
     });
     open.insert(key, Arc::downgrade(&shared));
     Ok(shared)

@@ -136,6 +136,31 @@ fn a_build_that_waits_for_a_registry_ends_in_two_seconds_too() {
 }
 
 #[test]
+fn a_build_that_compresses_a_large_layer_ends_in_two_seconds_too() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM scratch\nCOPY big /\n");
+    user.script("head -c 400000000 /dev/urandom > big").ok();
+    let mut command = user.idp();
+    command.args(["build", "--progress", "plain", "-t", "127.0.0.1:9/demo:v1", "--push", "."]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // What follows is the push, which begins by compressing.
+    assert!(lines.any(|line| line.contains("stored as")));
+    std::thread::spawn(move || lines.for_each(drop));
+    let temporary = user.home().join("images/tmp");
+    let writing = || fs::read_dir(&temporary).is_ok_and(|mut entries| entries.next().is_some());
+    while !writing() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it compressed");
+        std::thread::yield_now();
+    }
+    let since = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(end(&mut child, since), Some(130));
+    assert!(!writing(), "temporary files are left");
+}
+
+#[test]
 fn a_killed_build_leaves_no_process_and_the_next_one_works() {
     let mirror = Registry::mirror();
     for (n, user) in [User::new(), User::rootless()].iter().enumerate() {

@@ -76,6 +76,7 @@ impl Place {
             hosts: Vec::new(),
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             isolation: Isolation::Full,
+            privileges: Privileges::MayGrow,
             insecure: false,
             limits: Limits::default(),
             emulator: None,

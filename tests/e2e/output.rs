@@ -1,0 +1,175 @@
+//! What a RUN prints: kept whole, told safely, and never waited for longer than the process lives.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    path::PathBuf,
+    process::Stdio,
+};
+
+use crate::support::{Done, User, base_contexts};
+
+/// Peak memory of the tool while it builds, in KiB.
+fn peak_of(user: &User, dockerfile: &str) -> u64 {
+    user.write("Dockerfile", dockerfile);
+    let mut time = user.command("python3");
+    let script = "import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if done.returncode == 0 else done)";
+    time.args(["-c", script]).arg(user.folder().join("bin/idpbuilder"));
+    time.args(["build", "--progress", "plain", "--no-cache"]).args(base_contexts()).arg(".");
+    let said = Done::of(&mut time).ok();
+    said.trim().parse().unwrap_or_else(|_| panic!("{said}"))
+}
+
+fn logs(user: &User) -> Vec<PathBuf> {
+    let entries = fs::read_dir(user.home().join("logs")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn f24_a_step_ends_when_its_process_ends_and_takes_what_it_left_with_it() {
+    for user in [User::new(), User::rootless()] {
+        // Holds the pipe, in a session of its own, deaf to all that can be ignored.
+        let stays = "setsid sh -c 'trap \"\" HUP TERM INT; sleep 987654321' & echo done";
+        let closes = "exec > /dev/null 2>&1; sleep 1; echo x > /written";
+        let done = user.build(
+            &format!("FROM busybox\nRUN {stays}\nRUN {closes}\nRUN cat /written\n"),
+            &["--progress", "plain"],
+        );
+        assert!(done.err.contains("| done") && done.err.contains("| x"), "{done}");
+        done.ok();
+        let left = fs::read_dir("/proc").unwrap().flatten().any(|process| {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains("987654321")
+        });
+        assert!(!left, "it lives on");
+    }
+}
+
+#[test]
+fn f13_a_line_without_end_takes_no_memory_and_is_kept_whole() {
+    let user = User::new();
+    const BYTES: u64 = 1 << 30;
+    let small = peak_of(&user, "FROM busybox\nRUN echo short\n");
+    let large = peak_of(&user, "FROM busybox\nRUN head -c 1073741824 /dev/zero\n");
+    assert!(large < small + (16 << 10), "{small} KiB, then {large} KiB");
+    let sizes: Vec<u64> = logs(&user).iter().map(|log| log.metadata().unwrap().len()).collect();
+    assert!(sizes.contains(&BYTES), "{sizes:?}");
+}
+
+#[test]
+fn two_runs_of_one_image_have_a_log_each() {
+    let user = User::new();
+    let start = |word: &str| {
+        let name = format!("{word}.Dockerfile");
+        let text =
+            format!("FROM busybox\nRUN echo first {word}; sleep 1; echo last {word}; exit 7\n");
+        user.write(&name, &text);
+        let mut command = user.idp();
+        command.args(["build", "-t", "same:v1", "-f", &name]).args(base_contexts()).arg(".");
+        command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    };
+    let words = ["one", "two"];
+    let running = words.map(start);
+    for (word, child) in words.iter().zip(running) {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let log = said.lines().find_map(|line| line.split_once("whole log")).unwrap().1.trim();
+        let kept = fs::read_to_string(log).unwrap();
+        assert_eq!(kept, format!("first {word}\nlast {word}\n"));
+    }
+    // A step that is run again and again keeps its latest logs.
+    for _ in 0..12 {
+        user.build("FROM busybox\nRUN echo again\n", &["--no-cache", "-t", "many"]).ok();
+    }
+    let many = logs(&user).iter().filter(|log| log.to_string_lossy().contains("/many")).count();
+    assert_eq!(many, 10);
+}
+
+#[test]
+fn s35_control_bytes_never_reach_the_terminal() {
+    let user = User::new();
+    let dockerfile = "FROM busybox\nRUN printf '\\033]0;title\\007\\033[2Jred\\033[31m \\033P$q\\033\\\\end\\b\\x9bx\\n'; exit 3\n";
+    user.write("Dockerfile", dockerfile);
+    // On a terminal: `script` gives it one.
+    let mut command = user.command("python3");
+    let pty = "import os, pty, sys
+code = pty.spawn(sys.argv[1:])
+sys.exit(os.waitstatus_to_exitcode(code))";
+    command.args(["-c", pty]).arg(user.folder().join("bin/idpbuilder"));
+    command.args(["build", "--progress", "plain"]).args(base_contexts()).arg(".");
+    command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut said = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let text = String::from_utf8_lossy(&said);
+    assert!(text.contains("| red end\u{fffd}x\r"), "{text:?}");
+    let bad = |byte: &&u8| **byte < 0x20 && !b"\r\n\t".contains(byte) || **byte == 0x7f;
+    assert_eq!(said.iter().find(bad), None, "{text:?}");
+    assert!(!text.contains('\u{9b}'), "{text:?}");
+    // The log has it all.
+    assert!(logs(&user).iter().any(|log| fs::read(log).unwrap().starts_with(b"\x1b]0;title")));
+}
+
+#[test]
+fn hardened_runs_give_no_program_more_rights() {
+    let user = User::new();
+    let dockerfile = "FROM busybox\nUSER 1000\nRUN grep NoNewPrivs /proc/self/status\n";
+    let plain = user.build(dockerfile, &["--progress", "plain"]);
+    assert!(plain.err.contains("NoNewPrivs: 0"), "{plain}");
+    let hard = user.build(dockerfile, &["--progress", "plain", "--no-cache", "--hardened"]);
+    assert!(hard.err.contains("NoNewPrivs: 1"), "{hard}");
+    hard.ok();
+}
+
+#[test]
+fn many_steps_leave_no_descriptor_mount_group_or_process() {
+    let user = User::new();
+    // The full count: IDPB_STEPS=3000 cargo test --test e2e many_steps
+    let steps: usize = std::env::var("IDPB_STEPS").map_or(300, |steps| steps.parse().unwrap());
+    let per_build = 100;
+    let mut command = user.idp();
+    let mut dockerfile = String::from("FROM busybox AS base\n");
+    for number in 0..steps {
+        if number % per_build == 0 {
+            dockerfile += &format!("FROM base AS s{}\n", number / per_build);
+        }
+        dockerfile += &format!("RUN echo {number} > /n; echo step {number}\n");
+    }
+    let stages = steps.div_ceil(per_build);
+    dockerfile += "FROM base\n";
+    for stage in 0..stages {
+        dockerfile += &format!("COPY --from=s{stage} /n /n{stage}\n");
+    }
+    user.write("Dockerfile", &dockerfile);
+    command.args(["build", "--progress", "plain", "-j", "1"]).args(base_contexts()).arg(".");
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let process = format!("/proc/{}", child.id());
+    let count = || {
+        let descriptors = fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count);
+        let mounts = fs::read_to_string(format!("{process}/mountinfo")).unwrap_or_default();
+        (descriptors, mounts.lines().count())
+    };
+    let (mut early, mut late) = (None, (0, 0));
+    let mut all = String::new();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(number) = line.split("| step ").nth(1).and_then(|n| n.parse::<usize>().ok()) {
+            let now = count();
+            if number == 20 {
+                early = Some(now);
+            }
+            if now.0 > 0 {
+                late = now;
+            }
+        }
+        all.push_str(&line);
+        all.push('\n');
+    }
+    assert!(child.wait().unwrap().success(), "{all}");
+    let early = early.unwrap();
+    // A descriptor more or less is on its way at any moment.
+    assert!(late.0 <= early.0 + 8 && late.1 <= early.1, "{early:?}, then {late:?}");
+}
