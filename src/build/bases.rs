@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use super::{BuildError, BuildFailure, BuildRequest, NamedSource, Refresh, Workshop};
+use super::{BuildError, BuildFailure, BuildRequest, NamedSource, Workshop};
 use crate::{
     dockerfile::{
         self, ContextKind, Dockerfile, DockerfileError, ImageRequest, LowerOptions, Lowered,
@@ -14,7 +14,7 @@ use crate::{
     },
     graph::Place,
     image::{self, Image, ImageError},
-    oci::{ImageConfig, Platform},
+    oci::{ImageConfig, Platform, Reference},
 };
 
 /// Base images by request, resolved as lowering asks for them.
@@ -22,6 +22,15 @@ pub(super) struct Bases<'a> {
     workshop: &'a Workshop,
     request: &'a BuildRequest,
     images: Mutex<HashMap<ImageRequest, Arc<Base>>>,
+    unbuilt: Unbuilt,
+}
+
+/// What becomes of an image of the plan that is not built yet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unbuilt {
+    Refuse,
+    /// An empty config stands for it: enough to see what else is taken.
+    Imagine,
 }
 
 /// [`dockerfile::lower`] or [`dockerfile::lower_for_check`].
@@ -46,7 +55,24 @@ enum Fetched {
 
 impl<'a> Bases<'a> {
     pub(super) fn new(workshop: &'a Workshop, request: &'a BuildRequest) -> Self {
-        Self { workshop, request, images: Mutex::default() }
+        Self { workshop, request, images: Mutex::default(), unbuilt: Unbuilt::Refuse }
+    }
+
+    /// With an empty config for each image of the plan that is not built yet.
+    pub(super) fn with_placeholders(self) -> Self {
+        Self { unbuilt: Unbuilt::Imagine, ..self }
+    }
+
+    fn imagine(&self, wanted: &ImageRequest) -> Option<ImageConfig> {
+        let is_unbuilt = matches!(
+            self.request.named.get(&wanted.name),
+            Some(NamedSource::Images(images)) if images.is_empty()
+        );
+        (self.unbuilt == Unbuilt::Imagine && is_unbuilt).then(|| ImageConfig {
+            architecture: wanted.platform.architecture.clone(),
+            os: wanted.platform.os.clone(),
+            ..ImageConfig::default()
+        })
     }
 
     pub(super) fn lower(
@@ -87,6 +113,10 @@ impl<'a> Bases<'a> {
                     Lowering::Needs(missing) => missing,
                 };
             for wanted in missing {
+                if let Some(config) = self.imagine(&wanted) {
+                    configs.insert(wanted, config);
+                    continue;
+                }
                 let base = self.resolve(&wanted);
                 let base = base.map_err(|error| {
                     let asking = dockerfile::who_asks(parsed, &options, &wanted);
@@ -102,22 +132,9 @@ impl<'a> Bases<'a> {
         let reference = match self.request.named.get(&wanted.name) {
             Some(NamedSource::Images(images)) => return choose(images, wanted),
             Some(NamedSource::Reference(reference)) => reference.clone(),
-            Some(NamedSource::Files(_) | NamedSource::Scratch) | None => {
-                wanted.name.parse().map_err(|error| BuildError::BaseName {
-                    name: wanted.name.clone(),
-                    reason: format!("{error}"),
-                })?
-            }
+            Some(NamedSource::Files(_) | NamedSource::Scratch) | None => parse_name(&wanted.name)?,
         };
-        let Workshop { store, client, .. } = self.workshop;
-        let refresh = self.request.refresh == Refresh::Always;
-        let image = self.workshop.wait(image::resolve(
-            store,
-            client,
-            &reference,
-            &wanted.platform,
-            refresh,
-        ))?;
+        let image = self.workshop.base(&reference, &wanted.platform, self.request.refresh)?;
         Ok(Base { image, name: reference.familiar(), fetched: Mutex::new(Fetched::No) })
     }
 
@@ -128,6 +145,14 @@ impl<'a> Bases<'a> {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ImageRequest, Arc<Base>>> {
         self.images.lock().expect("no holder panics")
     }
+}
+
+/// The image that a Dockerfile names.
+pub(super) fn parse_name(name: &str) -> Result<Reference, BuildError> {
+    name.parse().map_err(|error| {
+        let (name, reason) = (name.to_owned(), format!("{error}"));
+        BuildError::BaseName { name, reason }
+    })
 }
 
 /// The variant of a named image that runs on what is wanted; a single one is taken as it is.

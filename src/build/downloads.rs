@@ -101,32 +101,29 @@ pub(super) fn get(
     url: &str,
     checksum: Option<&str>,
 ) -> Result<Known, BuildError> {
-    let Errand { workshop, reach, .. } = errand;
+    let workshop = errand.workshop;
     let store = &workshop.store;
     // What is kept must not hold the password of a URL.
     let name = without_login(url);
+    let locked = match checksum {
+        Some(_) => None,
+        None => workshop.locked_url(&name)?,
+    };
     let known = known(store, &name)?;
-    // What a checksum names cannot have changed.
-    let named = |known: &Known| checksum.is_some_and(|sum| sum == known.content.to_string());
-    let known = match known {
-        Some(known) if named(&known) => return Ok(known),
-        known => known,
+    // What a checksum names cannot have changed, nor has what the lock names.
+    let named = |known: &Known| {
+        let by_sum = checksum.is_some_and(|sum| sum == known.content.to_string());
+        by_sum || (locked == Some(known.content) && !workshop.must_look_again())
     };
-    let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
-    let mut out = store.blob_writer()?;
-    let outcome = workshop.wait(workshop.client.download(url, &asked, reach, &mut out))?;
-    let found = match (outcome, known) {
-        (Downloaded::Unchanged, Some(known)) => known,
-        (Downloaded::Unchanged, None) => {
-            let url = name;
-            let reason = "HTTP 304 in answer to a request without conditions".to_owned();
-            return Err(DownloadError::Refused { url, reason }.into());
-        }
-        (Downloaded::Fresh(validators), _) => {
-            let (content, size) = out.commit(None)?;
-            Known { content, size, validators }
-        }
+    let is_final = |known: &Known| named(known) || workshop.client.is_offline();
+    let found = match known {
+        Some(known) if is_final(&known) => known,
+        known => download(errand, url, known)?,
     };
+    if let Some(locked) = locked.filter(|locked| *locked != found.content) {
+        let (name, locked, found) = (name, locked.to_string(), found.content.to_string());
+        return Err(BuildError::Moved { name, locked, found });
+    }
     if let Some(expected) = checksum.filter(|expected| *expected != found.content.to_string()) {
         let (expected, found) = (expected.to_owned(), found.content);
         return Err(BuildError::Checksum { found, expected });
@@ -134,6 +131,25 @@ pub(super) fn get(
     let note = serde_json::to_vec(&found).expect("texts and numbers");
     store.put_note(NAMESPACE, &name, &note)?;
     Ok(found)
+}
+
+fn download(errand: Errand<'_>, url: &str, known: Option<Known>) -> Result<Known, BuildError> {
+    let Errand { workshop, reach, .. } = errand;
+    let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
+    let mut out = workshop.store.blob_writer()?;
+    let outcome = workshop.wait(workshop.client.download(url, &asked, reach, &mut out))?;
+    match (outcome, known) {
+        (Downloaded::Unchanged, Some(known)) => Ok(known),
+        (Downloaded::Unchanged, None) => {
+            let url = without_login(url);
+            let reason = "HTTP 304 in answer to a request without conditions".to_owned();
+            Err(DownloadError::Refused { url, reason }.into())
+        }
+        (Downloaded::Fresh(validators), _) => {
+            let (content, size) = out.commit(None)?;
+            Ok(Known { content, size, validators })
+        }
+    }
 }
 
 /// What the store has of a URL: nothing when the content is gone.

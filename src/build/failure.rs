@@ -184,6 +184,22 @@ pub enum BuildError {
     /// The time of a source cannot be taken.
     #[error("{0}")]
     Epoch(String),
+    /// Something has another content than the lock says.
+    #[error("{name} moved: idpbuilder.lock has {locked}, and it is {found} now")]
+    Moved {
+        /// As the Dockerfile names it.
+        name: String,
+        /// Locked.
+        locked: String,
+        /// Found.
+        found: String,
+    },
+    /// Something is not in the lock.
+    #[error("{name} is not in idpbuilder.lock")]
+    NotLocked {
+        /// As the Dockerfile names it.
+        name: String,
+    },
     /// A secret that a process must have is not there.
     #[error("secret {id}: not found")]
     SecretMissing {

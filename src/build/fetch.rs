@@ -17,14 +17,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BuildError, BuildRequest, ContextSource, DockerfileText, LATEST_MTIME, Workshop, downloads,
-    files::{self, Clock, Context, Download, Root},
+    files::{self, Clock, Context, Download, Making, Root},
 };
 use crate::{
     git::{self, GitAccess, GitError, Resolved},
     graph::{CopySource, FileAction, FilesOp, OpGraph, SourceRoot, Unpack},
     oci::{DiffId, Digest},
     plan::{Entitlement, SecretSource},
-    registry::Reach,
+    registry::{DownloadError, Reach, RegistryError},
     remote::{GitSource, GitTimes, Login, Remote, Submodules, file_name, without_login},
     tree::Timestamp,
 };
@@ -119,13 +119,54 @@ impl<'a> Errand<'a> {
     }
 
     fn git(self, source: &GitSource) -> Result<Fetched, BuildError> {
+        let Some(locked) = self.workshop.locked_git(source)? else {
+            return self.with_access(source, |access| self.checked_out(source, access));
+        };
+        if self.workshop.must_look_again() {
+            let found = self.commit(source)?;
+            if found != locked {
+                let name = source.to_string();
+                return Err(BuildError::Moved { name, locked, found });
+            }
+        }
+        let resolved = Resolved { commit: locked.clone(), reference: None, tag: None };
+        let pinned = GitSource { reference: Some(locked), ..source.clone() };
+        if let Some(known) = self.known(&note_name(&pinned, &resolved))? {
+            return Ok(known);
+        }
+        self.with_access(&pinned, |access| self.checked_out(&pinned, access))
+    }
+
+    /// The commit that a repository's reference stands for: by the lock, or else by asking.
+    pub(super) fn locked_commit(self, source: &GitSource) -> Result<String, BuildError> {
+        match self.workshop.locked_git(source)? {
+            Some(locked) => Ok(locked),
+            None => self.commit(source),
+        }
+    }
+
+    fn commit(self, source: &GitSource) -> Result<String, BuildError> {
+        self.with_access(source, |access| {
+            Ok(git::resolve(&self.workshop.git, source, access)?.commit)
+        })
+    }
+
+    fn with_access<T>(
+        self,
+        source: &GitSource,
+        work: impl FnOnce(&GitAccess) -> Result<T, BuildError>,
+    ) -> Result<T, BuildError> {
+        if self.workshop.client.is_offline() && source.scheme() != "file" {
+            let refused = RegistryError::Offline(source.host().to_owned());
+            return Err(DownloadError::Transport(refused).into());
+        }
         let gate = self.gate(source)?;
         let access = GitAccess {
             authorization: self.authorization(source)?,
             proxy: gate.as_ref().map(|gate| gate.url().to_owned()),
             cancel: Arc::clone(&self.workshop.cancel),
         };
-        let done = self.checked_out(source, &access);
+        let done = work(&access);
         // Git only says that the way is closed; the gate knows why.
         let refusal = gate.and_then(|gate| gate.refusal());
         match (done, refusal) {
@@ -261,7 +302,7 @@ impl<'a> Errand<'a> {
         let forever = Timestamp { seconds: i64::MAX, nanos: 0 };
         let clock = Clock { now: LATEST_MTIME, epoch: None, commit: Some(forever) };
         let store = &self.workshop.store;
-        Ok(files::make_layer(store, &op, &[], &|_| root, clock)?)
+        Ok(files::make_layer(store, &op, &[], &|_| root, Making::at(clock))?)
     }
 
     fn known(self, name: &str) -> Result<Option<Fetched>, BuildError> {

@@ -15,7 +15,7 @@ use super::{
     downloads::Local,
     epoch,
     fetch::Errand,
-    files::{self, Clock, Context, Key, Root},
+    files::{self, Clock, Context, Key, Making, Root},
     process, reason, result, strict,
 };
 use crate::{
@@ -121,7 +121,7 @@ fn perform(
 }
 
 /// Platforms to build for: those that were named, or else this machine's.
-fn asked<'p>(request: &'p BuildRequest, host: &'p [Platform]) -> &'p [Platform] {
+pub(super) fn asked<'p>(request: &'p BuildRequest, host: &'p [Platform]) -> &'p [Platform] {
     if request.platforms.is_empty() { host } else { &request.platforms }
 }
 
@@ -392,12 +392,7 @@ impl<'a> Machine<'a> {
             StepOp::Files(files) => {
                 self.fetch_for_files(files, below)?;
                 let local = local.as_ref().expect("made for files above");
-                let made = self.make_files(local, below)?;
-                // What was copied must be what the key says, or a later build would find it there.
-                if self.key(op, below, Some(local))?.tree.key() != key {
-                    return Err(files::FilesError::Changed.into());
-                }
-                made
+                self.make_files(id, local, below, &key_parts)?
             }
             StepOp::Run(run) => {
                 self.fetch_for_run(run, below)?;
@@ -470,12 +465,32 @@ impl<'a> Machine<'a> {
         Ok(key)
     }
 
-    fn make_files(&self, local: &Local, below: &Stack) -> Result<DiffId, BuildError> {
+    fn make_files(
+        &self,
+        id: OpId,
+        local: &Local,
+        below: &Stack,
+        key: &Key,
+    ) -> Result<DiffId, BuildError> {
         let epoch = self.epoch.map(|seconds| Timestamp { seconds, nanos: 0 });
         let clock = Clock { now: LATEST_MTIME, epoch, commit: local.commit };
         let root_of = |id: OpId| self.root_in(Some(local), id);
         let store = &self.workshop.store;
-        Ok(files::make_layer(store, &local.op, &below.layers, &root_of, clock)?)
+        let last = store.last_at(&self.site(id))?;
+        let earlier = last.and_then(|last| files::Earlier::find(store, key, &last));
+        let making = Making { clock, selections: &key.selections, earlier: earlier.as_ref() };
+        let made = files::make_layer(store, &local.op, &below.layers, &root_of, making)?;
+        // What was copied must be what the key says, or a later build would find it there.
+        for selection in &key.selections {
+            // What was fetched is what it is.
+            let Root::Context(context) = self.root_in(Some(local), selection.from) else {
+                continue;
+            };
+            if !selection.is_current(store, context)? {
+                return Err(files::FilesError::Changed.into());
+            }
+        }
+        Ok(made)
     }
 
     fn root_in<'r>(&'r self, local: Option<&'r Local>, id: OpId) -> Root<'r> {

@@ -15,6 +15,7 @@ mod foreign;
 mod machine;
 mod mounts;
 mod output;
+mod pins;
 mod process;
 mod reason;
 mod result;
@@ -33,6 +34,7 @@ use std::{
 pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
 pub use machine::{build, check, explain};
+pub use pins::{Sources, Targets, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
 pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
@@ -41,10 +43,11 @@ use crate::{
     event::Emit,
     git::GitProgram,
     graph::CacheKey,
+    image::Refresh,
     layer::OverlayMarks,
     limits::Limits,
     oci::Platform,
-    plan::{CacheUse, Entitlement, SecretSource, SshSource},
+    plan::{CacheUse, Entitlement, Pins, SecretSource, SshSource},
     registry::Client,
     sandbox::{Ability, CancelFlag, Privileges},
     store::Store,
@@ -79,6 +82,10 @@ pub struct Workshop {
     pub logs: Option<PathBuf>,
     /// How many ops run at once, over all builds.
     pub slots: Arc<Slots>,
+    /// What names must stand for, when there is a lock.
+    pub pins: Option<Arc<Pins>>,
+    /// What names stood for when they were looked at.
+    pub targets: Arc<Targets>,
     /// Ops being done right now, so that builds that share one do it once.
     pub flights: Arc<Flights>,
     /// Text of `/etc/resolv.conf` for processes.
@@ -132,16 +139,6 @@ pub struct BuildRequest {
     pub strict: bool,
     /// What processes may use.
     pub limits: Limits,
-}
-
-/// Whether base images are looked up again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Refresh {
-    /// Only when the store has not got them.
-    #[default]
-    Missing,
-    /// Always (`--pull`).
-    Always,
 }
 
 /// A counted number of places to work in.

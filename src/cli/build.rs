@@ -11,8 +11,8 @@ use idpbuilder::{
     dockerfile::Warning,
     exec::{ImageReport, ImageState},
     plan::{
-        CacheUse, DockerfileSource, Entitlement, OutputPlan, Plan, Publication, RegistryPlan,
-        SecretSource, SshSource,
+        CacheUse, ContextPlan, DockerfileSource, Entitlement, OutputPlan, Plan, Publication,
+        RegistryPlan, SecretSource, SshSource,
     },
 };
 
@@ -112,7 +112,8 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
-    args.running.apply(&mut setup);
+    let folder = lock_folder(&plan);
+    args.running.apply(&mut setup, &folder)?;
     args.failure.apply(&mut setup)?;
     let report = run::perform(global, &runtime, &plan, &setup)?;
     let image = report.images.first().expect("a build has one image");
@@ -121,6 +122,14 @@ pub(super) fn build(global: &Global, args: BuildArgs) -> Result<ExitCode, CliErr
         setup::print(&format!("{id}\n"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the lock of a build is: in the folder of its context, or here.
+pub(super) fn lock_folder(plan: &Plan) -> PathBuf {
+    match &plan.images[0].context {
+        Some(ContextPlan::Directory(folder)) => folder.clone(),
+        _ => PathBuf::new(),
+    }
 }
 
 fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {

@@ -8,7 +8,7 @@ use std::{
 
 use idpbuilder::{
     event::{self, Event},
-    image::{self, Present, Unpacked},
+    image::{self, Present, Refresh, Unpacked},
     layer::Ownership,
     oci::{Codec, Platform, Reference},
     plan::{OutputKind, OutputPlan},
@@ -294,7 +294,7 @@ fn fetch(
     let started = std::time::Instant::now();
     let fetched = runtime.block_on(async {
         let platform = Platform::host();
-        let image = image::resolve(store, &client, reference, &platform, true).await?;
+        let image = image::resolve(store, &client, reference, &platform, Refresh::Always).await?;
         image::fetch_layers(store, &client, &image, &shown, &emit).await?;
         Ok::<_, image::ImageError>(image)
     });

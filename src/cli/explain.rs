@@ -13,12 +13,14 @@ use std::{
 use idpbuilder::{
     event::{Emit, Event, Outcome},
     exec,
+    plan::PinMode,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Global,
     failure::{CliError, ENVIRONMENT, NOT_FOUND},
+    lock,
     project::{self, ProjectArgs, SelectionArgs},
     run, setup,
 };
@@ -168,6 +170,7 @@ fn planned(global: &Global, args: &ExplainArgs) -> Result<Explanation, CliError>
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup =
         setup::exec_setup(global, setup::store()?, cancel, &run::RunningArgs::default())?;
+    setup.pins = lock::pins(&loaded.root, PinMode::Follow)?;
     // What is explained is the result; steps are not shown on the way.
     let recorder = Recorder::beside(&idpbuilder::event::silent());
     setup.emit = Arc::clone(&recorder.emit);

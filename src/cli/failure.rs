@@ -179,7 +179,7 @@ fn image_code(error: &ImageError) -> u8 {
     match error {
         ImageError::Registry(error) => registry_code(error),
         ImageError::Store(error) => store_code(error),
-        ImageError::NotFound(_) | ImageError::Platform { .. } => NOT_FOUND,
+        ImageError::NotFound(_) | ImageError::NotHere(_) | ImageError::Platform { .. } => NOT_FOUND,
         ImageError::Io { .. } => ENVIRONMENT,
         _ => BUILD,
     }
@@ -205,6 +205,8 @@ fn build_code(error: &BuildError) -> u8 {
         BuildError::Dockerfile(_)
         | BuildError::BaseName { .. }
         | BuildError::NotAllowed { .. }
+        | BuildError::Moved { .. }
+        | BuildError::NotLocked { .. }
         | BuildError::SecretMissing { .. }
         | BuildError::Secret { .. }
         | BuildError::AgentMissing { .. }
@@ -434,6 +436,18 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
                 help.insert(0, format!("offered are: {}", offered.join(", ")));
             }
             (message, "needs it".to_owned(), help)
+        }
+        BuildError::Moved { name, .. } => {
+            let help = format!("`idpbuilder lock --update {name}` takes what it is now");
+            (message, "this moved".to_owned(), vec![help])
+        }
+        BuildError::NotLocked { .. } => {
+            let help = "`idpbuilder lock` adds it".to_owned();
+            (message, "this is not locked".to_owned(), vec![help])
+        }
+        BuildError::Image(ImageError::NotHere(name)) => {
+            let help = format!("`idpbuilder pull {name}`, or leave --offline and --pull=never out");
+            (message, "this image".to_owned(), vec![help])
         }
         BuildError::Unsupported { help, .. } => {
             (message, "here".to_owned(), help.iter().cloned().collect())

@@ -20,6 +20,7 @@ mod images;
 mod init;
 mod internal;
 mod limits;
+mod lock;
 mod login;
 mod output;
 mod plan;
@@ -96,6 +97,8 @@ enum Verb {
     Plan(plan::PlanArgs),
     /// Says which steps of the last run were done again, and what was different.
     Explain(explain::ExplainArgs),
+    /// Writes down what the names in a project stand for (idpbuilder.lock).
+    Lock(lock::LockArgs),
     /// Writes a starter idpbuilder.kdl for the Dockerfiles found here.
     Init(init::InitArgs),
     /// Builds one image from a Dockerfile.
@@ -188,6 +191,7 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
         Verb::Watch(args) => watch::watch(global, &args),
         Verb::Plan(args) => plan::plan(global, &args),
         Verb::Explain(args) => explain::explain(global, &args),
+        Verb::Lock(args) => lock::lock(global, &args),
         Verb::Init(args) => init::init(&args),
         Verb::Build(args) => build::build(global, args),
         Verb::Check(args) => check::check(global, &args),
@@ -234,6 +238,7 @@ fn needs_namespace(verb: &Verb) -> bool {
         Verb::Internal(verb) => verb.needs_namespace(),
         Verb::Plan(_)
         | Verb::Explain(_)
+        | Verb::Lock(_)
         | Verb::Init(_)
         | Verb::Check(_)
         | Verb::Push(_)

@@ -80,6 +80,17 @@ pub(super) fn load(args: &ProjectArgs) -> Result<Loaded, CliError> {
     Ok(Loaded { settings, root })
 }
 
+/// A selection of every image.
+pub(super) fn everything(loaded: &Loaded) -> SelectionArgs {
+    SelectionArgs {
+        selection: loaded.settings.images.iter().map(|image| image.name.clone()).collect(),
+        no_push: true,
+        no_cache: false,
+        mirror: Vec::new(),
+        allow: Vec::new(),
+    }
+}
+
 /// Plans a selection of a project, changed by flags.
 pub(super) fn plan(loaded: &Loaded, args: &SelectionArgs) -> Result<Plan, CliError> {
     let Loaded { settings, root } = loaded;

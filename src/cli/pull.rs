@@ -54,7 +54,8 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
     let (shown, started) = (reference.familiar(), Instant::now());
     emit(Event::ImageStarted { image: shown.clone() });
     let pulled = runtime.block_on(async {
-        let image = image::resolve(&store, &client, &reference, &platform, true).await?;
+        let image =
+            image::resolve(&store, &client, &reference, &platform, image::Refresh::Always).await?;
         image::fetch_layers(&store, &client, &image, &shown, &emit).await?;
         Ok::<_, idpbuilder::image::ImageError>(image)
     });

@@ -1,10 +1,11 @@
 //! `run`: everything that the project declares, built, stored and pushed.
 
-use std::{process::ExitCode, sync::Arc, time::Instant};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
-    exec::{self, OnFailure, Report, Setup},
-    plan::Plan,
+    exec::{self, Network, OnFailure, Report, Setup},
+    image::Refresh,
+    plan::{PinMode, Plan},
     report::{self, seconds},
 };
 
@@ -12,6 +13,7 @@ use super::{
     Global, ProgressMode,
     explain::Recorder,
     failure::CliError,
+    lock,
     project::{self, ProjectArgs, SelectionArgs},
     sandbox::SandboxArgs,
     setup, shell,
@@ -49,11 +51,33 @@ pub(super) struct RunningArgs {
     /// After a failure, goes on with what does not need what failed.
     #[arg(long)]
     pub(super) keep_going: bool,
-    /// Looks base images up in their registry even when the store has them.
+    /// Whether base images are looked up in their registry: always (also without a mode), missing,
+    /// newer (the store's will do when no registry answers), never.
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "always", default_value = "missing", hide_default_value = true)]
+    pub(super) pull: PullMode,
+    /// Asks no registry and no web server; the store must have everything.
     #[arg(long)]
-    pub(super) pull: bool,
+    pub(super) offline: bool,
+    /// Refuses names that are not in idpbuilder.lock, or stand for something else by now.
+    #[arg(long)]
+    pub(super) locked: bool,
     #[command(flatten)]
     pub(super) sandbox: SandboxArgs,
+}
+
+/// Whether base images are looked up in their registry.
+#[derive(Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum PullMode {
+    /// Always.
+    Always,
+    /// When the store has not got them.
+    #[default]
+    Missing,
+    /// Always; the store's will do when no registry answers.
+    Newer,
+    /// Not at all.
+    Never,
 }
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError> {
@@ -70,20 +94,30 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<ExitCode, CliError>
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, cancel, &args.running)?;
-    args.running.apply(&mut setup);
+    args.running.apply(&mut setup, &loaded.root)?;
     args.failure.apply(&mut setup)?;
     perform(global, &runtime, &plan, &setup)?;
     Ok(ExitCode::SUCCESS)
 }
 
 impl RunningArgs {
-    pub(super) fn apply(&self, setup: &mut Setup) {
+    /// Changes how a run goes; the lock in `folder` is in force, when there is one.
+    pub(super) fn apply(&self, setup: &mut Setup, folder: &Path) -> Result<(), CliError> {
         if self.keep_going {
             setup.on_failure = OnFailure::KeepGoing;
         }
-        if self.pull {
-            setup.refresh = idpbuilder::build::Refresh::Always;
+        setup.refresh = match self.pull {
+            PullMode::Always => Refresh::Always,
+            PullMode::Missing => Refresh::Missing,
+            PullMode::Newer => Refresh::Newer,
+            PullMode::Never => Refresh::Never,
+        };
+        if self.offline {
+            setup.network = Network::Offline;
         }
+        let mode = if self.locked { PinMode::Strict } else { PinMode::Follow };
+        setup.pins = lock::pins(folder, mode)?;
+        Ok(())
     }
 }
 

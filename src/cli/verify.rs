@@ -70,7 +70,7 @@ pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Cli
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store.clone(), cancel, &args.running)?;
-    args.running.apply(&mut setup);
+    args.running.apply(&mut setup, &super::build::lock_folder(&plan))?;
     let report = runtime.block_on(exec::run(&plan, &setup));
     if !report.failures.is_empty() {
         return Err(CliError::Run(report));

@@ -44,9 +44,9 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, Arc::clone(&cancel), &args.running)?;
-    args.running.apply(&mut setup);
     // The first project file must be right; one that is being edited may be wrong for a while.
     let (mut loaded, mut plan) = load(args)?;
+    args.running.apply(&mut setup, &loaded.root)?;
     let mut watching = start(args, &loaded, &plan)?;
     let mut is_planned = true;
     loop {

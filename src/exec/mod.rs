@@ -6,6 +6,7 @@ mod check;
 mod embedded;
 mod explain;
 mod failure;
+mod lock;
 mod prepare;
 mod run;
 
@@ -15,15 +16,18 @@ pub use check::{Checked, check};
 pub use embedded::serve_embedded;
 pub use explain::explain;
 pub use failure::ExecError;
+pub use lock::lock;
 pub use prepare::client_options;
 pub use run::run;
 
 use crate::{
-    build::{FailedSteps, ReadSecret, Refresh},
+    build::{FailedSteps, ReadSecret},
     dockerfile::Warning,
     event::Emit,
     git::GitProgram,
+    image::Refresh,
     oci::Digest,
+    plan::Pins,
     registry::Credentials,
     sandbox::{Ability, CancelFlag, Privileges},
     serve::Login,
@@ -53,6 +57,10 @@ pub struct Setup {
     pub jobs: usize,
     /// Whether base images are looked up again.
     pub refresh: Refresh,
+    /// Whether registries may be asked.
+    pub network: Network,
+    /// What names must stand for, when there is a lock.
+    pub pins: Option<Arc<Pins>>,
     /// What else runs after a failure.
     pub on_failure: OnFailure,
     /// Whether what a failed step leaves is kept to look at.
@@ -71,6 +79,16 @@ pub struct Setup {
     pub git: GitProgram,
     /// How the embedded registry is served.
     pub embedded: EmbeddedSetup,
+}
+
+/// Whether registries and web servers may be asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Network {
+    /// Yes.
+    #[default]
+    Online,
+    /// None but the embedded one (`--offline`).
+    Offline,
 }
 
 /// What else runs after a failure.

@@ -7,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{ExecError, Setup};
+use super::{ExecError, Network, Setup};
 use crate::{
     build::{
         self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
-        NamedSource, Slots, Workshop,
+        NamedSource, Slots, Targets, Workshop,
     },
     image::{self, Image, ImageError, Imported},
     oci::Platform,
@@ -39,6 +39,10 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
         trusted_certificates: setup.trusted_certificates.clone(),
         ..ClientOptions::default()
     };
+    if setup.network == Network::Offline {
+        let ours = plan.registries.iter().filter(|(_, registry)| registry.embedded);
+        options.only = Some(ours.map(|(address, _)| address.clone()).collect());
+    }
     for (address, registry) in &plan.registries {
         let settings = match registry.embedded {
             true => embedded_options(setup),
@@ -127,6 +131,8 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         emit: Arc::clone(&setup.emit),
         logs: setup.logs.clone(),
         slots: Arc::new(Slots::new(setup.jobs)),
+        pins: setup.pins.clone(),
+        targets: Arc::new(Targets::default()),
         flights: Arc::new(Flights::default()),
         resolv_conf: setup.resolv_conf.clone(),
         read_secret: Arc::clone(&setup.read_secret),

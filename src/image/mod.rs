@@ -34,7 +34,7 @@ pub use flatten::write_root;
 pub use form::check_output;
 pub use import::{Imported, import};
 pub use output::write_output;
-pub use resolve::{load, resolve};
+pub use resolve::{Refresh, is_local, load, resolve, resolve_target};
 pub use transfer::{Absent, absent_layers, fetch_layers};
 pub use upload::{publish, upload};
 
@@ -73,6 +73,9 @@ pub enum ImageError {
     /// No image of this name, here or there.
     #[error("image {0} not found")]
     NotFound(String),
+    /// It is not in the store, and no registry may be asked.
+    #[error("image {0} is not in the store, and no registry may be asked for it")]
+    NotHere(String),
     /// The image has no variant for what is wanted.
     #[error("{image} has no {wanted}; it has {has}")]
     Platform {

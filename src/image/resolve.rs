@@ -5,7 +5,9 @@
 
 use crate::{
     image::{Image, ImageError},
-    oci::{Descriptor, Digest, Document, ImageConfig, Index, Manifest, Platform, Reference},
+    oci::{
+        Descriptor, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform, Reference,
+    },
     registry::Client,
     store::{CompressedForm, ImageRecord, LayerRecord, ORIGIN_NAMESPACE, Store, StoreError},
 };
@@ -19,25 +21,80 @@ const INDEX_DEPTH_MAX: usize = 4;
 /// Longest image config, in bytes.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
 
+/// Whether a name is looked up in its registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// Only when the store has not got it.
+    #[default]
+    Missing,
+    /// Always.
+    Always,
+    /// Always; what the store has is good enough when no registry answers.
+    Newer,
+    /// Not at all: the store must have it.
+    Never,
+}
+
 /// Gets manifest and config of an image into the store, without its layers: from the store when
-/// `reference` is named or was resolved there and `refresh` is `false`, else from the registry.
+/// `reference` is named or was resolved there and `refresh` allows it, else from the registry.
 ///
 /// # Errors
 ///
 /// Any [`ImageError`].
-#[expect(clippy::fn_params_excessive_bools, reason = "the contract of this module")]
 pub async fn resolve(
     store: &Store,
     client: &Client,
     reference: &Reference,
     platform: &Platform,
-    refresh: bool,
+    refresh: Refresh,
 ) -> Result<Image, ImageError> {
+    Ok(resolve_target(store, client, reference, platform, refresh).await?.0)
+}
+
+/// As [`resolve`], with the digest of what the reference itself points at: an index, when the image is
+/// for several platforms.
+///
+/// # Errors
+///
+/// Any [`ImageError`].
+pub async fn resolve_target(
+    store: &Store,
+    client: &Client,
+    reference: &Reference,
+    platform: &Platform,
+    refresh: Refresh,
+) -> Result<(Image, Digest), ImageError> {
     let finder = Finder { store, client, reference, platform };
-    if !refresh && let Some(image) = finder.at_home()? {
-        return Ok(image);
+    if matches!(refresh, Refresh::Missing | Refresh::Never)
+        && let Some(found) = finder.at_home()?
+    {
+        return Ok(found);
     }
-    finder.abroad().await
+    match refresh {
+        Refresh::Never => Err(ImageError::NotHere(reference.familiar())),
+        Refresh::Missing | Refresh::Always => finder.abroad().await,
+        Refresh::Newer => match finder.abroad().await {
+            Err(error @ ImageError::Registry(_)) => match finder.at_home()? {
+                Some(found) => {
+                    tracing::debug!(%error, %reference, "what the store has is taken");
+                    Ok(found)
+                }
+                None => Err(error),
+            },
+            found => found,
+        },
+    }
+}
+
+/// Whether the store has an image of this name that no registry is known to have had.
+///
+/// # Errors
+///
+/// When the store fails.
+pub fn is_local(store: &Store, reference: &Reference) -> Result<bool, ImageError> {
+    let Some(tag) = reference.tag() else { return Ok(false) };
+    let name = reference.with_tag(tag).to_string();
+    Ok(store.image(&name)?.is_some() && store.note(RESOLVED, &name)?.is_none())
 }
 
 /// The image that a record of the store names, for a platform.
@@ -61,12 +118,12 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     /// From the store alone; `None` when anything is missing there.
-    fn at_home(&self) -> Result<Option<Image>, ImageError> {
+    fn at_home(&self) -> Result<Option<(Image, Digest)>, ImageError> {
         let Some(target) = self.known_target()? else { return Ok(None) };
         let name = self.reference.familiar();
         let found = from_store(self.store, &target, self.platform, (&name, Some(self.reference)));
         match found {
-            Ok(image) => Ok(Some(image)),
+            Ok(image) => Ok(Some((image, target.digest))),
             Err(ImageError::Store(StoreError::MissingBlob(_)) | ImageError::Platform { .. }) => {
                 Ok(None)
             }
@@ -87,10 +144,28 @@ impl Finder<'_> {
         }
         let note = self.store.note(RESOLVED, &self.reference.to_string())?;
         let target = note.and_then(|json| serde_json::from_slice::<Descriptor>(&json).ok());
-        Ok(target.filter(fits))
+        match (target.filter(fits), pinned) {
+            (None, Some(digest)) => self.described(digest),
+            (known, _) => Ok(known),
+        }
     }
 
-    async fn abroad(&self) -> Result<Image, ImageError> {
+    /// A document that the store has under another name.
+    fn described(&self, digest: Digest) -> Result<Option<Descriptor>, ImageError> {
+        if self.store.blob_size(digest).is_none() {
+            return Ok(None);
+        }
+        let raw = self.store.read_blob(digest)?;
+        let Ok(value) = serde_json::from_slice::<serde_json::Value>(&raw) else { return Ok(None) };
+        let usual = match value.get("manifests") {
+            Some(_) => MediaType::INDEX,
+            None => MediaType::MANIFEST,
+        };
+        let said = value.get("mediaType").and_then(serde_json::Value::as_str).unwrap_or(usual);
+        Ok(Some(Descriptor::new(MediaType::new(said), digest, raw.len() as u64)))
+    }
+
+    async fn abroad(&self) -> Result<(Image, Digest), ImageError> {
         let (target, bytes) = self.client.manifest(self.reference).await?;
         self.keep(&target, bytes)?;
         let mut descriptor = target.clone();
@@ -110,7 +185,8 @@ impl Finder<'_> {
         let json = serde_json::to_vec(&target).expect("a descriptor is JSON");
         self.store.put_note(RESOLVED, &self.reference.to_string(), &json)?;
         let name = self.reference.familiar();
-        from_store(self.store, &target, self.platform, (&name, Some(self.reference)))
+        let image = from_store(self.store, &target, self.platform, (&name, Some(self.reference)))?;
+        Ok((image, target.digest))
     }
 
     async fn fetch_document(&self, descriptor: &Descriptor) -> Result<(), ImageError> {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Image, ImageError, assemble, fetch_layers, load, publish, resolve, upload};
+use super::{Image, ImageError, Refresh, assemble, fetch_layers, load, publish, resolve, upload};
 use crate::{
     event::{Emit, Event, silent},
     layer::{LayerSummary, LayerWriter},
@@ -113,9 +113,10 @@ async fn an_image_is_pushed_once_pulled_verified_and_built_upon_without_its_laye
 
     let away = place();
     let missing =
-        resolve(&away.store, &client, &registry.image("team/no:1"), &amd64(), false).await;
+        resolve(&away.store, &client, &registry.image("team/no:1"), &amd64(), Refresh::Missing)
+            .await;
     assert!(matches!(missing, Err(ImageError::Registry(_))), "{missing:?}");
-    let found = resolve(&away.store, &client, &to, &amd64(), false).await.unwrap();
+    let found = resolve(&away.store, &client, &to, &amd64(), Refresh::Missing).await.unwrap();
     assert_eq!(found.config.raw, base.config.raw);
     for layer in &found.manifest.value.layers {
         assert_eq!(away.store.blob_size(layer.digest), None);
@@ -148,18 +149,18 @@ async fn what_was_resolved_needs_no_registry_again_unless_it_is_refreshed() {
     let (home, away, to) = (place(), place(), registry.image("team/base:1"));
     let base = image(&home.store, "amd64", &["a"]);
     send(&home, &client, &base, &to).await;
-    let first = resolve(&away.store, &client, &to, &amd64(), true).await.unwrap();
+    let first = resolve(&away.store, &client, &to, &amd64(), Refresh::Always).await.unwrap();
     let pinned = to.with_digest(first.manifest.digest());
-    resolve(&away.store, &client, &pinned, &amd64(), false).await.unwrap();
+    resolve(&away.store, &client, &pinned, &amd64(), Refresh::Missing).await.unwrap();
     let newer = image(&home.store, "amd64", &["a", "b"]);
     send(&home, &client, &newer, &to).await;
-    let same = resolve(&away.store, &client, &to, &amd64(), false).await.unwrap();
+    let same = resolve(&away.store, &client, &to, &amd64(), Refresh::Missing).await.unwrap();
     assert_eq!(same.config.raw, base.config.raw);
-    let fresh = resolve(&away.store, &client, &to, &amd64(), true).await.unwrap();
+    let fresh = resolve(&away.store, &client, &to, &amd64(), Refresh::Always).await.unwrap();
     assert_eq!(fresh.config.raw, newer.config.raw);
     drop(registry);
     for (name, wanted) in [(&to, &newer), (&pinned, &base)] {
-        let known = resolve(&away.store, &client, name, &amd64(), false).await.unwrap();
+        let known = resolve(&away.store, &client, name, &amd64(), Refresh::Missing).await.unwrap();
         assert_eq!(known.config.raw, wanted.config.raw);
     }
 }
@@ -170,7 +171,7 @@ async fn layers_go_from_registry_to_registry_and_leave_nothing_behind() {
     let client = RealRegistry::client_of(&[&one, &two]);
     let (home, away, from) = (place(), place(), one.image("team/base:1"));
     send(&home, &client, &image(&home.store, "amd64", &["a"]), &from).await;
-    let found = resolve(&away.store, &client, &from, &amd64(), false).await.unwrap();
+    let found = resolve(&away.store, &client, &from, &amd64(), Refresh::Missing).await.unwrap();
     let to = two.image("other/base:1");
     assert_eq!(send(&away, &client, &found, &to).await, ["moved", "moved"]);
     let copied = client.resolve(&to).await.unwrap();
@@ -207,13 +208,14 @@ async fn an_index_is_pushed_with_its_children_and_each_platform_is_found_in_it()
     let away = place();
     for (architecture, wanted) in ["amd64", "arm64"].iter().zip(&images) {
         let platform = Platform::linux(architecture, None);
-        let found = resolve(&away.store, &client, &to, &platform, false).await.unwrap();
+        let found = resolve(&away.store, &client, &to, &platform, Refresh::Missing).await.unwrap();
         assert_eq!(found.config.raw, wanted.config.raw);
         fetch_layers(&away.store, &client, &found, "app", &silent()).await.unwrap();
         let kept = load(&home.store, &record, &platform).unwrap();
         assert_eq!(kept.config.raw, wanted.config.raw);
     }
-    let other = resolve(&away.store, &client, &to, &Platform::linux("s390x", None), false).await;
+    let other =
+        resolve(&away.store, &client, &to, &Platform::linux("s390x", None), Refresh::Missing).await;
     assert!(matches!(other, Err(ImageError::Platform { .. })), "{other:?}");
 }
 
@@ -224,7 +226,7 @@ async fn a_layer_that_is_not_what_the_config_says_is_refused() {
     let (home, away, to) = (place(), place(), registry.image("team/lie:1"));
     let honest = image(&home.store, "amd64", &["a"]);
     send(&home, &client, &honest, &to).await;
-    let found = resolve(&away.store, &client, &to, &amd64(), false).await.unwrap();
+    let found = resolve(&away.store, &client, &to, &amd64(), Refresh::Missing).await.unwrap();
     let mut lie = found.clone();
     lie.config.value.rootfs.diff_ids = vec![layer(&home.store, "b").diff_id];
     let error = fetch_layers(&away.store, &client, &lie, "app", &silent()).await.unwrap_err();
@@ -240,7 +242,7 @@ fn every_transfer_can_run_on_any_thread() {
     let base = image(&place.store, "amd64", &["a"]);
     let (record, emit) = (record_of(&base), silent());
     let to: Reference = "localhost:1/a:1".parse().unwrap();
-    is_send(resolve(&place.store, &client, &to, &amd64(), false));
+    is_send(resolve(&place.store, &client, &to, &amd64(), Refresh::Missing));
     is_send(fetch_layers(&place.store, &client, &base, "app", &emit));
     is_send(upload(&place.store, &client, &record, &to, Codec::Gzip, "app", &emit));
 }

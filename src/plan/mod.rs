@@ -5,6 +5,7 @@
 mod error;
 mod flags;
 mod from_project;
+mod lock;
 mod order;
 
 use std::{
@@ -24,6 +25,7 @@ pub use error::PlanError;
 pub use flags::BuildFlags;
 pub use flags::Publication;
 pub use from_project::References;
+pub use lock::{Lock, PinMode, Pins};
 
 /// What the embedded registry is called in a plan; `exec` puts the real host and port in its place.
 pub const EMBEDDED_ADDRESS: &str = "localhost:5050";

@@ -146,6 +146,7 @@ impl Client {
     ) -> Result<Downloaded, DownloadError> {
         let refused = |reason: String| DownloadError::Refused { url: without_login(url), reason };
         let start = Url::parse(url).map_err(|error| refused(error.to_string()))?;
+        self.permit(start.host_str().unwrap_or_default())?;
         let mut tries = Tries::new(self);
         let answer = loop {
             match self.answer_to(&start, known, reach).await? {

@@ -24,7 +24,7 @@ pub(crate) mod rounds;
 mod scripted;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::Path,
     sync::{Arc, Mutex, OnceLock, Weak},
@@ -84,6 +84,8 @@ pub struct ClientOptions {
     pub resolve: BTreeMap<String, std::net::SocketAddr>,
     /// Proxies; loopback is always reached directly.
     pub proxies: ProxyOptions,
+    /// Registries that may be asked, when not all may; no other place is then.
+    pub only: Option<BTreeSet<String>>,
     /// Told about retries: what failed, which try comes next, the wait before it.
     pub on_retry: Option<OnRetry>,
 }
@@ -207,6 +209,9 @@ pub enum RegistryError {
     /// Reading or writing the local side of a transfer failed.
     #[error(transparent)]
     Local(#[from] std::io::Error),
+    /// It would have to be asked, and may not be.
+    #[error("{0} is not asked: this is offline")]
+    Offline(String),
     /// The options make no sense (bad PEM, bad address).
     #[error("{0}")]
     Options(String),
@@ -278,6 +283,20 @@ impl Client {
             roots: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether only some registries may be asked.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.options().only.is_some()
+    }
+
+    /// Refuses to ask a place that may not be asked.
+    fn permit(&self, place: &str) -> Result<(), RegistryError> {
+        match &self.options().only {
+            Some(only) if !only.contains(place) => Err(RegistryError::Offline(place.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     fn options(&self) -> &ClientOptions {

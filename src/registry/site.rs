@@ -70,6 +70,7 @@ impl Client {
     /// The registry, looked at once.
     pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, Failure> {
         let registry = registry.to_ascii_lowercase();
+        self.permit(&registry)?;
         let cell = {
             let mut sites = self.inner.sites.lock().expect("nobody panics while holding it");
             Arc::clone(sites.entry(registry.clone()).or_default())

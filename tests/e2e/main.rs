@@ -23,6 +23,7 @@ mod hosts;
 mod internal;
 mod interrupt;
 mod laziness;
+mod locking;
 mod mistakes;
 mod output;
 mod outputs;

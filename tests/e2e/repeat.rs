@@ -115,3 +115,50 @@ fn two_builds_at_once_share_one_store() {
     let leftover = fs::read_dir(user.home().join("images/tmp")).map_or(0, Iterator::count);
     assert_eq!(leftover, 0, "nothing is left in tmp");
 }
+
+/// A step takes unchanged files from the layer that it made before. Whatever changed since, the result is
+/// that of a home that has nothing.
+#[test]
+fn a_layer_made_with_the_help_of_an_earlier_one_is_the_same_as_a_fresh_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    type Change = fn(&std::path::Path);
+    let changes: [(&str, Change); 8] = [
+        ("a file", |work| fs::write(work.join("src/d/1"), "other").unwrap()),
+        ("a file of the same size", |work| fs::write(work.join("src/d/2"), "same!").unwrap()),
+        ("a new file", |work| fs::write(work.join("src/d/0"), "new").unwrap()),
+        ("a file less", |work| fs::remove_file(work.join("src/d/3")).unwrap()),
+        ("two names swapped", |work| {
+            fs::rename(work.join("src/a"), work.join("src/x")).unwrap();
+            fs::rename(work.join("src/b"), work.join("src/a")).unwrap();
+            fs::rename(work.join("src/x"), work.join("src/b")).unwrap();
+        }),
+        ("a mode", |work| {
+            fs::set_permissions(work.join("src/a"), fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("a link for a file", |work| {
+            fs::remove_file(work.join("src/b")).unwrap();
+            std::os::unix::fs::symlink("a", work.join("src/b")).unwrap();
+        }),
+        ("what another source covered", |work| fs::remove_file(work.join("over/a")).unwrap()),
+    ];
+    let dockerfile = "FROM scratch\nCOPY src /one/\nCOPY src over /two/\n";
+    let prepare = |user: &User| {
+        user.write("over/a", "over!");
+        for (name, text) in
+            [("a", "aaaaa"), ("b", "bbbbb"), ("d/1", "one"), ("d/2", "two!!"), ("d/3", "3")]
+        {
+            user.write(&format!("src/{name}"), text);
+        }
+    };
+    let (user, other) = (User::new(), User::new());
+    prepare(&user);
+    prepare(&other);
+    user.build(dockerfile, &["-q"]).ok();
+    for (what, change) in changes {
+        change(&user.work());
+        change(&other.work());
+        let helped = user.build(dockerfile, &["-q"]).ok();
+        fs::remove_dir_all(other.home()).ok();
+        assert_eq!(helped, other.build(dockerfile, &["-q"]).ok(), "{what}");
+    }
+}

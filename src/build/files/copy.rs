@@ -45,11 +45,12 @@ impl Manner<'_> {
     }
 }
 
-/// Copies one pick. `content_of` says where the bytes of a file item come from.
+/// Copies one pick, whose own time is given besides. `content_of` says where the bytes of a file item
+/// come from.
 pub(super) fn copy(
     target: &mut Target<'_, Content>,
     manner: &Manner<'_>,
-    pick: &Pick,
+    (pick, top_time): (&Pick, Timestamp),
     content_of: &dyn Fn(&Item) -> Content,
 ) -> Result<(), FilesError> {
     let maker = manner.maker();
@@ -68,7 +69,7 @@ pub(super) fn copy(
         }
         target.make_directories_at(&place.parent().unwrap_or_default(), maker)?;
     }
-    let mut copying = Copying { target, manner, content_of, names: HashMap::new() };
+    let mut copying = Copying { target, manner, top_time, content_of, names: HashMap::new() };
     for item in &pick.items {
         let at = place.join(&item.below);
         if item.node.is_directory() {
@@ -84,6 +85,7 @@ pub(super) fn copy(
 struct Copying<'c, 't> {
     target: &'c mut Target<'t, Content>,
     manner: &'c Manner<'c>,
+    top_time: Timestamp,
     content_of: &'c dyn Fn(&Item) -> Content,
     names: HashMap<Inode, Rc<Content>>,
 }
@@ -95,7 +97,7 @@ impl Copying<'_, '_> {
         }
         if item.role == Role::Top {
             // The destination keeps its metadata; only the time follows, where the source has one.
-            let mtime = item.node.meta.mtime;
+            let mtime = self.top_time;
             if mtime != Timestamp::default() {
                 self.target.change_directory(&at, |meta| meta.mtime = mtime);
             }

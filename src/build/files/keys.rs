@@ -18,6 +18,7 @@ use super::{
     source::{Inode, Node, Opened, Tree},
 };
 use crate::{
+    graph::OpId,
     layer::{Listed, Listing},
     oci::{Digest, Hasher},
     store::{FileStamp, Store},
@@ -34,7 +35,7 @@ const HASHERS_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// A file as the key counts it.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 struct Fingerprint {
     content: Option<Digest>,
     xattrs: Xattrs,
@@ -44,7 +45,9 @@ struct Fingerprint {
 pub(in crate::build) struct Selection {
     /// Name of the part.
     pub(in crate::build) component: String,
-    picks: Vec<Pick>,
+    /// Op that they are of.
+    pub(in crate::build) from: OpId,
+    pub(super) picks: Vec<Pick>,
     /// Of each item, in order; `None` where there is nothing to hash.
     prints: Vec<Option<Fingerprint>>,
 }
@@ -54,7 +57,7 @@ impl Selection {
     pub(super) fn of(
         store: &Store,
         tree: &Tree<'_>,
-        (component, picks): (String, Vec<Pick>),
+        (component, from, picks): (String, OpId, Vec<Pick>),
     ) -> Result<Self, FilesError> {
         // A socket of a folder is copied as an empty file, and has nothing to hash.
         let is_hashed = |node: &Node| match tree {
@@ -72,7 +75,34 @@ impl Selection {
         .into_iter();
         let print = |(_, item): (&Pick, &Item)| is_hashed(&item.node).then(|| hashed.next());
         let prints = items(&picks).map(print).map(Option::flatten).collect();
-        Ok(Self { component, picks, prints })
+        Ok(Self { component, from, picks, prints })
+    }
+
+    /// Whether files of a folder that were hashed so shortly after a change that their stamps say
+    /// nothing still have the content that was hashed. Of all others, whoever reads them compares the
+    /// stamps.
+    pub(in crate::build) fn is_current(
+        &self,
+        store: &Store,
+        context: &Context,
+    ) -> Result<bool, FilesError> {
+        let stamped = self.items().filter(|(_, item, _)| item.node.stamp.is_some());
+        let known: Vec<_> = stamped.filter_map(|(.., print)| print).collect();
+        match fingerprints(store, context, &regular_files(&self.picks)) {
+            Ok(prints) => Ok(prints.iter().eq(known)),
+            // It has another stamp by now.
+            Err(FilesError::Invalid(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Regular files without attributes: path in the source, size and content.
+    pub(super) fn plain_files(&self) -> impl Iterator<Item = (TreePath, u64, Digest)> {
+        self.items().filter_map(|(pick, item, print)| {
+            let print = print.filter(|print| print.xattrs.is_empty())?;
+            let Kind::File { size } = item.node.kind else { return None };
+            Some((pick.path.join(&item.below), size, print.content?))
+        })
     }
 
     /// In words: how many files, and a digest over all that counts of them.
@@ -120,6 +150,11 @@ impl Selection {
         let prints = self.prints.iter().map(Option::as_ref);
         items(&self.picks).zip(prints).map(|((pick, item), print)| (pick, item, print))
     }
+}
+
+fn regular_files(picks: &[Pick]) -> Vec<(TreePath, &Node)> {
+    let files = items(picks).filter(|(_, item)| item.node.stamp.is_some());
+    files.map(|(pick, item)| (pick.path.join(&item.below), &item.node)).collect()
 }
 
 fn items(picks: &[Pick]) -> impl Iterator<Item = (&Pick, &Item)> {

@@ -22,6 +22,7 @@ mod advice;
 mod archive;
 mod context;
 mod copy;
+mod earlier;
 mod keys;
 mod mode;
 mod resolve;
@@ -33,6 +34,7 @@ mod target;
 mod tests;
 mod write;
 
+pub(super) use earlier::Earlier;
 pub(super) use keys::{CONTENT, Selection};
 
 pub use accounts::user_ids;
@@ -60,6 +62,23 @@ pub(super) struct Key {
 impl Key {
     pub(super) fn new(kind: &str) -> Self {
         Self { tree: KeyTree::new(kind), selections: Vec::new() }
+    }
+}
+
+/// How a layer is made.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'m> {
+    pub(super) clock: Clock,
+    /// What the key selected, so that the layer has just that; without, it is selected now.
+    pub(super) selections: &'m [Selection],
+    /// What the same step made before.
+    pub(super) earlier: Option<&'m Earlier>,
+}
+
+impl Making<'_> {
+    /// Without anything known before.
+    pub(super) fn at(clock: Clock) -> Self {
+        Self { clock, selections: &[], earlier: None }
     }
 }
 
@@ -210,13 +229,14 @@ pub(super) fn key<'a>(
 /// # Errors
 ///
 /// When a source is missing, changes while it is read, or does not fit its destination.
-pub fn make_layer<'a>(
+pub(super) fn make_layer<'a>(
     store: &Store,
     op: &FilesOp,
     base: &[DiffId],
     root_of: &dyn Fn(OpId) -> Root<'a>,
-    clock: Clock,
+    making: Making<'_>,
 ) -> Result<DiffId, FilesError> {
+    let Making { clock, selections, earlier } = making;
     let below = looks_at_base(op) && !base.is_empty();
     let view = below.then(|| View::open(store, base)).transpose()?;
     let mut work = Work {
@@ -226,6 +246,7 @@ pub fn make_layer<'a>(
         trees: Vec::new(),
         opened: HashMap::new(),
         spools: Vec::new(),
+        selections: selections.iter(),
         clock,
     };
     for action in &op.actions {
@@ -239,6 +260,7 @@ pub fn make_layer<'a>(
             base: view.as_ref(),
             trees: &trees,
             spools: &spools,
+            earlier,
             latest: clock.latest(),
         },
     )
@@ -323,13 +345,13 @@ fn add_source<'a>(
             }
             Root::Files(layer) => {
                 let files = Tree::open(store, Root::Files(layer))?;
-                add_files(key, store, &files, (path, action))?;
+                add_files(key, store, (&files, *id), (path, action))?;
             }
             Root::Download(Download { name, content, size, .. }) => {
                 tree.add(&format!("download {name}"), format!("{size} bytes, {content}"));
             }
             Root::Context(context) => {
-                add_files(key, store, &Tree::Folder(context), (path, action))?;
+                add_files(key, store, (&Tree::Folder(context), *id), (path, action))?;
             }
         },
     }
@@ -339,11 +361,11 @@ fn add_source<'a>(
 fn add_files(
     key: &mut Key,
     store: &Store,
-    files: &Tree<'_>,
+    (files, from): (&Tree<'_>, OpId),
     (path, action): (&str, &FileAction),
 ) -> Result<(), FilesError> {
     let picks = select_for(files, path, action)?;
-    let selection = Selection::of(store, files, (format!("source {path}"), picks))?;
+    let selection = Selection::of(store, files, (format!("source {path}"), from, picks))?;
     key.tree.add(&selection.component, selection.describe());
     key.selections.push(selection);
     Ok(())
@@ -365,10 +387,12 @@ struct Work<'a, 'v> {
     opened: HashMap<OpId, usize>,
     /// Contents of archive members.
     spools: Vec<File>,
+    /// What was selected from contexts for the key, in the order in which it is used.
+    selections: std::slice::Iter<'v, Selection>,
     clock: Clock,
 }
 
-impl<'a> Work<'a, '_> {
+impl<'a, 'v> Work<'a, 'v> {
     fn act(
         &mut self,
         action: &FileAction,
@@ -415,7 +439,8 @@ impl<'a> Work<'a, '_> {
                 node.meta.mtime = self.clock.now;
                 let pick = single(source.path.as_bytes(), node);
                 let content = |_: &Item| Content::Bytes(bytes.clone());
-                return copy::copy(&mut self.target, manner, &pick, &content);
+                let time = pick.items[0].node.meta.mtime;
+                return copy::copy(&mut self.target, manner, (&pick, time), &content);
             }
             SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         };
@@ -427,25 +452,26 @@ impl<'a> Work<'a, '_> {
                 self.trees.len() - 1
             }
         };
+        let selected;
+        let known = self.selected(id);
         let picks = match &self.trees[index] {
             Tree::Download(download) => {
                 let mut node = Node::plain(Kind::File { size: download.size }, DOWNLOAD_MODE);
                 node.meta.mtime = download.modified;
-                vec![single(download.name.as_bytes(), node)]
+                selected = vec![single(download.name.as_bytes(), node)];
+                &selected
             }
-            tree @ Tree::Layers(_) => select_for(tree, &source.path, action)?,
-            tree @ Tree::Folder(_) => {
-                let mut picks = select_for(tree, &source.path, action)?;
-                // The folder of the context itself is nobody's work: only what it holds was sent.
-                for pick in picks.iter_mut().filter(|pick| pick.path.is_root()) {
-                    pick.items[0].node.meta.mtime = self.clock.now;
+            tree @ (Tree::Layers(_) | Tree::Folder(_)) => match known {
+                Some(selection) => &selection.picks,
+                None => {
+                    selected = select_for(tree, &source.path, action)?;
+                    &selected
                 }
-                picks
-            }
+            },
         };
         for pick in picks {
-            if self.unpacks(action, index, &pick)? {
-                self.unpack(manner, index, &pick)?;
+            if self.unpacks(action, index, pick)? {
+                self.unpack(manner, index, pick)?;
                 continue;
             }
             let content = |item: &Item| Content::Source {
@@ -453,9 +479,26 @@ impl<'a> Work<'a, '_> {
                 path: pick.path.join(&item.below),
                 node: Box::new(item.node.clone()),
             };
-            copy::copy(&mut self.target, manner, &pick, &content)?;
+            let time = self.top_time(index, pick);
+            copy::copy(&mut self.target, manner, (pick, time), &content)?;
         }
         Ok(())
+    }
+
+    /// What the key has selected from a source, where it has looked at files.
+    fn selected(&mut self, from: OpId) -> Option<&'v Selection> {
+        let next = self.selections.as_slice().first().filter(|next| next.from == from)?;
+        self.selections.next();
+        Some(next)
+    }
+
+    /// Time that a destination gets from the folder that is copied into it.
+    fn top_time(&self, index: usize, pick: &Pick) -> Timestamp {
+        match &self.trees[index] {
+            // The folder of the context itself is nobody's work: only what it holds was sent.
+            Tree::Folder(_) if pick.path.is_root() => self.clock.now,
+            _ => pick.items[0].node.meta.mtime,
+        }
     }
 
     /// Whether a pick is an archive that is to be unpacked.

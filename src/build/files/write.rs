@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    FilesError,
+    Earlier, FilesError,
     copy::Content,
     source::{Opened, Tree, travels},
     target::{Line, Made, Target},
@@ -30,6 +30,8 @@ pub(super) struct Origins<'a> {
     pub(super) base: Option<&'a View>,
     pub(super) trees: &'a [Tree<'a>],
     pub(super) spools: &'a [File],
+    /// What the same step made before.
+    pub(super) earlier: Option<&'a Earlier>,
     /// No entry is dated later.
     pub(super) latest: Timestamp,
 }
@@ -148,6 +150,9 @@ fn put(
         }
         Some(Content::Source { tree, path, node }) => {
             let tree = &origins.trees[*tree];
+            if let Some(mut kept) = kept(&entry, path, tree, origins) {
+                return Ok(layer.put(&entry, &mut kept)?);
+            }
             match tree.open_file(origins.store, path, node)? {
                 Opened::Other(mut content) => layer.put(&entry, &mut content)?,
                 Opened::Local(mut file, xattrs) => {
@@ -165,6 +170,19 @@ fn put(
     Ok(())
 }
 
+/// The content of a file that did not change, in the tar of the layer made before.
+fn kept<'o>(
+    entry: &Entry,
+    source: &TreePath,
+    tree: &Tree<'_>,
+    origins: &'o Origins<'_>,
+) -> Option<Slice<'o>> {
+    let earlier = origins.earlier.filter(|_| matches!(tree, Tree::Folder(_)))?;
+    let Kind::File { size } = entry.kind else { return None };
+    let offset = earlier.offset(source, &entry.path, size)?;
+    Some(Slice { file: &earlier.tar, offset, left: size })
+}
+
 /// A part of a file, read without moving its position.
 struct Slice<'a> {
     file: &'a File,
@@ -174,6 +192,9 @@ struct Slice<'a> {
 
 impl Read for Slice<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
         let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.file.read_at(&mut buffer[..wanted], self.offset)?;
         self.offset += read as u64;

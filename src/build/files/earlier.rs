@@ -1,0 +1,123 @@
+//! Bytes that need not be read again: files of an earlier layer of the same step that did not change.
+//!
+//! Their content is taken from that layer's tar, in one piece of the disk, instead of from one file each.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs::File,
+};
+
+use super::{CONTENT, Key, Selection};
+use crate::{
+    graph::KeyTree,
+    layer::Listing,
+    oci::{DiffId, Digest},
+    store::{CacheRecord, Store},
+    tree::{Change, Entry, Kind, TreePath},
+};
+
+/// The layer that the same step made before, as far as it is of use.
+pub(in crate::build) struct Earlier {
+    pub(super) tar: File,
+    listing: Listing,
+    /// Paths of the context whose files were the same then.
+    same: HashSet<TreePath>,
+}
+
+impl Earlier {
+    /// The layer of `record`, when it differs from what `key` asks for in the content of files of
+    /// contexts alone, and each of its files came from one of them.
+    pub(in crate::build) fn find(store: &Store, key: &Key, record: &CacheRecord) -> Option<Self> {
+        let names: BTreeSet<&str> =
+            key.selections.iter().map(|selection| selection.component.as_str()).collect();
+        // Paths name files of one source only.
+        let sources: BTreeSet<_> = key.selections.iter().map(|selection| selection.from).collect();
+        if sources.len() != 1
+            || names.len() != key.selections.len()
+            || !differs_in(&key.tree, &record.tree, &names)
+        {
+            return None;
+        }
+        store.blob_size(record.diff_id.0)?;
+        let listing = decode(store, record.diff_id)?;
+        let (mut files, mut same) = (0, HashSet::new());
+        for selection in &key.selections {
+            let blob = *record.selections.get(&selection.component)?;
+            let before = Listing::decode(&store.read_blob(blob).ok()?).ok()?;
+            files += before.changes.iter().filter(|listed| is_file(&listed.change)).count();
+            add_same(&mut same, selection, &before);
+        }
+        // Two sources that met in one place would leave one file of two.
+        let made = listing.changes.iter().filter(|listed| is_file(&listed.change)).count();
+        if made != files {
+            return None;
+        }
+        let tar = store.open_blob(record.diff_id.0).ok()?;
+        Some(Self { tar, listing, same })
+    }
+
+    /// Where the tar has the content of a file of the context that goes to `destination`.
+    pub(super) fn offset(
+        &self,
+        source: &TreePath,
+        destination: &TreePath,
+        size: u64,
+    ) -> Option<u64> {
+        if !self.same.contains(source) {
+            return None;
+        }
+        let listed = self.listing.at(destination)?;
+        match &listed.change {
+            Change::Put(Entry { kind: Kind::File { size: before }, .. }) if *before == size => {
+                Some(listed.offset)
+            }
+            Change::Put(_) | Change::Whiteout(_) | Change::Opaque(_) => None,
+        }
+    }
+}
+
+/// Whether two keys are the same but for the values of these parts, which must be all that name
+/// sources; what is unpacked has other files than were selected.
+fn differs_in(now: &KeyTree, before: &KeyTree, names: &BTreeSet<&str>) -> bool {
+    let (now, before) = (now.components(), before.components());
+    now.len() == before.len()
+        && now.iter().zip(before).all(|(now, before)| {
+            let is_selection = names.contains(now.name.as_str());
+            let is_other_source = now.name.starts_with("source ") && !is_selection;
+            now.name == before.name
+                && !is_other_source
+                && now.name != "unpack"
+                && (is_selection || now.value == before.value)
+        })
+}
+
+fn decode(store: &Store, layer: DiffId) -> Option<Listing> {
+    Listing::decode(&store.listing(layer).ok()??).ok()
+}
+
+fn is_file(change: &Change) -> bool {
+    let Change::Put(entry) = change else { return false };
+    matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. })
+}
+
+/// Adds files whose content is what it was. One with attributes is read again: they come with it.
+fn add_same(same: &mut HashSet<TreePath>, selection: &Selection, before: &Listing) {
+    let mut before = before.changes.iter().filter_map(|listed| match &listed.change {
+        Change::Put(entry) => Some(entry),
+        Change::Whiteout(_) | Change::Opaque(_) => None,
+    });
+    let mut files: Vec<(TreePath, u64, Digest)> = selection.plain_files().collect();
+    files.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+    let mut old = before.next();
+    for (path, size, content) in files {
+        while old.is_some_and(|entry| entry.path < path) {
+            old = before.next();
+        }
+        let Some(entry) = old.filter(|entry| entry.path == path) else { continue };
+        let was = entry.meta.xattrs.get(CONTENT).map(Vec::as_slice);
+        let is_plain = entry.meta.xattrs.len() == 1 && entry.kind == Kind::File { size };
+        if is_plain && was == Some(content.as_bytes().as_slice()) {
+            same.insert(path);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! What names of bases and URLs stand for in one run: by the lock, by the store, or by asking; each once.
+//!
+//! Knows names and digests; knows no Dockerfile.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    BuildError, BuildFailure, BuildRequest, NamedSource, Workshop,
+    bases::{self, Bases},
+    downloads,
+    fetch::Errand,
+    machine,
+};
+use crate::{
+    dockerfile,
+    graph::{FileAction, FilesOp, Op, SourceRoot},
+    image::{self, Image, Refresh},
+    oci::{Digest, Platform, Reference},
+    plan::{Lock, PinMode},
+    remote::{GitSource, without_login},
+};
+
+/// What each tag stood for when this run looked at it first: two images of one run, and two platforms
+/// of one image, are built on the same.
+#[derive(Default)]
+pub struct Targets(Mutex<HashMap<String, Arc<Mutex<Option<Digest>>>>>);
+
+impl Targets {
+    fn of(&self, name: &str) -> Arc<Mutex<Option<Digest>>> {
+        let mut targets = self.0.lock().expect("no holder panics");
+        Arc::clone(targets.entry(name.to_owned()).or_default())
+    }
+}
+
+impl Workshop {
+    /// The image that a base's name stands for, without its layers.
+    pub(super) fn base(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        refresh: Refresh,
+    ) -> Result<Image, BuildError> {
+        let (store, client) = (&self.store, &self.client);
+        let refresh = if client.is_offline() { Refresh::Never } else { refresh };
+        let resolve = |reference: &Reference, refresh| {
+            self.wait(image::resolve_target(store, client, reference, platform, refresh))
+        };
+        if reference.digest().is_some() {
+            return Ok(resolve(reference, refresh)?.0);
+        }
+        let name = reference.to_string();
+        let target = self.targets.of(&name);
+        let mut target = target.lock().expect("a build that panics takes the program with it");
+        if target.is_none() {
+            *target = self.locked_image(reference)?;
+        }
+        if let Some(digest) = *target {
+            let refresh = if client.is_offline() { Refresh::Never } else { Refresh::Missing };
+            return Ok(resolve(&reference.with_digest(digest), refresh)?.0);
+        }
+        let (image, found) = resolve(reference, refresh)?;
+        *target = Some(found);
+        Ok(image)
+    }
+
+    /// What the lock says of an image, held against its registry where that is asked for.
+    fn locked_image(&self, reference: &Reference) -> Result<Option<Digest>, BuildError> {
+        let Some(pins) = &self.pins else { return Ok(None) };
+        let name = reference.to_string();
+        let Some(locked) = pins.lock.images.get(&name).copied() else {
+            // An image of this machine alone has no registry in which it could move.
+            let is_strict = pins.mode == PinMode::Strict;
+            return match is_strict && !image::is_local(&self.store, reference)? {
+                true => Err(BuildError::NotLocked { name: reference.familiar() }),
+                false => Ok(None),
+            };
+        };
+        if pins.mode == PinMode::Strict && !self.client.is_offline() {
+            let asked =
+                async { self.client.resolve(reference).await.map_err(image::ImageError::from) };
+            let found = self.wait(asked)?.digest;
+            if found != locked {
+                let (name, locked, found) =
+                    (reference.familiar(), locked.to_string(), found.to_string());
+                return Err(BuildError::Moved { name, locked, found });
+            }
+        }
+        Ok(Some(locked))
+    }
+
+    /// What the lock says of a URL.
+    pub(super) fn locked_url(&self, url: &str) -> Result<Option<Digest>, BuildError> {
+        let Some(pins) = &self.pins else { return Ok(None) };
+        let locked = pins.lock.urls.get(url).copied();
+        match locked.is_none() && pins.mode == PinMode::Strict {
+            true => Err(BuildError::NotLocked { name: url.to_owned() }),
+            false => Ok(locked),
+        }
+    }
+
+    /// What the lock says of a repository.
+    pub(super) fn locked_git(&self, source: &GitSource) -> Result<Option<String>, BuildError> {
+        let name = source.to_string();
+        let Some(pins) = self.pins.as_ref().filter(|_| source.checksum.is_none()) else {
+            return Ok(None);
+        };
+        let locked = pins.lock.git.get(&name).cloned();
+        match locked.is_none() && pins.mode == PinMode::Strict {
+            true => Err(BuildError::NotLocked { name }),
+            false => Ok(locked),
+        }
+    }
+
+    /// Whether what the lock names has to be looked up again, to see whether it moved.
+    pub(super) fn must_look_again(&self) -> bool {
+        let is_strict = self.pins.as_ref().is_some_and(|pins| pins.mode == PinMode::Strict);
+        is_strict && !self.client.is_offline()
+    }
+}
+
+/// What a build takes by name.
+#[derive(Default)]
+pub struct Sources {
+    /// What the names stand for.
+    pub lock: Lock,
+    /// What is not locked and why, one line each.
+    pub notes: Vec<String>,
+}
+
+impl Sources {
+    /// Takes in what another build takes.
+    pub fn add(&mut self, other: Self) {
+        self.lock.images.extend(other.lock.images);
+        self.lock.urls.extend(other.lock.urls);
+        self.lock.git.extend(other.lock.git);
+        self.notes.extend(other.notes);
+        self.notes.sort();
+        self.notes.dedup();
+    }
+}
+
+/// What the names in a Dockerfile stand for: what the lock in force says, or else what is found now.
+///
+/// # Errors
+///
+/// A [`BuildFailure`] with the place of the name that stands for nothing.
+pub fn sources(workshop: &Workshop, request: &BuildRequest) -> Result<Sources, BuildFailure> {
+    let request = &BuildRequest { refresh: Refresh::Newer, ..request.clone() };
+    let fail = |error: BuildError| BuildFailure::new(request, None, error);
+    let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
+    let mut sources = Sources::default();
+    let host = [Platform::host()];
+    for platform in machine::asked(request, &host) {
+        let bases = Bases::new(workshop, request).with_placeholders();
+        let lowered = bases.lower(&parsed, platform, dockerfile::lower)?;
+        for id in lowered.graph.ids() {
+            let node = lowered.graph.node(id);
+            let added = match &node.op {
+                Op::Image { name, .. } => sources.add_image(workshop, request, name),
+                Op::Files(files) => sources.add_remote(workshop, request, files),
+                Op::Scratch | Op::Context { .. } | Op::Run(_) => Ok(()),
+            };
+            added.map_err(|error| BuildFailure::new(request, Some(node.place.clone()), error))?;
+        }
+    }
+    Ok(sources)
+}
+
+impl Sources {
+    fn add_image(
+        &mut self,
+        workshop: &Workshop,
+        request: &BuildRequest,
+        name: &str,
+    ) -> Result<(), BuildError> {
+        let reference = match request.named.get(name) {
+            Some(NamedSource::Reference(reference)) => reference.clone(),
+            // Made by this run, or files.
+            Some(_) => return Ok(()),
+            None => bases::parse_name(name)?,
+        };
+        let full = reference.to_string();
+        if reference.digest().is_some() || self.lock.images.contains_key(&full) {
+            return Ok(());
+        }
+        let kept = workshop.pins.as_ref().and_then(|pins| pins.lock.images.get(&full));
+        if let Some(kept) = kept {
+            self.lock.images.insert(full, *kept);
+            return Ok(());
+        }
+        if image::is_local(&workshop.store, &reference)? {
+            let name = reference.familiar();
+            self.notes.push(format!("{name} is an image of this machine, which no lock can pin"));
+            return Ok(());
+        }
+        // Not what the store has of it: what others find, too.
+        let asked =
+            async { workshop.client.resolve(&reference).await.map_err(image::ImageError::from) };
+        self.lock.images.insert(full, workshop.wait(asked)?.digest);
+        Ok(())
+    }
+
+    fn add_remote(
+        &mut self,
+        workshop: &Workshop,
+        request: &BuildRequest,
+        op: &FilesOp,
+    ) -> Result<(), BuildError> {
+        let errand = Errand::of_a_dockerfile(workshop, request);
+        for action in &op.actions {
+            let FileAction::Copy { sources, .. } = action else { continue };
+            for source in sources {
+                match &source.root {
+                    SourceRoot::Url { url, checksum: None } => {
+                        let known = downloads::get(errand, url, None)?;
+                        self.lock.urls.insert(without_login(url), known.content);
+                    }
+                    SourceRoot::Git(git) if git.checksum.is_none() => {
+                        self.lock.git.insert(git.to_string(), errand.locked_commit(git)?);
+                    }
+                    SourceRoot::Url { .. }
+                    | SourceRoot::Git(_)
+                    | SourceRoot::Op(_)
+                    | SourceRoot::Inline(_) => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
