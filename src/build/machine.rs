@@ -1,5 +1,6 @@
 //! Runs the ops of one build: each as soon as its inputs are there, or not at all when its result is known.
 
+mod lookup;
 mod why;
 
 use std::{
@@ -334,6 +335,12 @@ impl<'a> Machine<'a> {
         }
         let (layer, _) = done?;
         let Some(layer) = layer else { return Ok(OpResult::Stale) };
+        if let Some(on_layer) = &self.request.on_layer
+            && outcome == Outcome::Built
+            && self.is_of_image(id)
+        {
+            on_layer(layer);
+        }
         let mut stack = self.stack(base).clone();
         stack.layers.push(layer);
         Ok(OpResult::Stack(stack))
@@ -374,18 +381,22 @@ impl<'a> Machine<'a> {
         let key = key_parts.tree.key();
         let flight = self.workshop.flights.of(key);
         let _alone = flight.lock().expect("a build that panics takes the program with it");
-        if self.request.cache == CacheUse::Use
-            && let Some(record) = store.cached(key)?
-        {
-            if self.request.strict && self.mode == Mode::Build {
-                self.look(id, below, local.as_ref(), record.diff_id)?;
-            }
-            return Ok((Some(record.diff_id), None));
-        }
+        let obstacle = match self.look_up(id, key)? {
+            Ok(known) => return self.take(id, below, local.as_ref(), known),
+            Err(obstacle) => obstacle,
+        };
         let site = self.site(id);
-        let reason = self.reason((id, base), &key_parts)?;
+        let reason = match obstacle {
+            Some(words) => Difference { component: "cache".to_owned(), words },
+            None => self.reason((id, base), &key_parts)?,
+        };
         if self.mode == Mode::Explain {
             return Ok((None, Some(reason)));
+        }
+        let _turn = self.wait_for_turn(id, key)?;
+        // Another process may have done it meanwhile.
+        if let Ok(known) = self.look_up(id, key)? {
+            return self.take(id, below, local.as_ref(), known);
         }
         let started = Instant::now();
         let diff_id = match op {

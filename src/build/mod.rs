@@ -46,7 +46,7 @@ use crate::{
     image::Refresh,
     layer::OverlayMarks,
     limits::Limits,
-    oci::Platform,
+    oci::{DiffId, Platform},
     plan::{CacheUse, Entitlement, Pins, SecretSource, SshSource},
     registry::Client,
     sandbox::{Ability, CancelFlag, Privileges},
@@ -125,6 +125,10 @@ pub struct BuildRequest {
     pub platforms: Vec<Platform>,
     /// Whether earlier results may be used.
     pub cache: CacheUse,
+    /// Which results may not be used although the cache may.
+    pub cache_rules: CacheRules,
+    /// Told of every layer of the image that is made, as soon as it is in the store.
+    pub on_layer: Option<OnLayer>,
     /// `SOURCE_DATE_EPOCH`.
     pub epoch: Option<i64>,
     /// Whether base images are looked up in their registry even when the store has them.
@@ -139,6 +143,18 @@ pub struct BuildRequest {
     pub strict: bool,
     /// What processes may use.
     pub limits: Limits,
+}
+
+/// Takes a layer that was made.
+pub type OnLayer = Arc<dyn Fn(DiffId) + Send + Sync>;
+
+/// Which cached results are not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CacheRules {
+    /// Those of these stages, by name whatever its case, or by number (`--no-cache-filter`).
+    pub without_stages: Vec<String>,
+    /// Those of a `RUN` that are older than so many seconds (`--run-ttl`).
+    pub run_age_max_s: Option<u64>,
 }
 
 /// A counted number of places to work in.

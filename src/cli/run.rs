@@ -56,6 +56,12 @@ pub(super) struct RunningArgs {
     #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "always", default_value = "missing", hide_default_value = true)]
     pub(super) pull: PullMode,
+    /// Does the steps of these stages again; results are kept.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    no_cache_filter: Vec<String>,
+    /// Does a RUN again when its result is older than this: `12h`, `7d`, `30m`, `90s`.
+    #[arg(long, value_name = "AGE", value_parser = age)]
+    run_ttl: Option<u64>,
     /// Asks no registry and no web server; the store must have everything.
     #[arg(long)]
     pub(super) offline: bool,
@@ -112,6 +118,8 @@ impl RunningArgs {
             PullMode::Newer => Refresh::Newer,
             PullMode::Never => Refresh::Never,
         };
+        setup.cache_rules.without_stages.clone_from(&self.no_cache_filter);
+        setup.cache_rules.run_age_max_s = self.run_ttl;
         if self.offline {
             setup.network = Network::Offline;
         }
@@ -119,6 +127,21 @@ impl RunningArgs {
         setup.pins = lock::pins(folder, mode)?;
         Ok(())
     }
+}
+
+/// An age in seconds: a number and its unit.
+fn age(text: &str) -> Result<u64, String> {
+    let unit = text.chars().last().unwrap_or_default();
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return Err("expected a number and s, m, h or d, such as 12h".to_owned()),
+    };
+    let number = text.trim_end_matches(unit).parse::<u64>();
+    let number = number.map_err(|_| "expected a whole number before the unit".to_owned())?;
+    number.checked_mul(seconds).ok_or_else(|| "it is too long".to_owned())
 }
 
 /// Runs a plan, and tells how it went.

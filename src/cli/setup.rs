@@ -14,6 +14,7 @@ use std::{
 };
 
 use idpbuilder::{
+    build::CacheRules,
     build::FailedSteps,
     event::{self, Emit},
     exec::{Network, OnFailure, Setup},
@@ -118,6 +119,7 @@ pub(super) fn exec_setup(
         logs: Some(private_folder("logs")?),
         jobs: running.jobs.unwrap_or(cores.max(2)),
         refresh: image::Refresh::Missing,
+        cache_rules: CacheRules::default(),
         network: Network::Online,
         pins: None,
         on_failure: OnFailure::Stop,

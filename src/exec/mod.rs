@@ -3,6 +3,7 @@
 //! Knows the plan and the mechanisms; knows no project file and no terminal.
 
 mod check;
+mod early;
 mod embedded;
 mod explain;
 mod failure;
@@ -21,7 +22,7 @@ pub use prepare::client_options;
 pub use run::run;
 
 use crate::{
-    build::{FailedSteps, ReadSecret},
+    build::{CacheRules, FailedSteps, ReadSecret},
     dockerfile::Warning,
     event::Emit,
     git::GitProgram,
@@ -57,6 +58,8 @@ pub struct Setup {
     pub jobs: usize,
     /// Whether base images are looked up again.
     pub refresh: Refresh,
+    /// Which cached results are not used.
+    pub cache_rules: CacheRules,
     /// Whether registries may be asked.
     pub network: Network,
     /// What names must stand for, when there is a lock.

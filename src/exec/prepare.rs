@@ -173,6 +173,8 @@ pub(super) fn build_request(
         labels: plan.labels.clone(),
         platforms: distinct(&plan.platforms),
         cache: plan.cache,
+        cache_rules: setup.cache_rules.clone(),
+        on_layer: None,
         epoch: plan.source_date_epoch,
         refresh: setup.refresh,
         secrets: plan.secrets.clone(),

@@ -9,7 +9,9 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    ExecError, ImageReport, ImageState, OnFailure, Report, Setup, embedded,
+    ExecError, ImageReport, ImageState, OnFailure, Report, Setup,
+    early::Early,
+    embedded,
     prepare::{self, BuiltImages},
 };
 use crate::{
@@ -57,6 +59,8 @@ struct Progress {
     /// `SOURCE_DATE_EPOCH` that each image was built with.
     epochs: BTreeMap<String, i64>,
     records: BTreeMap<String, ImageRecord>,
+    /// Layers that left while the image was still being built.
+    early: BTreeMap<String, Arc<Early>>,
     uploads: BTreeMap<(String, String), Upload>,
     reports: BTreeMap<String, ImageReport>,
     /// When the first step of each image began.
@@ -191,10 +195,20 @@ impl Runner {
             seconds: 0.0,
         };
         self.lock().reports.insert(image.name.clone(), report.clone());
-        let request = prepare::build_request(image, (&self.setup, &self.workshop), &built)?;
+        let mut request = prepare::build_request(image, (&self.setup, &self.workshop), &built)?;
+        let early = (!image.pushes.is_empty()).then(|| Early::start(&self.workshop, image));
+        request.on_layer = early.as_ref().map(Early::on_layer);
+        let outcome = build::build(&self.workshop, &request);
+        drop(request);
+        if let Some(early) = early {
+            match &outcome {
+                Ok(_) => drop(self.lock().early.insert(image.name.clone(), early)),
+                Err(_) => early.stop(),
+            }
+        }
         let Built {
             images, base_layers, epoch, cached, steps, warnings, advice, unused_args, ..
-        } = build::build(&self.workshop, &request).map_err(|failure| {
+        } = outcome.map_err(|failure| {
             let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
             if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
         })?;
@@ -372,6 +386,13 @@ impl Runner {
     async fn push(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {
         let record = self.lock().records[&image.name].clone();
         let reference = self.reference(image, to);
+        let early = self.lock().early.get(&image.name).cloned();
+        if let Some(early) = early {
+            let there = async { Ok(early.finish().await) };
+            if self.until_cancelled(there).await.is_none() {
+                return Err(ExecError::Cancelled);
+            }
+        }
         let upload = image::upload(
             &self.setup.store,
             &self.client,

@@ -176,7 +176,7 @@ fn kept_form(store: &Store, layer: DiffId) -> Result<Descriptor, ImageError> {
 }
 
 /// A form of the layer that is in the store: an original, one made before, or a new one.
-fn compressed_form(
+pub(super) fn compressed_form(
     store: &Store,
     layer: DiffId,
     codec: Codec,

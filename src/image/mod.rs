@@ -36,7 +36,7 @@ pub use import::{Imported, import};
 pub use output::write_output;
 pub use resolve::{Refresh, is_local, load, resolve, resolve_target};
 pub use transfer::{Absent, absent_layers, fetch_layers};
-pub use upload::{publish, upload};
+pub use upload::{publish, send_layer, upload};
 
 /// An image whose manifest and config are in the store; its layers may still be in a registry only.
 #[derive(Clone, Debug)]

@@ -12,14 +12,17 @@ use std::{
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
-    Image, ImageError, Upload, distributable,
+    Image, ImageError, Upload,
+    assemble::compressed_form,
+    distributable,
     resolve::{note_origin, origins, read},
     transfer::{TRANSFERS_MAX, Teller, blocking, joined, nowhere, places},
 };
 use crate::{
     event::{Direction, Emit},
     oci::{
-        Codec, Descriptor, Digest, Document, ImageConfig, Index, Manifest, MediaType, Reference,
+        Codec, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType,
+        Reference,
     },
     registry::{Client, Uploaded},
     store::{ImageRecord, Store},
@@ -71,6 +74,25 @@ pub async fn publish(client: &Client, upload: &Upload) -> Result<Digest, ImageEr
         client.push_manifest(&upload.to, media_type, &upload.bytes).await?;
     }
     Ok(upload.descriptor.digest)
+}
+
+/// Sends one layer that is in the store, in the form in which a push of an image with it would.
+///
+/// # Errors
+///
+/// Any [`ImageError`].
+pub async fn send_layer(
+    store: &Store,
+    client: &Client,
+    layer: DiffId,
+    (to, codec): (&Reference, Codec),
+    (name, emit): (&str, &Emit),
+) -> Result<(), ImageError> {
+    let own = store.clone();
+    let blob = blocking(move || compressed_form(&own, layer, codec, None)).await?;
+    let teller = Teller::new(name, emit, Direction::Push, &blob);
+    let (store, client) = (store.clone(), client.clone());
+    Send { store, client, to: to.clone(), blob, teller }.run().await
 }
 
 /// A document in the form that is sent, with what has to be there before it.

@@ -24,6 +24,7 @@ mod record;
 mod recover;
 mod remove;
 mod row;
+mod turn;
 
 use std::{
     collections::HashMap,
@@ -44,6 +45,7 @@ pub use self::{
     lease::Lease,
     names::REF_NAME,
     record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord},
+    turn::{Turn, Waiting},
 };
 use self::{
     directory::Decoded,

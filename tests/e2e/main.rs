@@ -27,6 +27,7 @@ mod locking;
 mod mistakes;
 mod output;
 mod outputs;
+mod overlap;
 mod platforms;
 mod projects;
 mod publication;

@@ -6,7 +6,6 @@ use super::{Machine, OpResult};
 use crate::{
     build::{BuildError, files::Key, reason},
     graph::{Difference, Op, OpId},
-    plan::CacheUse,
 };
 
 impl Machine<'_> {
@@ -49,9 +48,6 @@ impl Machine<'_> {
         let store = &self.workshop.store;
         let of_cache =
             |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
-        if self.request.cache != CacheUse::Use {
-            return of_cache("the cache is not used");
-        }
         let last = match store.last_at(&self.site(id))? {
             Some(last) => Some(last),
             None => store.last_at(&self.site_of_any_platform(id))?,

@@ -1,0 +1,94 @@
+//! What is known of an op before it is done: its earlier result, whether that may be used, who does it now.
+//!
+//! Knows the rules of the request; why a result is missing is for `why` to say.
+
+use std::sync::atomic::Ordering;
+
+use super::{Local, Machine, Mode, Stack};
+use crate::{
+    build::{BuildError, BuildRequest},
+    event::Event,
+    graph::{CacheKey, Difference, Op, OpId},
+    oci::DiffId,
+    plan::CacheUse,
+    store::{Turn, Waiting},
+};
+
+impl Machine<'_> {
+    /// The known result of an op, or what forbids to use any; nothing, when there is none.
+    #[expect(clippy::type_complexity, reason = "a result that is no failure")]
+    pub(super) fn look_up(
+        &self,
+        id: OpId,
+        key: CacheKey,
+    ) -> Result<Result<DiffId, Option<String>>, BuildError> {
+        let BuildRequest { cache, cache_rules: rules, .. } = self.request;
+        let node = self.lowered.graph.node(id);
+        let stage = &node.place.stage;
+        if *cache != CacheUse::Use {
+            return Ok(Err(Some("the cache is not used".to_owned())));
+        }
+        if rules.without_stages.iter().any(|filtered| filtered.eq_ignore_ascii_case(stage)) {
+            return Ok(Err(Some(format!("the cache is not used for stage {stage}"))));
+        }
+        let Some(record) = self.workshop.store.cached(key)? else { return Ok(Err(None)) };
+        let age_s = jiff::Timestamp::now().as_second().saturating_sub(record.made_at);
+        let is_run = matches!(node.op, Op::Run(_));
+        let limit_s = rules.run_age_max_s.filter(|_| is_run);
+        match limit_s.filter(|limit| u64::try_from(age_s).is_ok_and(|age| age >= *limit)) {
+            Some(_) => Ok(Err(Some(format!("its result is {age_s} s old")))),
+            None => Ok(Ok(record.diff_id)),
+        }
+    }
+
+    /// Waits until no other process does this op.
+    pub(super) fn wait_for_turn(
+        &self,
+        id: OpId,
+        key: CacheKey,
+    ) -> Result<Option<Turn>, BuildError> {
+        let turn = self.workshop.store.turn(key, &mut |holder| {
+            if let Some(pid) = holder {
+                let image = Some(self.request.name.clone());
+                let step = self.step_words(id);
+                let text = format!("{step} waits for process {pid}, which does the same");
+                (self.workshop.emit)(Event::Warning { image, text });
+            }
+            match self.workshop.cancel.load(Ordering::Relaxed) {
+                true => Waiting::No,
+                false => Waiting::Further,
+            }
+        })?;
+        self.check_cancelled()?;
+        Ok(turn)
+    }
+
+    /// A result that is known already.
+    pub(super) fn take(
+        &self,
+        id: OpId,
+        below: &Stack,
+        local: Option<&Local>,
+        known: DiffId,
+    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
+        if self.request.strict && self.mode == Mode::Build {
+            self.look(id, below, local, known)?;
+        }
+        Ok((Some(known), None))
+    }
+
+    /// Whether the image has the op's layer, and not only what is copied from it.
+    pub(super) fn is_of_image(&self, id: OpId) -> bool {
+        let mut at = self.lowered.result;
+        loop {
+            if at == id {
+                return true;
+            }
+            at = match &self.lowered.graph.node(at).op {
+                Op::Files(files) => files.base,
+                Op::Run(run) => run.base,
+                Op::Scratch | Op::Image { .. } | Op::Context { .. } => return false,
+            };
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Turns: of several processes that would do the same work, one does it and the others take its result.
+//!
+//! A turn is a locked file in `turns/`, named by the cache key, with the holder's process id in it. Who
+//! waits adds a byte: the holder then makes its result durable before it lets go, since only what is
+//! durable is seen by other processes. The file goes with the turn.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    io::{self, Write as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{fs::FlockOperation, io::Errno};
+
+use crate::{
+    graph::CacheKey,
+    store::{Store, StoreError, error::at, error::errno_at, facts::Access},
+};
+
+/// How often who waits looks again.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a wait is not worth a word.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// The right to do some work, until dropped.
+pub struct Turn {
+    store: Store,
+    file: File,
+    path: PathBuf,
+    told_bytes: u64,
+}
+
+/// Whether to go on waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// Yes.
+    Further,
+    /// No: the user asked to stop.
+    No,
+}
+
+impl Store {
+    /// Waits until no other process does the work of `key`. `look` is asked again and again while it
+    /// waits; once, after a second, with the process that is waited for. `None` when `look` says no, and
+    /// where the store cannot be written to.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be made or locked.
+    pub fn turn(
+        &self,
+        key: CacheKey,
+        look: &mut dyn FnMut(Option<&str>) -> Waiting,
+    ) -> Result<Option<Turn>, StoreError> {
+        if self.shared.facts().access() == Access::ReadOnly {
+            return Ok(None);
+        }
+        let folder = self.root().join("turns");
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::at(&folder, error));
+            }
+            _ => {}
+        }
+        let path = folder.join(key.0.hex());
+        let started = Instant::now();
+        let (mut is_told, mut has_asked) = (false, None);
+        loop {
+            let file = File::options().read(true).append(true).create(true).mode(0o600).open(&path);
+            let mut file = file.map_err(at(&path))?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_named(&file, &path) => {
+                    let pid = format!("{}\n", std::process::id());
+                    file.set_len(0)
+                        .and_then(|()| file.write_all(pid.as_bytes()))
+                        .map_err(at(&path))?;
+                    let (store, told_bytes) = (self.clone(), pid.len() as u64);
+                    return Ok(Some(Turn { store, file, path, told_bytes }));
+                }
+                // The one before took its file with it.
+                Ok(()) => continue,
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(errno_at(&path)(errno)),
+            }
+            let inode = file.metadata().map_err(at(&path))?.ino();
+            if has_asked != Some(inode) {
+                file.write_all(b".").map_err(at(&path))?;
+                has_asked = Some(inode);
+            }
+            let holder = (started.elapsed() >= QUIET && !is_told).then(|| holder(&path));
+            is_told |= holder.is_some();
+            if look(holder.as_deref()) == Waiting::No {
+                return Ok(None);
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let is_waited_for = self.file.metadata().is_ok_and(|found| found.len() > self.told_bytes);
+        if is_waited_for {
+            // What cannot be made durable is done again by who waits.
+            drop(self.store.flush());
+        }
+        drop(fs::remove_file(&self.path)); // A file that stays is found unlocked, and used again.
+    }
+}
+
+/// Whether the file is still the one of that name.
+fn is_named(file: &File, path: &std::path::Path) -> bool {
+    let inode =
+        |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    inode(file.metadata()) == inode(fs::metadata(path))
+}
+
+fn holder(path: &std::path::Path) -> String {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::oci::Digest;
+
+    #[test]
+    fn one_at_a_time_has_a_turn_and_no_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let key = CacheKey(Digest::of(b"work"));
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let turn = store.turn(key, &mut |_| Waiting::Further).unwrap();
+                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                        most.fetch_max(now, Ordering::SeqCst);
+                        thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(turn.unwrap());
+                    }
+                });
+            }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+        assert_eq!(fs::read_dir(store.root().join("turns")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_does_not_want_to_wait_gets_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let key = CacheKey(Digest::of(b"work"));
+        let held = store.turn(key, &mut |_| Waiting::Further).unwrap();
+        assert!(held.is_some());
+        assert!(store.turn(key, &mut |_| Waiting::No).unwrap().is_none());
+    }
+}

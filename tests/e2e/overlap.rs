@@ -1,0 +1,129 @@
+//! What happens at once: pushes beside later steps, and two processes with the same work.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+use crate::support::{Done, User, base_contexts, registry::Registry};
+
+/// Waits for a file that the test makes in the cache mount, and is done then.
+const WAIT: &str = "RUN --mount=type=cache,target=/gate touch /gate/here && until [ -e /gate/go ]; do sleep 0.05; done";
+
+fn spawn(user: &User, flags: &[&str]) -> Child {
+    let mut command = user.idp();
+    command.args(["build", "--progress", "plain"]).args(flags).args(base_contexts()).arg(".");
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The folder of the one cache mount, once the step is in it.
+fn gate(user: &User) -> PathBuf {
+    let folder = user.home().join("images/cache-mounts");
+    loop {
+        let entries = fs::read_dir(&folder).into_iter().flatten();
+        let mut found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        if let Some(gate) = found.find(|path| path.join("here").exists()) {
+            return gate;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn finish(mut child: Child) -> String {
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut text).unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+    text
+}
+
+fn trusted(registry: &Registry) -> (User, String) {
+    let user = User::new();
+    let address = format!("localhost:{}", registry.port());
+    let ca = registry.certificate().display().to_string();
+    user.run(["cert", "trust", &address, &ca]).ok();
+    let login = ["login", &address, "-u", "admin", "--password-stdin"];
+    user.run_with_input(login, b"secret\n").ok();
+    (user, format!("{address}/demo:1"))
+}
+
+#[test]
+fn a_layer_is_in_the_registry_while_the_next_step_runs_and_its_tag_is_not() {
+    let registry = Registry::tls();
+    let (user, name) = trusted(&registry);
+    user.write("page", "page\n");
+    user.write("Dockerfile", &format!("FROM busybox\nCOPY page /page\n{WAIT}\n"));
+    let running = spawn(&user, &["-t", &name, "--push"]);
+    let gate = gate(&user);
+    while !registry.holds_anything() || registry.blobs().is_empty() {
+        std::thread::yield_now();
+    }
+    assert!(!gate.join("go").exists(), "the step still runs");
+    fs::write(gate.join("go"), "").unwrap();
+    let said = finish(running);
+    let tags = registry.get("/v2/demo/tags/list");
+    assert!(tags.contains("\"1\""), "{tags}\n{said}");
+}
+
+#[test]
+fn a_failed_build_leaves_no_name_in_the_registry() {
+    let registry = Registry::tls();
+    let (user, name) = trusted(&registry);
+    user.write("page", "page\n");
+    let text = "FROM busybox\nCOPY page /page\nRUN false\n";
+    user.build(text, &["-t", &name, "--push"]).fails(1, &["exit code 1"]);
+    let manifests = registry.folder().join("data/docker/registry/v2/repositories/demo/_manifests");
+    assert!(!manifests.exists(), "only blobs may have left");
+}
+
+#[test]
+fn two_processes_do_the_same_step_once_and_say_who_waits_for_whom() {
+    let user = User::new();
+    user.write("Dockerfile", &format!("FROM busybox\n{WAIT} && echo x >> /gate/count\n"));
+    let first = spawn(&user, &["-t", "demo:1"]);
+    let gate = gate(&user);
+    let mut second = spawn(&user, &["-t", "demo:2"]);
+    let mut said = BufReader::new(second.stderr.take().unwrap()).lines();
+    let words = format!("waits for process {}", first.id());
+    assert!(said.any(|line| line.unwrap().contains(&words)), "nobody said `{words}`");
+    fs::write(gate.join("go"), "").unwrap();
+    finish(first);
+    let rest: Vec<String> = said.map(Result::unwrap).collect();
+    assert!(second.wait().unwrap().success(), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("[1/1] cached")), "{rest:?}");
+    assert_eq!(fs::read_to_string(gate.join("count")).unwrap(), "x\n", "it was done once");
+    let turns = fs::read_dir(user.home().join("images/turns")).unwrap().count();
+    assert_eq!(turns, 0, "nothing is left");
+}
+
+#[test]
+fn the_cache_of_a_stage_or_of_an_old_run_is_left_out_when_asked() {
+    let user = User::new();
+    let text = "FROM busybox AS one\nRUN echo a > /a\nFROM busybox AS two\nRUN echo b > /b\n\
+                COPY --from=one /a /a\n";
+    user.write("Dockerfile", text);
+    let outcomes = |flags: &[&str]| {
+        let mut command = user.idp();
+        command.args(["build", "-q"]).args(flags).args(base_contexts()).arg(".");
+        Done::of(&mut command).ok();
+        let text = user.run(["explain"]).ok();
+        text.lines().skip(1).map(|line| line[8..].trim().to_owned()).collect::<Vec<_>>()
+    };
+    outcomes(&[]);
+    let without = "the cache is not used for stage two";
+    assert_eq!(
+        outcomes(&["--no-cache-filter", "TWO,none"]),
+        [
+            "cached RUN echo a > /a".to_owned(),
+            format!("built  RUN echo b > /b: {without}"),
+            format!("built  COPY --from=one /a /a: {without}"),
+        ]
+    );
+    let old = outcomes(&["--run-ttl", "0s"]);
+    assert!(old[0].starts_with("built  RUN echo a > /a: its result is "), "{old:?}");
+    assert!(old[1].starts_with("built  RUN echo b > /b: its result is "), "{old:?}");
+    assert_eq!(old[2], "cached COPY --from=one /a /a", "equal content joins the cache again");
+    assert!(outcomes(&["--run-ttl", "1d"]).iter().all(|line| line.starts_with("cached")));
+    user.run(["build", "--run-ttl", "soon", "."]).fails(3, &["--run-ttl", "12h"]);
+}
