@@ -5,6 +5,7 @@ mod why;
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, OnceLock, atomic::Ordering, mpsc},
     time::Instant,
 };
@@ -220,13 +221,16 @@ impl<'a> Machine<'a> {
                     let (id, done) = (op_of[&node], done.clone());
                     running += 1;
                     // A receiver that is gone means that the build has failed already.
-                    scope.spawn(move || drop(done.send((node, self.perform(id)))));
+                    let perform = move || catch_unwind(AssertUnwindSafe(|| self.perform(id)));
+                    scope.spawn(move || drop(done.send((node, perform()))));
                 }
                 if running == 0 {
                     break;
                 }
                 let (node, outcome) = finished.recv().expect("a running op holds a sender");
                 running -= 1;
+                // A panic in an op is our bug: it is raised here, since nobody else waits for the op.
+                let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
                 let outcome = outcome.map_err(|failure| first_failure.get_or_insert(failure));
                 let ended = outcome.map_or(dag::Outcome::Failed, |()| dag::Outcome::Done);
                 schedule.finish(node, ended);
@@ -558,7 +562,8 @@ impl<'a> Machine<'a> {
     }
 
     fn fetch_input(&self, input: OpId) -> Result<(), BuildError> {
-        match self.results[input.index()].get() {
+        // What an op adds from other machines has an id beyond those of the graph, and is here already.
+        match self.results.get(input.index()).and_then(OnceLock::get) {
             Some(OpResult::Stack(stack)) => self.fetch(stack),
             Some(OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale) | None => Ok(()),
         }
