@@ -52,7 +52,13 @@ fn next(event: Option<&Event>) -> Option<Event> {
             digest,
             reason: "mounted",
         },
-        Event::TransferSkipped { .. } => {
+        Event::TransferSkipped { .. } => Event::Source {
+            image: image(),
+            source: "https://h/x.git#main".into(),
+            identity: Some("0123".into()),
+            fetch: true,
+        },
+        Event::Source { .. } => {
             Event::Retrying { image: image(), reason: "503".into(), attempt: 2, wait: second }
         }
         Event::Retrying { .. } => Event::ImageStored {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     graph::{FileAction, FilesOp, OpGraph, OpId, SourceRoot},
     oci::Digest,
-    registry::{DownloadError, Downloaded, Validators},
+    registry::{DownloadError, DownloadTerms, Downloaded, Validators},
     remote::{GitTimes, Remote, without_login},
     store::Store,
     tree::Timestamp,
@@ -136,8 +136,11 @@ pub(super) fn get(
 fn download(errand: Errand<'_>, url: &str, known: Option<Known>) -> Result<Known, BuildError> {
     let Errand { workshop, reach, .. } = errand;
     let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
+    let authorization = errand.http_authorization(url)?;
+    let authorization = authorization.as_deref();
+    let terms = DownloadTerms { known: &asked, reach, authorization };
     let mut out = workshop.store.blob_writer()?;
-    let outcome = workshop.wait(workshop.client.download(url, &asked, reach, &mut out))?;
+    let outcome = workshop.wait(workshop.client.download(url, terms, &mut out))?;
     match (outcome, known) {
         (Downloaded::Unchanged, Some(known)) => Ok(known),
         (Downloaded::Unchanged, None) => {

@@ -92,7 +92,7 @@ fn of_context(
         (_, Some(NamedSource::Files(source))) => Some(source),
         (_, _) => None,
     };
-    let errand = Errand::of_the_user(workshop, &request.secrets);
+    let errand = Errand::of_the_user(workshop, (&request.name, &request.secrets));
     let fetched = source.map(|source| errand.context(source)).transpose()?.flatten();
     Ok(fetched.and_then(|fetched| fetched.time))
 }

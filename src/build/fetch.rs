@@ -20,6 +20,7 @@ use super::{
     files::{self, Clock, Context, Download, Making, Root},
 };
 use crate::{
+    event::Event,
     git::{self, GitAccess, GitError, Resolved},
     graph::{CopySource, FileAction, FilesOp, OpGraph, SourceRoot, Unpack},
     oci::{DiffId, Digest},
@@ -69,6 +70,8 @@ type Entry = Arc<Mutex<Option<Fetched>>>;
 #[derive(Clone, Copy)]
 pub(crate) struct Errand<'a> {
     pub(crate) workshop: &'a Workshop,
+    /// Name of the image, for events.
+    pub(crate) image: &'a str,
     pub(crate) secrets: &'a BTreeMap<String, SecretSource>,
     pub(crate) reach: Reach,
 }
@@ -77,9 +80,9 @@ impl<'a> Errand<'a> {
     /// For a place that the user named: it may be anywhere, but where the machine's secrets are.
     pub(crate) fn of_the_user(
         workshop: &'a Workshop,
-        secrets: &'a BTreeMap<String, SecretSource>,
+        (image, secrets): (&'a str, &'a BTreeMap<String, SecretSource>),
     ) -> Self {
-        Self { workshop, secrets, reach: Reach::NoMetadata }
+        Self { workshop, image, secrets, reach: Reach::NoMetadata }
     }
 
     /// For a place that a Dockerfile names, which may not be the user's.
@@ -88,7 +91,7 @@ impl<'a> Errand<'a> {
             true => Reach::NoMetadata,
             false => Reach::Public,
         };
-        Self { workshop, secrets: &request.secrets, reach }
+        Self { workshop, image: &request.name, secrets: &request.secrets, reach }
     }
 
     /// The files of a context that is no folder; `None` for a folder.
@@ -179,7 +182,14 @@ impl<'a> Errand<'a> {
         let Workshop { store, git: program, .. } = self.workshop;
         let resolved = git::resolve(program, source, access)?;
         let name = note_name(source, &resolved);
-        if let Some(known) = self.known(&name)? {
+        let known = self.known(&name)?;
+        (self.workshop.emit)(Event::Source {
+            image: self.image.to_owned(),
+            source: source.to_string(),
+            identity: Some(resolved.commit.clone()),
+            fetch: known.is_none(),
+        });
+        if let Some(known) = known {
             return Ok(known);
         }
         let staging = store.staging()?;
@@ -216,24 +226,53 @@ impl<'a> Errand<'a> {
         let own = GIT_SECRETS.map(|(name, kind)| (format!("{name}.{}", source.host()), kind));
         let any = GIT_SECRETS.map(|(name, kind)| (name.to_owned(), kind));
         for (id, kind) in own.into_iter().chain(any) {
-            let Some(from) = self.secrets.get(&id) else { continue };
-            let fail = |reason: String| BuildError::Secret { id: id.clone(), reason };
-            let Some(value) = (self.workshop.read_secret)(from).map_err(fail)? else { continue };
-            let text = String::from_utf8(value).map_err(|_| fail("it is no text".to_owned()))?;
-            let text = text.trim_end_matches(['\r', '\n']);
-            if text.contains(['\r', '\n', '\0']) {
-                return Err(fail("it has more than one line".to_owned()));
+            if let Some(text) = self.secret(&id)? {
+                return Ok(Some(match kind {
+                    Secret::Header => text,
+                    Secret::Token => basic(format!("x-access-token:{text}")),
+                }));
             }
-            return Ok(Some(match kind {
-                Secret::Header => text.to_owned(),
-                Secret::Token => basic(format!("x-access-token:{text}")),
-            }));
         }
         Ok(None)
     }
 
+    /// The header for a web server, from the secrets of the build; a login in the URL is the client's.
+    pub(super) fn http_authorization(self, url: &str) -> Result<Option<String>, BuildError> {
+        let host = url::Url::parse(url).ok().and_then(|url| {
+            let host = url.host_str()?.to_owned();
+            Some(url.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}")))
+        });
+        let Some(host) = host else { return Ok(None) };
+        if let Some(header) = self.secret(&format!("HTTP_AUTH_HEADER_{host}"))? {
+            return Ok(Some(header));
+        }
+        let token = self.secret(&format!("HTTP_AUTH_TOKEN_{host}"))?;
+        Ok(token.map(|token| format!("Bearer {token}")))
+    }
+
+    /// A secret of one line, when the build has it.
+    fn secret(self, id: &str) -> Result<Option<String>, BuildError> {
+        let Some(from) = self.secrets.get(id) else { return Ok(None) };
+        let fail =
+            |reason: &str| BuildError::Secret { id: id.to_owned(), reason: reason.to_owned() };
+        let value = (self.workshop.read_secret)(from).map_err(|reason| fail(&reason))?;
+        let Some(value) = value else { return Ok(None) };
+        let text = String::from_utf8(value).map_err(|_| fail("it is no text"))?;
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.contains(['\r', '\n', '\0']) {
+            return Err(fail("it has more than one line"));
+        }
+        Ok(Some(text.to_owned()))
+    }
+
     /// An archive or a text behind a URL.
     fn web(self, url: &str) -> Result<Fetched, BuildError> {
+        (self.workshop.emit)(Event::Source {
+            image: self.image.to_owned(),
+            source: without_login(url),
+            identity: None,
+            fetch: true,
+        });
         let known = downloads::get(self, url, None)?;
         let name = file_name(url);
         let modified = known.validators.modified();
@@ -336,7 +375,7 @@ fn note_name(source: &GitSource, resolved: &Resolved) -> String {
     name
 }
 
-/// The Dockerfile of a context that is no folder: at a path in it, or else `Dockerfile` or `dockerfile`; a
+/// The Dockerfile of a context that is no folder, for an image (by name) with these secrets: at a path in it, or else `Dockerfile` or `dockerfile`; a
 /// context that is a text is one itself.
 ///
 /// # Errors
@@ -344,11 +383,11 @@ fn note_name(source: &GitSource, resolved: &Resolved) -> String {
 /// When the context cannot be had, or has no such file.
 pub fn dockerfile_of(
     workshop: &Workshop,
-    secrets: &BTreeMap<String, SecretSource>,
+    owner: (&str, &BTreeMap<String, SecretSource>),
     context: &ContextSource,
     (path, bytes_max): (Option<&str>, u64),
 ) -> Result<DockerfileText, BuildError> {
-    let errand = Errand::of_the_user(workshop, secrets);
+    let errand = Errand::of_the_user(workshop, owner);
     let fetched = errand.context(context)?.expect("the Dockerfile of a folder is a file");
     let shown = match context {
         ContextSource::Archive { name, .. } => name.clone(),
@@ -377,11 +416,11 @@ pub fn dockerfile_of(
 /// When it cannot be downloaded, or is no text.
 pub fn dockerfile_behind(
     workshop: &Workshop,
-    secrets: &BTreeMap<String, SecretSource>,
+    owner: (&str, &BTreeMap<String, SecretSource>),
     url: &str,
     bytes_max: u64,
 ) -> Result<DockerfileText, BuildError> {
-    let known = downloads::get(Errand::of_the_user(workshop, secrets), url, None)?;
+    let known = downloads::get(Errand::of_the_user(workshop, owner), url, None)?;
     stored_text(workshop, known.content, (without_login(url), bytes_max))
 }
 
@@ -400,6 +439,11 @@ fn stored_text(
 
 fn text_of(bytes: Vec<u8>, name: String) -> Result<DockerfileText, BuildError> {
     match String::from_utf8(bytes) {
+        Ok(text) if text.trim_start().starts_with('<') => {
+            let reason = "a web page, neither a tar archive nor the text of a Dockerfile; the \
+                          address of a git repository ends with .git";
+            Err(BuildError::NoText { name, reason: reason.to_owned() })
+        }
         Ok(text) => Ok(DockerfileText { name, text }),
         Err(_) => {
             let reason = "neither a tar archive nor the text of a Dockerfile".to_owned();

@@ -294,7 +294,8 @@ impl<'a> Machine<'a> {
                 | None => None,
             },
         };
-        let errand = Errand::of_the_user(self.workshop, &self.request.secrets);
+        let errand =
+            Errand::of_the_user(self.workshop, (&self.request.name, &self.request.secrets));
         let fetched = source.map(|source| errand.context(source)).transpose()?.flatten();
         let context = match (source, fetched) {
             (_, Some(fetched)) => return Ok(OpResult::Files(fetched.layer)),

@@ -220,6 +220,7 @@ fn build_code(error: &BuildError) -> u8 {
         BuildError::Download(error) => match error {
             DownloadError::Private { .. } | DownloadError::Refused { .. } => CONFIGURATION,
             DownloadError::Transport(error) => registry_code(error),
+            DownloadError::Status { status: 401 | 403, .. } => AUTHENTICATION,
             _ => BUILD,
         },
         BuildError::Image(error) => image_code(error),
@@ -460,6 +461,12 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
         BuildError::Download(DownloadError::Private { .. }) => {
             let help = "if you trust this Dockerfile: --allow network.private".to_owned();
             (message, "leads there".to_owned(), vec![help])
+        }
+        BuildError::Download(DownloadError::Status { url, status: 401 | 403 }) => {
+            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let host = host.split('/').next().unwrap_or_default();
+            let help = format!("a token: --secret id=HTTP_AUTH_TOKEN_{host},env=NAME");
+            (message, "this file".to_owned(), vec![help])
         }
         BuildError::NoDockerfile { context, path } => {
             let help = vec![

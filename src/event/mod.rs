@@ -129,6 +129,17 @@ pub enum Event {
         /// Why: `exists` or `mounted`.
         reason: &'static str,
     },
+    /// Files of another machine are looked at: fetched now, or known already.
+    Source {
+        /// The image.
+        image: String,
+        /// Repository or URL, without passwords.
+        source: String,
+        /// Commit, or digest of the content; `None` while it is not known.
+        identity: Option<String>,
+        /// Whether they have to be fetched.
+        fetch: bool,
+    },
     /// A request is made again after a failure.
     Retrying {
         /// The image.

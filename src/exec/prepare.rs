@@ -259,12 +259,13 @@ fn read_dockerfile(
         }
         DockerfileSource::Context(path) => {
             let context = context.expect("a Dockerfile is in the context only where there is one");
-            let secrets = &plan.secrets;
+            let owner = (image.as_str(), &plan.secrets);
             let wanted = (path.as_deref(), TEXT_BYTES_MAX);
-            fetched(build::dockerfile_of(workshop, secrets, context, wanted))
+            fetched(build::dockerfile_of(workshop, owner, context, wanted))
         }
         DockerfileSource::Url(url) => {
-            fetched(build::dockerfile_behind(workshop, &plan.secrets, url, TEXT_BYTES_MAX))
+            let owner = (image.as_str(), &plan.secrets);
+            fetched(build::dockerfile_behind(workshop, owner, url, TEXT_BYTES_MAX))
         }
     }
 }

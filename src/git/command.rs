@@ -142,7 +142,7 @@ impl<'a> Run<'a> {
         let is_set = |name: &str| self.env.env.iter().any(|(known, _)| known == name);
         let configured = self.settings.iter().any(|(key, _)| key == "core.sshcommand");
         if !configured && !is_set("GIT_SSH_COMMAND") && !is_set("GIT_SSH") {
-            command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes");
+            command.env("GIT_SSH_COMMAND", "ssh -oBatchMode=yes -oConnectTimeout=30");
         }
         if self.access.proxy.is_some() {
             for name in ["NO_PROXY", "no_proxy"] {

@@ -12,8 +12,8 @@ use std::{
 use reqwest::{
     Method, Response, StatusCode,
     header::{
-        ACCEPT_ENCODING, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE, IF_NONE_MATCH,
-        LAST_MODIFIED, LOCATION,
+        ACCEPT_ENCODING, AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_MODIFIED_SINCE,
+        IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use super::{
     Client, RegistryError,
     answer::shown_url,
     retry::{Again, Failure, Tries},
-    site::{Reach, addresses, place_of},
+    site::{Reach, addresses, place_of, same_origin},
     transport::{HOPS_MAX, causes, is_transient, resolve_location, silent, transport_failure},
 };
 use crate::remote::without_login;
@@ -40,6 +40,17 @@ pub struct Validators {
     pub etag: Option<String>,
     /// `Last-Modified`, as it came.
     pub last_modified: Option<String>,
+}
+
+/// How a download is asked for.
+#[derive(Clone, Copy)]
+pub struct DownloadTerms<'a> {
+    /// What is there already; nothing is written when it is still the same.
+    pub known: &'a Validators,
+    /// Where it may lead; every redirect is held to it.
+    pub reach: Reach,
+    /// `Authorization` header, for the server of the URL itself and none that it points at.
+    pub authorization: Option<&'a str>,
 }
 
 /// What became of a download.
@@ -131,8 +142,7 @@ impl Validators {
 }
 
 impl Client {
-    /// Writes what is behind a URL (`http` or `https`) to `out`, unless it is still what `known` says.
-    /// Every redirect is held to `reach` as the URL itself is.
+    /// Writes what is behind a URL (`http` or `https`) to `out`, on these terms.
     ///
     /// # Errors
     ///
@@ -140,8 +150,7 @@ impl Client {
     pub async fn download(
         &self,
         url: &str,
-        known: &Validators,
-        reach: Reach,
+        terms: DownloadTerms<'_>,
         out: &mut (dyn Write + Send),
     ) -> Result<Downloaded, DownloadError> {
         let refused = |reason: String| DownloadError::Refused { url: without_login(url), reason };
@@ -149,7 +158,7 @@ impl Client {
         self.permit(start.host_str().unwrap_or_default())?;
         let mut tries = Tries::new(self);
         let answer = loop {
-            match self.answer_to(&start, known, reach).await? {
+            match self.answer_to(&start, terms).await? {
                 Ok(answer) => break answer,
                 Err(failure) => tries.wait(failure).await?,
             }
@@ -171,8 +180,7 @@ impl Client {
     async fn answer_to(
         &self,
         start: &Url,
-        known: &Validators,
-        reach: Reach,
+        DownloadTerms { known, reach, authorization }: DownloadTerms<'_>,
     ) -> Result<Result<Response, Failure>, DownloadError> {
         let mut url = start.clone();
         let mut headers = HeaderMap::new();
@@ -182,7 +190,16 @@ impl Client {
             check_target(&url, reach)?;
             let (place, method) = (place_of(&url), Method::GET);
             let http = self.place_http(&url, reach)?;
-            let request = http.get(url.clone()).headers(headers.clone()).send();
+            let mut headers = headers.clone();
+            if let (true, Some(value)) = (same_origin(&url, start), authorization) {
+                let mut value = HeaderValue::from_str(value).map_err(|_| {
+                    let reason = "its authorization is no header".to_owned();
+                    DownloadError::Refused { url: shown_url(&url), reason }
+                })?;
+                value.set_sensitive(true);
+                headers.insert(AUTHORIZATION, value);
+            }
+            let request = http.get(url.clone()).headers(headers).send();
             let answer = match timeout(self.limits().answer, request).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(error)) => {

@@ -34,7 +34,7 @@ use std::{
 use thiserror::Error;
 use tokio::sync::OnceCell;
 
-pub use self::download::{DownloadError, Downloaded, Validators};
+pub use self::download::{DownloadError, DownloadTerms, Downloaded, Validators};
 pub use self::gate::Gate;
 pub use self::site::Reach;
 use self::{retry::Limits, site::Site};

@@ -61,6 +61,9 @@ impl Display {
             Event::StepDone { image, outcome: Outcome::Failed, name, .. } => {
                 self.say(&image, "✗", &safe(&one_line(&name)));
             }
+            Event::Source { image, source, fetch: true, .. } => {
+                self.step(&image, format!("fetching {}", safe(&source)));
+            }
             Event::Transfer { image, direction, digest, done, total } => {
                 self.transfer(&image, direction, digest, (done, total));
             }
@@ -81,7 +84,7 @@ impl Display {
                 self.above(&format!("{image}warning: {}", safe(&text)));
             }
             Event::Finished { .. } => self.close(),
-            Event::StepDone { .. } | Event::TransferSkipped { .. } => {}
+            Event::StepDone { .. } | Event::TransferSkipped { .. } | Event::Source { .. } => {}
         }
     }
 

@@ -39,6 +39,12 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::TransferSkipped { image, digest, reason, .. } => {
             vec![format!("{image}: blob sha256:{} {reason}", digest.short())]
         }
+        Event::Source { image, source, identity, fetch } => {
+            let done = if *fetch { "fetching" } else { "known" };
+            let identity = identity.as_ref().map(|identity| format!(" is {identity}"));
+            let identity = identity.unwrap_or_default();
+            vec![format!("{image}: {}{identity}, {done}", safe(source))]
+        }
         Event::Retrying { image, reason, attempt, wait } => {
             let wait = seconds(wait.as_secs_f64());
             vec![format!("{image}: {reason}; try {attempt} in {wait}")]

@@ -164,6 +164,7 @@ fn a_url_may_be_a_dockerfile() {
     web.put("/text", "FROM scratch\nCOPY context /as\nCOPY . /all/\n", &[]);
     web.put("/Dockerfile", "FROM scratch\nCOPY local /\n", &[]);
     web.put("/binary", vec![0xff, 0xfe, 0, 1], &[]);
+    web.put("/page", "<!DOCTYPE html>\n<p>a repository</p>\n", &[]);
     user.write("local", "x");
     builds("text", &user, &[&web.url("/text")], None, "all/context as");
     builds("-f URL", &user, &["-f", &web.url("/Dockerfile"), "."], None, "local");
@@ -171,6 +172,8 @@ fn a_url_may_be_a_dockerfile() {
     assert!(done.code != 0 && done.err.contains("invalid response status 404"), "{done}");
     let done = built(&user, &[&web.url("/binary")], None).unwrap_err();
     assert!(done.err.contains("neither a tar archive nor the text of a Dockerfile"), "{done}");
+    let done = built(&user, &[&web.url("/page")], None).unwrap_err();
+    assert!(done.code == 3 && done.err.contains("ends with .git"), "{done}");
     let done = built(&user, &["nowhere"], None).unwrap_err();
     assert!(
         done.code == 3 && done.err.contains("the build context nowhere does not exist"),
@@ -256,7 +259,7 @@ fn a_commit_that_changes_other_files_rebuilds_nothing() {
     web.repository("shop", "echo other > README; git commit -qam other");
     let done = user.run(["build", "-f", &file, &url]);
     assert_eq!(done.err.matches(" cached in ").count(), 1, "{done}");
-    assert!(done.err.contains("source README changed: 1 file, "), "the reason is said\n{done}");
+    assert!(done.err.contains("1 of 1 file changed: README"), "the reason is said\n{done}");
 }
 
 #[test]

@@ -472,3 +472,33 @@ fn the_credential_helper_of_the_user_is_asked() {
     assert_eq!(names(&listed), ["d/f"]);
     assert!(!canary.exists());
 }
+
+/// The same for files: the server that was named gets the header, and none that it points at.
+#[test]
+fn a_download_is_authorized_for_its_own_server() {
+    let (web, other) = (Web::start(), Web::start());
+    web.put("/f", "x", &[]);
+    web.put("/g", "y", &[]);
+    other.put("/away", "z", &[]);
+    web.redirect("/here", "/g");
+    web.redirect("/there", &other.url("/away"));
+    let host = format!("127.0.0.1:{}", web.port());
+    for (name, id, key) in [
+        ("token", format!("HTTP_AUTH_TOKEN_{host}"), "Bearer canary-token-2"),
+        ("header", format!("HTTP_AUTH_HEADER_{host}"), "Basic canary-token-2"),
+    ] {
+        web.relock("/", key);
+        let user = User::new();
+        let sources = ["/f", "/here", "/there"].map(|path| web.url(path)).join(" ");
+        user.write("Dockerfile", &format!("FROM scratch\nADD {sources} /d/\n"));
+        let value = if name == "header" { key } else { "canary-token-2\n" };
+        let mut command = user.idp();
+        command.args(["build", "-v", PRIVATE, "--secret", &format!("id={id},env=CANARY"), "."]);
+        let done = Done::of(command.env("CANARY", value));
+        assert!(done.code == 0 && !done.err.contains("canary"), "{name}\n{done}");
+        assert_eq!(other.requests(), ["GET /away"], "{name}");
+        assert!(!is_anywhere(&user.home(), "canary-token-2"), "{name}");
+        let without = user.run(["build", "--no-cache", PRIVATE, "."]);
+        without.fails(4, &["invalid response status 401", &format!("HTTP_AUTH_TOKEN_{host}")]);
+    }
+}
