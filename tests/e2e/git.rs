@@ -308,6 +308,9 @@ fn what_is_known_is_not_fetched_again() {
     assert!(fetches > 1, "a branch that moved");
     let done = user.build(&dockerfile("#main"), &[PRIVATE]);
     assert!(done.err.contains("cached"), "{done}");
+    let told =
+        format!("{} is {}, known", web.url("/git/shop.git#main"), web.commit("shop", "main"));
+    assert!(done.err.contains(&told), "`{told}` is not said\n{done}");
     assert_ne!(third, asked(&dockerfile(&format!("#{commit}"))).0);
 }
 
