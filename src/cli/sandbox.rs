@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use idpbuilder::sandbox::{Privileges, Snapshotter, Wanted};
+use idpbuilder::sandbox::{Isolation, Privileges, Snapshotter, Wanted};
 
 use super::{failure::CliError, setup};
 
@@ -17,9 +17,22 @@ pub(super) struct SandboxArgs {
     /// default.
     #[arg(long, value_name = "FOLDER", hide_short_help = true)]
     scratch: Option<PathBuf>,
+    /// `chroot` runs a RUN without isolation, in places that allow no other; `auto` isolates, or refuses.
+    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    isolation: IsolationName,
     /// No program of a RUN gets more rights than who starts it: set-user-id programs such as su do not work.
     #[arg(long)]
     hardened: bool,
+}
+
+/// A way of isolation by name.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum IsolationName {
+    /// As much as can be had, and never less than namespaces.
+    #[default]
+    Auto,
+    /// Another root directory and nothing else.
+    Chroot,
 }
 
 /// A snapshotter by name.
@@ -51,6 +64,10 @@ impl SandboxArgs {
             SnapshotterName::Copy => Snapshotter::Copy,
         });
         let scratch = self.scratch.as_deref().map(setup::absolute).transpose()?;
-        Ok(Wanted { snapshotter, scratch })
+        let isolation = match self.isolation {
+            IsolationName::Auto => None,
+            IsolationName::Chroot => Some(Isolation::Chroot),
+        };
+        Ok(Wanted { snapshotter, scratch, isolation })
     }
 }

@@ -60,9 +60,13 @@ impl Environment {
                 Kubernetes: `procMount: Unmasked` with `hostUsers: false`"
                 .to_owned(),
             Self::ContainerRoot | Self::ContainerUser => format!(
-                "start the container with `--security-opt seccomp=unconfined --security-opt \
+                "{}start the container with `--security-opt seccomp=unconfined --security-opt \
                  apparmor=unconfined --security-opt systempaths=unconfined`, or with `--cap-add SYS_ADMIN \
-                 --security-opt apparmor=unconfined` as root; Kubernetes: {KUBERNETES}; builds without RUN work"
+                 --security-opt apparmor=unconfined` as root; Kubernetes: {KUBERNETES}; builds without RUN work",
+                match self {
+                    Self::ContainerRoot => "`--isolation chroot` runs without isolation; or ",
+                    _ => "",
+                }
             ),
             Self::NoUserNamespaces => "`sysctl user.max_user_namespaces=15000` as root of this machine, or run as \
                 root; builds without RUN work"
@@ -99,6 +103,7 @@ pub(super) fn environment(ability: &Ability, failed_step: &str) -> Environment {
     if ability.run.is_ok() {
         return match (ability.isolation, ability.privilege) {
             (Isolation::OuterProc, _) => Environment::ContainerMaskedProc,
+            (Isolation::Chroot, _) => Environment::ContainerRoot,
             (Isolation::Full, Privilege::Root) => Environment::Root,
             (Isolation::Full, Privilege::SingleId) => Environment::UserSingleId,
             (Isolation::Full, Privilege::Mapped | Privilege::None) => Environment::User,
@@ -138,6 +143,7 @@ impl Ability {
         let apart = match self.isolation {
             Isolation::Full => "namespaces, seccomp",
             Isolation::OuterProc => "namespaces, seccomp, the /proc of this container",
+            Isolation::Chroot => "chroot, no isolation",
         };
         let ids = match self.privilege {
             Privilege::Root => "root",

@@ -34,6 +34,13 @@ pub(super) fn privilege() -> Privilege {
     }
 }
 
+/// The capabilities that this process may use.
+pub(super) fn permitted_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+    line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()).unwrap_or(0)
+}
+
 fn classify(map: &str) -> Mapping {
     let counts = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
     match counts.sum::<u64>() {

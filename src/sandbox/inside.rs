@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use crate::sandbox::{
-    NetworkMode, Privileges, emulation,
+    Isolation, NetworkMode, Privileges, chroot, emulation,
     identity::Mapping,
     mounts,
     prepare::{Console, Plan, PlannedRoot, Shield},
@@ -28,17 +28,21 @@ use crate::sandbox::{
 };
 
 /// Exit code of the init and the process when the set-up failed; told in detail elsewhere.
-const FAILED: i32 = 125;
+pub(super) const FAILED: i32 = 125;
 
 /// Highest capability number that could exist.
 const CAPABILITIES_MAX: u64 = 64;
 
 /// What the process sees of file modes by default.
-const UMASK: u32 = 0o022;
+pub(super) const UMASK: u32 = 0o022;
 
 /// The life of process 1. Never unwinds: a panic would end in the abort of this process alone.
 pub(super) fn init(plan: &Plan, told: &Told, joined: Joined) -> ! {
-    if let Err(failure) = live(plan, told, joined) {
+    let lived = match plan.isolation {
+        Isolation::Full | Isolation::OuterProc => live(plan, told, joined),
+        Isolation::Chroot => chroot::live(plan, told),
+    };
+    if let Err(failure) = lived {
         told.fail(failure);
         sys::exit(FAILED);
     }
@@ -105,7 +109,7 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     }
 }
 
-fn close_all_but_streams(plan: &Plan) -> Sys<()> {
+pub(super) fn close_all_but_streams(plan: &Plan) -> Sys<()> {
     let mut first = 0;
     for kept in plan.kept() {
         let kept = kept.unsigned_abs();
@@ -166,7 +170,7 @@ fn proc_path<'b>(
 }
 
 /// Becomes the process; returns only on failure.
-fn become_process(plan: &Plan) -> Failure {
+pub(super) fn become_process(plan: &Plan) -> Failure {
     match prepare_process(plan) {
         Ok(()) => execute(plan),
         Err(failure) => failure,

@@ -3,6 +3,7 @@
 //! Knows nothing of images, layers or the store: it is given directories and numbers.
 
 mod cgroup;
+mod chroot;
 mod emulation;
 mod environment;
 mod filter;
@@ -305,6 +306,8 @@ pub enum Isolation {
     /// As [`Isolation::Full`], with the `/proc` that we see ourselves, because parts of it are hidden from us
     /// and the kernel then gives nobody a new one.
     OuterProc,
+    /// In another root directory and not at all otherwise; never without being asked for.
+    Chroot,
 }
 
 /// What the user wants of a probe; everything is found out when nothing is said.
@@ -314,6 +317,8 @@ pub struct Wanted {
     pub snapshotter: Option<Snapshotter>,
     /// Folder for [`Snapshotter::OverlayElsewhere`].
     pub scratch: Option<PathBuf>,
+    /// No isolation ([`Isolation::Chroot`]) instead of as much as can be had.
+    pub isolation: Option<Isolation>,
 }
 
 /// What this place can do, found by doing.

@@ -34,7 +34,7 @@ const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 const DATA: u64 = PLAIN | libc::MOUNT_ATTR_NOEXEC;
 
 /// Device files that every process sees: name, major, minor.
-const DEVICES: &[(&CStr, u32, u32)] = &[
+pub(super) const DEVICES: &[(&CStr, u32, u32)] = &[
     (c"null", 1, 3),
     (c"zero", 1, 5),
     (c"full", 1, 7),
@@ -244,7 +244,7 @@ fn proc(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
     let point = system_point(root, c"proc", told)?;
     let mount = match plan.isolation {
         Isolation::Full => new_mount(c"proc", &[], DATA)?,
-        Isolation::OuterProc => {
+        Isolation::OuterProc | Isolation::Chroot => {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE
                 | OpenTreeFlags::OPEN_TREE_CLOEXEC
                 | OpenTreeFlags::AT_RECURSIVE;

@@ -24,8 +24,9 @@ use rustix::{
 use crate::event::Stream;
 
 use crate::sandbox::{
-    Bind, CancelFlag, Exit, LimitsMet, Mount, NetworkMode, ProcessSpec, SandboxError,
+    Bind, CancelFlag, Exit, Isolation, LimitsMet, Mount, NetworkMode, ProcessSpec, SandboxError,
     cgroup::{Cgroup, Hierarchies},
+    chroot,
     inside::{self, Joined},
     points,
     prepare::{self, Aid, Plan, Streams, setup},
@@ -75,6 +76,13 @@ pub(super) fn run_telling(
     let (streams, mut ears) = streams().map_err(|error| setup("make pipes", error))?;
     let cgroup = Cgroup::new(&Hierarchies::found(), &spec.limits)
         .map_err(|error| setup("make a control group", error))?;
+    let lent = match spec.isolation {
+        Isolation::Full | Isolation::OuterProc => None,
+        Isolation::Chroot => {
+            chroot::check(spec)?;
+            Some(chroot::Lent::new(spec)?)
+        }
+    };
     let plan = prepare::plan(spec, streams, cgroup)?;
     let mut process = start(&plan, told)?;
     // Our ends of the process's streams: their last writer must be inside.
@@ -82,19 +90,23 @@ pub(super) fn run_telling(
     drop(streams);
     let mut crowd = Crowd::new(&cgroup);
     let listened = listen(&mut process, &mut ears, output, (cancel, &mut crowd));
-    conclude(spec, told, process, (aid, crowd, listened))
+    conclude(spec, told, process, ((aid, lent), crowd, listened))
 }
+
+/// What the process needs until it has ended.
+pub(super) type Lendings = (Aid, Option<chroot::Lent>);
 
 /// Waits for the end, clears up, and says how it went.
 pub(super) fn conclude(
     spec: &ProcessSpec,
     told: &Told,
     mut process: Process,
-    (aid, crowd, listened): (Aid, Crowd<'_>, Result<Listened, SandboxError>),
+    ((aid, lent), crowd, listened): (Lendings, Crowd<'_>, Result<Listened, SandboxError>),
 ) -> Result<Exit, SandboxError> {
     let usage = process.wait().map_err(|errno| setup("wait for the process", errno.into()))?;
     let met = crowd.met();
     drop(aid);
+    drop(lent);
     let made = told.all_made();
     points::remove(&spec.rootfs.upper, &made)
         .map_err(|error| setup("remove mount points", error))?;
@@ -144,6 +156,8 @@ fn streams() -> io::Result<(Streams, Ears)> {
 
 /// The sandbox's init. Killed and waited for when dropped, so that nothing outlives the call.
 pub(super) struct Process {
+    /// What ends it: what it started ends with it, or by it.
+    end: Signal,
     pid: libc::pid_t,
     pidfd: OwnedFd,
     waited: bool,
@@ -157,7 +171,7 @@ impl Process {
 
     pub(super) fn kill(&self) {
         // An error says that it has ended already.
-        let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = rustix::process::pidfd_send_signal(&self.pidfd, self.end);
     }
 
     fn wait(&mut self) -> Result<libc::rusage, Errno> {
@@ -181,6 +195,10 @@ pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     if plan.network == NetworkMode::None {
         namespaces |= libc::CLONE_NEWNET;
     }
+    let mut end = Signal::KILL;
+    if plan.isolation == Isolation::Chroot {
+        (namespaces, end) = (0, chroot::END);
+    }
     let failed = |errno: Errno| setup("start a process in new namespaces", errno.into());
     // Handlers of the tool must not run in the child, where they would speak through shared pipes.
     let mask = sys::set_signal_mask(SIGNALS_ALL).map_err(failed)?;
@@ -202,7 +220,7 @@ pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     }
     sys::set_signal_mask(mask).map_err(failed)?;
     match forked.map_err(failed)? {
-        Forked::Parent(pid, Some(pidfd)) => Ok(Process { pid, pidfd, waited: false }),
+        Forked::Parent(pid, Some(pidfd)) => Ok(Process { end, pid, pidfd, waited: false }),
         Forked::Parent(_, None) | Forked::Child => unreachable!("a pidfd was asked for"),
     }
 }

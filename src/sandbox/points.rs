@@ -197,7 +197,7 @@ fn make_one(
     told.made([directory, name], kind, [before, after])
 }
 
-fn mtime(file: BorrowedFd<'_>) -> Sys<Mtime> {
+pub(super) fn mtime(file: BorrowedFd<'_>) -> Sys<Mtime> {
     let stat = rustix::fs::fstat(file)?;
     Ok((stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or(0)))
 }
@@ -259,7 +259,8 @@ fn remove_one(upper: BorrowedFd<'_>, point: &Made) -> Sys<()> {
         PointKind::File => {
             let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            if !regular || stat.st_size != 0 {
+            let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+            if !device && (!regular || stat.st_size != 0) {
                 return Err(Errno::NOTEMPTY);
             }
             rustix::fs::unlinkat(&parent, name, AtFlags::empty())?;

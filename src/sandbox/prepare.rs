@@ -240,7 +240,7 @@ impl Aid {
 }
 
 /// `/etc/hosts`: the lines that every container has, then the ones asked for.
-fn hosts_text(hosts: &[(String, String)]) -> String {
+pub(super) fn hosts_text(hosts: &[(String, String)]) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
@@ -290,11 +290,8 @@ pub(super) fn plan(
         gid: spec.gid,
         groups: spec.groups.clone(),
         mapping,
-        capabilities: match shield {
-            Shield::Full => CAPABILITIES_DOCKER,
-            Shield::Open => u64::MAX,
-        },
-        filter: filter::program(shield, mapping),
+        capabilities: capabilities(shield, spec.isolation),
+        filter: filter_for(spec.isolation, shield, mapping),
         shield,
         isolation: spec.isolation,
         privileges: spec.privileges,
@@ -308,6 +305,26 @@ pub(super) fn plan(
         console: Console::Given,
         _aid: aid,
     })
+}
+
+/// What a process may have. Without a namespace of our own we cannot give more than we have.
+fn capabilities(shield: Shield, isolation: Isolation) -> u64 {
+    let wanted = match shield {
+        Shield::Full => CAPABILITIES_DOCKER,
+        Shield::Open => u64::MAX,
+    };
+    match isolation {
+        Isolation::Full | Isolation::OuterProc => wanted,
+        Isolation::Chroot => wanted & identity::permitted_capabilities(),
+    }
+}
+
+/// Whoever has no namespace of their own cannot filter: what is around us does.
+fn filter_for(isolation: Isolation, shield: Shield, mapping: Mapping) -> Vec<libc::sock_filter> {
+    match isolation {
+        Isolation::Full | Isolation::OuterProc => filter::program(shield, mapping),
+        Isolation::Chroot => Vec::new(),
+    }
 }
 
 /// Limits of each process. An ordinary user who has no control group for the number of processes gets

@@ -133,9 +133,17 @@ fn downgrades(found: &Found) -> Vec<String> {
         Snapshotter::FuseOverlay => lines.push(format!(
             "the kernel's overlay cannot be mounted on the store: fuse-overlayfs is used; {better}"
         )),
+        Snapshotter::Copy if found.isolation == Isolation::Chroot => {}
         Snapshotter::Copy => lines.push(format!(
             "overlay cannot be mounted on the store: every RUN works on a copy of all files; {better}"
         )),
+    }
+    if found.isolation == Isolation::Chroot {
+        lines.push(
+            "--isolation chroot: a RUN is not isolated: it shares the processes and the network of this place, and \
+             has no /proc"
+                .to_owned(),
+        );
     }
     if found.isolation == Isolation::OuterProc {
         lines.push(
@@ -157,9 +165,14 @@ fn downgrades(found: &Found) -> Vec<String> {
 /// Tries one way after the other; the first that works, or what is in the way of the best.
 fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
     let keeps_marks = keeps_marks(folder, privilege);
-    let mut isolation = Isolation::Full;
+    let mut isolation = wanted.isolation.unwrap_or_default();
     let mut first_failure = None;
-    let all = wanted.snapshotter.map_or_else(|| Snapshotter::ALL.to_vec(), |one| vec![one]);
+    // Without mounts there is nothing but a copy.
+    let only = match isolation {
+        Isolation::Chroot => Some(Snapshotter::Copy),
+        Isolation::Full | Isolation::OuterProc => wanted.snapshotter,
+    };
+    let all = only.map_or_else(|| Snapshotter::ALL.to_vec(), |one| vec![one]);
     for snapshotter in all {
         for scratch in places(folder, snapshotter, wanted) {
             let place = scratch.as_deref().unwrap_or(folder);

@@ -148,6 +148,53 @@ pub(super) fn wait(pid: libc::pid_t) -> Sys<Waited> {
     }
 }
 
+/// Forks a process of one thread.
+pub(super) fn fork_alone() -> Sys<Forked> {
+    // SAFETY: called from processes that were forked and have one thread.
+    unsafe { fork(0) }
+}
+
+/// As [`wait`], but `None` when no child has ended, or none is left.
+pub(super) fn wait_without_waiting(pid: libc::pid_t) -> Sys<Option<Waited>> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call.
+    let result = check(unsafe {
+        libc::syscall(
+            libc::SYS_wait4,
+            libc::c_long::from(pid),
+            &raw mut status,
+            libc::c_long::from(libc::WNOHANG),
+            &raw mut usage,
+        )
+    });
+    match result {
+        Ok(0) | Err(Errno::CHILD) => Ok(None),
+        Err(errno) => Err(errno),
+        Ok(pid) => {
+            let pid = libc::pid_t::try_from(pid).expect("a process id fits its type");
+            Ok(Some(Waited { pid, status, usage }))
+        }
+    }
+}
+
+/// Waits for one of these signals, which are blocked, and takes it.
+pub(super) fn wait_for_signal(signals: &[i32]) -> Sys<i32> {
+    let set: u64 = signals.iter().fold(0, |set, signal| set | 1 << (signal - 1));
+    let none = ptr::null_mut::<libc::c_void>();
+    loop {
+        // SAFETY: the set has the kernel's size; nothing is asked back, and there is no time limit.
+        let taken = check(unsafe {
+            libc::syscall(libc::SYS_rt_sigtimedwait, &raw const set, none, none, SIGNAL_SET_BYTES)
+        });
+        match taken {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            other => return other.map(|signal| i32::try_from(signal).unwrap_or(0)),
+        }
+    }
+}
+
 /// Sets attributes (`MOUNT_ATTR_*`) of a mount that is not in use yet.
 pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, whole_tree: Depth) -> Sys<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };

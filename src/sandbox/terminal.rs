@@ -22,7 +22,7 @@ use rustix::{
 };
 
 use crate::sandbox::{
-    CancelFlag, Exit, ProcessSpec, SandboxError,
+    CancelFlag, Exit, Isolation, ProcessSpec, SandboxError,
     cgroup::{Cgroup, Hierarchies},
     outside::{self, Crowd, Listened},
     prepare::{self, Console, Plan, Streams, setup},
@@ -58,6 +58,11 @@ pub(super) fn attach(
     cancel: &CancelFlag,
 ) -> Result<Exit, SandboxError> {
     let told = SharedMemory::<Told>::new().map_err(|errno| setup("share memory", errno.into()))?;
+    if spec.isolation == Isolation::Chroot {
+        let reason = "--isolation=chroot has no terminals".to_owned();
+        let help = "a place with namespaces can: `idpbuilder doctor` says what this one lacks";
+        return Err(SandboxError::Unavailable { reason, help: help.to_owned() });
+    }
     let (ours, streams) = streams().map_err(|error| setup("make a terminal", error))?;
     let cgroup = Cgroup::new(&Hierarchies::found(), &spec.limits)
         .map_err(|error| setup("make a control group", error))?;
@@ -76,7 +81,7 @@ pub(super) fn attach(
     if joined.is_err() {
         process.kill();
     }
-    outside::conclude(spec, told.get(), process, (aid, Crowd::new(&cgroup), joined))
+    outside::conclude(spec, told.get(), process, ((aid, None), Crowd::new(&cgroup), joined))
 }
 
 /// Our end of the way by which the terminal comes out, and the streams of the process until then.

@@ -323,6 +323,29 @@ fn docker_s_default_copies_and_refuses_run_with_a_way_out_that_works() {
 }
 
 #[test]
+fn chroot_runs_where_nothing_else_can_and_says_that_nothing_is_isolated() {
+    const NOT_ISOLATED: &str = "note: --isolation chroot: a RUN is not isolated";
+    let dockerfile = "FROM busybox\nCOPY file /file\nRUN cat /file > /copy; echo x > /dev/null; \
+        cat /etc/resolv.conf > /dev/null; setsid sleep 424242 & mkdir /made\n\
+        RUN <<E\nrm /copy\necho y > /made/y\nchown 5:6 /made/y\nE\nUSER 7\nRUN id -u && cat /made/y; exit 0";
+    let here = wanted(dockerfile);
+    let place = Place::docker(0);
+    let done = place.build(dockerfile, "--isolation chroot");
+    assert!(done.err.contains(NOT_ISOLATED) && done.err.contains("| 7\n"), "{done}");
+    assert_eq!(done.ok(), here);
+    // Never without being asked for, and not for those who may not even do that.
+    place.build(dockerfile, "").fails(8, &["--isolation chroot"]);
+    Place::docker(1000).build(dockerfile, "--isolation chroot").fails(8, &["not possible"]);
+    let mount = "FROM busybox\nRUN --mount=type=cache,target=/c true";
+    place.build(mount, "--isolation chroot").fails(8, &["has no mounts"]);
+    let left = fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("424242")
+    });
+    assert!(!left, "what was left running is killed");
+}
+
+#[test]
 fn a_container_without_seccomp_runs_with_its_own_proc_and_says_so() {
     runs(&Place::docker(0).unconfined(), &[MASKED]);
     runs(&Place::docker(1000).unconfined(), &[MASKED, SINGLE]);

@@ -17,6 +17,11 @@ const STOP_MAX: Duration = Duration::from_secs(2);
 
 /// A build in the middle of a RUN, which has started processes in the background too.
 fn running(user: &User, mirror: &Registry, seconds: &str) -> Child {
+    running_with(user, mirror, seconds, &[])
+}
+
+/// As [`running`], with more flags.
+fn running_with(user: &User, mirror: &Registry, seconds: &str, flags: &[&str]) -> Child {
     let sleep = format!("sleep {seconds}");
     let text = format!(
         "FROM busybox\nRUN echo a > /a\nRUN {sleep} & (setsid {sleep} &) ; echo sta''rted; {sleep}\n"
@@ -33,6 +38,7 @@ fn running(user: &User, mirror: &Registry, seconds: &str) -> Child {
         &mirror.as_mirror(),
         ".",
     ]);
+    command.args(flags);
     command.stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().unwrap();
     let mut said = String::new();
@@ -158,6 +164,23 @@ fn a_build_that_compresses_a_large_layer_ends_in_two_seconds_too() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(end(&mut child, since), Some(130));
     assert!(!writing(), "temporary files are left");
+}
+
+#[test]
+fn a_build_without_isolation_takes_its_processes_with_it_too() {
+    let (user, mirror) = (User::new(), Registry::mirror());
+    for (n, (signal, code)) in [(Signal::INT, 130), (Signal::KILL, -1)].into_iter().enumerate() {
+        let seconds = unique(u32::try_from(200 + n).unwrap());
+        let mut child = running_with(&user, &mirror, &seconds, &["--isolation", "chroot"]);
+        let since = Instant::now();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(end(&mut child, since), Some(code));
+        let until = Instant::now() + STOP_MAX;
+        while !processes(&seconds).is_empty() {
+            assert!(Instant::now() < until, "processes: {:?}", processes(&seconds));
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
