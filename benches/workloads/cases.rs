@@ -14,6 +14,7 @@ use crate::{
     language,
     measure::{self, Sample},
     registry::Registry,
+    runtimes,
     tools::{self, BASE, Bench, Tool},
 };
 
@@ -72,7 +73,7 @@ pub(crate) const ALL: [Workload; 16] = [
     Workload { name: "W5p", what: "push of it with gzip; floor: gzip -1", fill: large_push },
     Workload {
         name: "W6",
-        what: "40 RUN steps; floor: overlay + unshare + chroot + sh",
+        what: "40 RUN steps, also rootless, beside 40 runs of a ready bundle; floor: overlay + unshare + chroot + sh",
         fill: forty_runs,
     },
     Workload { name: "W7", what: "12 targets on one shared stage", fill: twelve_targets },
@@ -342,6 +343,7 @@ fn forty_runs(settings: &Settings, ground: &Ground, contest: &mut Contest) -> Ou
     change(&context, 999).map_err(text)?;
     rebuilds(settings, ground, contest, (&context, change))?;
     if ground.is_fresh() {
+        runtimes::add_rootless(contest, &settings.base, change)?;
         // The base unpacked, and the least that isolates a step.
         let root = ground.path().join("rootfs");
         let script = "mkdir -p ../rootfs/lower && cd ../rootfs && for blob in \"$BASE\"/blobs/sha256/*; do \
@@ -354,6 +356,7 @@ fn forty_runs(settings: &Settings, ground: &Ground, contest: &mut Contest) -> Ou
              lowerdir=lower,upperdir=steps/$step/u,workdir=steps/$step/w,volatile steps/$step/m; \
              exec chroot steps/$step/m /bin/sh -c :\"; done";
         floor(contest, ground, &root, script);
+        runtimes::add(contest, ground)?;
     }
     Ok(())
 }

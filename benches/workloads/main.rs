@@ -17,6 +17,7 @@ mod ground;
 mod language;
 mod measure;
 mod registry;
+mod runtimes;
 mod tools;
 
 use std::{fs, path::PathBuf, process::ExitCode};
