@@ -80,14 +80,20 @@ pub(super) fn prepare(
             copy(&whole)?;
             vec![whole]
         }
-        _ => snapshot::lowers(store, below, super::marks(ability))?,
+        Snapshotter::Overlay
+        | Snapshotter::OverlayMount
+        | Snapshotter::OverlayElsewhere
+        | Snapshotter::FuseOverlay => snapshot::lowers(store, below, super::marks(ability))?,
     };
     let keeps = [Snapshotter::Overlay, Snapshotter::OverlayMount].contains(&snapshotter);
     Ok(Prepared {
         rootfs: RootFs { kind: snapshotter.root(), lowers, upper, work },
         form: match snapshotter {
             Snapshotter::Copy => UpperForm::Whole,
-            _ => UpperForm::Changes,
+            Snapshotter::Overlay
+            | Snapshotter::OverlayMount
+            | Snapshotter::OverlayElsewhere
+            | Snapshotter::FuseOverlay => UpperForm::Changes,
         },
         afterwards: if keeps { Afterwards::Snapshot } else { Afterwards::Nothing },
         _elsewhere: elsewhere,

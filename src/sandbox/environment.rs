@@ -63,9 +63,10 @@ impl Environment {
                 "{}start the container with `--security-opt seccomp=unconfined --security-opt \
                  apparmor=unconfined --security-opt systempaths=unconfined`, or with `--cap-add SYS_ADMIN \
                  --security-opt apparmor=unconfined` as root; Kubernetes: {KUBERNETES}; builds without RUN work",
-                match self {
-                    Self::ContainerRoot => "`--isolation chroot` runs without isolation; or ",
-                    _ => "",
+                if self == Self::ContainerRoot {
+                    "`--isolation chroot` runs without isolation; or "
+                } else {
+                    ""
                 }
             ),
             Self::NoUserNamespaces => "`sysctl user.max_user_namespaces=15000` as root of this machine, or run as \

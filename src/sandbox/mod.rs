@@ -174,6 +174,7 @@ pub struct LimitsMet {
 }
 
 /// Which limits can be enforced here.
+#[expect(clippy::struct_excessive_bools, reason = "three facts that do not exclude one another")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Enforcement {
     /// `control groups, version 1`, for example.

@@ -77,6 +77,7 @@ enum Filter {
 
 /// A kind of container.
 #[derive(Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude one another")]
 struct Place {
     uid: u32,
     caps: Vec<&'static str>,
