@@ -106,8 +106,10 @@ fn s34_three_thousand_steps_leave_nothing_behind() {
             writeln!(text, "RUN echo {step} > /step").unwrap();
             text
         });
-        attack.refused(&text, &["499 different layers"]);
-        "explained"
+        // More than overlay stacks: the lower ones become one directory.
+        let done = attack.build(&text);
+        assert_eq!(done.code, 0, "{}", done.err.lines().last().unwrap_or_default());
+        "done"
     });
     let before = mounts().lines().count();
     at_levels("S34 3000 steps", &[Level::Root], |attack| {
