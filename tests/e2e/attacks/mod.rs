@@ -6,6 +6,7 @@
 
 mod canary;
 mod kernel;
+mod layers;
 mod lives;
 mod mounts;
 mod races;

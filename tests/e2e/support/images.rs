@@ -4,9 +4,11 @@
 
 use std::{
     fs,
+    io::{self, BufRead as _, BufReader, Write as _},
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use idpbuilder::oci::Digest;
@@ -73,6 +75,10 @@ impl Tar {
         self.linked(EntryType::Symlink, name, target.as_ref())
     }
 
+    pub(crate) fn hard_link(self, name: &str, target: impl AsRef<Path>) -> Self {
+        self.linked(EntryType::Link, name, target.as_ref())
+    }
+
     fn linked(self, kind: EntryType, name: &str, target: &Path) -> Self {
         let mut header = header(kind, 0o777);
         let target = target.as_os_str().as_encoded_bytes();
@@ -118,7 +124,6 @@ impl Layer {
     }
 
     pub(crate) fn gzip(tar: &[u8]) -> Self {
-        use std::io::Write as _;
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         encoder.write_all(tar).unwrap();
         let blob = encoder.finish().unwrap();
@@ -242,4 +247,78 @@ impl Layout {
     pub(crate) fn index(&self, text: &str) {
         fs::write(self.0.join("index.json"), text).unwrap();
     }
+}
+
+/// A server on loopback that knows no registry's rules: it answers each path as it is told to.
+pub(crate) struct Served {
+    /// Host and port.
+    pub(crate) address: String,
+    /// Paths asked for, in order.
+    pub(crate) asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Served {
+    /// Answers `GET` by path: a media type and bytes, or not found. It ends with the tests.
+    pub(crate) fn new(answer: impl Fn(&str) -> Option<(String, Vec<u8>)> + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let served =
+            Self { address: listener.local_addr().unwrap().to_string(), asked: Arc::default() };
+        let asked = Arc::clone(&served.asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // Who goes away has had enough.
+                drop(reply(stream, &answer, &asked));
+            }
+        });
+        served
+    }
+
+    /// The image `latest` of a layout, as any repository.
+    pub(crate) fn layout(folder: &Path) -> Self {
+        let folder = folder.to_owned();
+        Self::new(move |path| {
+            let blob =
+                |digest: &str| fs::read(folder.join("blobs").join(digest.replace(':', "/"))).ok();
+            let (_, name) = path.rsplit_once('/')?;
+            if path.contains("/blobs/") {
+                return Some(("application/octet-stream".to_owned(), blob(name)?));
+            }
+            if !path.contains("/manifests/") {
+                return Some(("application/json".to_owned(), b"{}".to_vec()));
+            }
+            let index: Value =
+                serde_json::from_slice(&fs::read(folder.join("index.json")).ok()?).ok()?;
+            let digest =
+                if name.contains(':') { name } else { index["manifests"][0]["digest"].as_str()? };
+            let manifest = blob(digest)?;
+            let kind = serde_json::from_slice::<Value>(&manifest).ok();
+            let kind = kind.and_then(|json| Some(json["mediaType"].as_str()?.to_owned()));
+            Some((kind.unwrap_or_else(|| MANIFEST.to_owned()), manifest))
+        })
+    }
+}
+
+fn reply(
+    mut stream: TcpStream,
+    answer: &dyn Fn(&str) -> Option<(String, Vec<u8>)>,
+    asked: &Mutex<Vec<String>>,
+) -> io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
+    let mut words = request.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    asked.lock().unwrap().push(path.to_owned());
+    let found = answer(path);
+    let status = if found.is_some() { "200 OK" } else { "404 Not Found" };
+    let (kind, bytes) = found.unwrap_or_default();
+    let length = bytes.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    if method != "HEAD" {
+        stream.write_all(&bytes)?;
+    }
+    Ok(())
 }
