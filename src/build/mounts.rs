@@ -15,11 +15,16 @@ use super::{
 use crate::{
     graph::{CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, SourceRoot, Unpack},
     sandbox::{Bind, Mount, Privilege, Tmpfs},
+    snapshot::View,
     ssh::Door,
+    tree::{Kind, TreePath},
 };
 
 /// Where the selected files stand in the directory that is made for a mount.
 const SELECTED: &str = "/selected";
+
+/// Where apt looks for settings.
+const APT_SETTINGS: &str = "etc/apt/apt.conf.d";
 
 /// Largest secret in bytes, as in BuildKit.
 const SECRET_BYTES_MAX: usize = 500 << 10;
@@ -79,6 +84,19 @@ impl Mounts {
             mounts.add(task, mount, &staging.join(format!("mount{index}")))?;
         }
         Ok(mounts)
+    }
+
+    /// Where one id is mapped, apt cannot become the user that it downloads as, and looks whether it did: it is told to stay.
+    pub(super) fn add_for_apt(&mut self, view: &View, staging: &Path) -> Result<(), BuildError> {
+        let folder = TreePath::parse(APT_SETTINGS).expect("it is a path");
+        if !view.entry(&folder).is_some_and(|entry| entry.kind == Kind::Directory) {
+            return Ok(());
+        }
+        let source = staging.join("apt");
+        write_executable(&source, b"APT::Sandbox::User \"root\";\n")?;
+        let target = format!("/{APT_SETTINGS}/99one-id");
+        self.mounts.push(Mount::Bind(Bind { source, inside: None, target, read_only: true }));
+        Ok(())
     }
 
     fn bind(&mut self, source: PathBuf, mount: &MountOp) {

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -94,7 +95,7 @@ fn create(folder: &Path, name: &str) -> std::io::Result<(PathBuf, File)> {
     let mut number = since.as_millis();
     loop {
         let path = folder.join(format!("{name}-{number}.log"));
-        match File::options().write(true).create_new(true).open(&path) {
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
             made => {
                 remove_oldest(folder, name);

@@ -21,7 +21,7 @@ use crate::{
     graph::{Network, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, Upper, write_upper},
     oci::{ChainId, DiffId, Digest},
-    sandbox::{self, Ability, Exit, NetworkMode, ProcessSpec, RootFs, SandboxError},
+    sandbox::{self, Ability, Exit, NetworkMode, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::LayerRecord,
     tree::{Change, Timestamp, TreePath},
@@ -79,7 +79,10 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     let staging = store.staging()?;
     let prepared = rootfs::prepare((store, ability), task.below, staging.path())?;
     make_system_points(&view, &prepared.rootfs.upper)?;
-    let mounts = Mounts::prepare(task, staging.path())?;
+    let mut mounts = Mounts::prepare(task, staging.path())?;
+    if ability.privilege == Privilege::SingleId {
+        mounts.add_for_apt(&view, staging.path())?;
+    }
     let spec = specify(task, &view, prepared.rootfs.clone(), &mounts)?;
     let mut output = Output::new(task);
     let cancel = &task.workshop.cancel;

@@ -68,6 +68,7 @@ pub(super) fn private_folder(name: &str) -> Result<PathBuf, CliError> {
 /// As an ordinary user: goes on inside a user namespace. `Some` is the exit code of the invocation
 /// that ran there.
 pub(super) fn enter_namespace(argv: &[OsString]) -> Option<u8> {
+    forbid_core_files();
     match sandbox::enter(argv) {
         Entered::Continue(_) => None,
         Entered::Ran(code) => Some(u8::try_from(code).unwrap_or(1)),
@@ -261,4 +262,13 @@ pub(super) fn start_logging(verbosity: u8) {
 pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
     std::path::absolute(path)
         .map_err(|error| CliError::new(CONFIGURATION, format!("{}: {error}", path.display())))
+}
+
+/// A crash must not leave secrets on the disk. A limit of 1 also keeps the kernel from handing the memory to a program,
+/// where core files go to one (core(5)).
+fn forbid_core_files() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let one = Rlimit { current: Some(1), maximum: Some(1) };
+    // Where it may not be lowered, nothing else can be done.
+    let _ = setrlimit(Resource::Core, one);
 }

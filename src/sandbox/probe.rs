@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -53,7 +54,9 @@ pub(super) fn ability(folder: &Path, wanted: &Wanted) -> Ability {
     let best = ability.notes == notes(privilege);
     if let (true, Ok(()), Some(text)) = (best, &ability.run, circumstances) {
         // Whoever cannot write it tries again.
-        drop(fs::write(&mark, text));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        drop(options.open(&mark).and_then(|mut file| file.write_all(text.as_bytes())));
     }
     ability
 }

@@ -6,7 +6,7 @@ use crate::support::{Done, User, registry::Registry};
 
 /// Lists a whole tree: type, mode, owner, links, time, target of each path, the content of files, and capabilities.
 /// Directories have no time of their own in a layer that only lists them as parents; sizes come with the content.
-const LIST: &str = r#"set -eu
+pub(crate) const LIST: &str = r#"set -eu
 outside='( -path /proc -o -path /sys -o -path /dev -o -path /listing -o -path /etc/resolv.conf -o -path /etc/hosts -o -path /etc/hostname )'
 find / $outside -prune -o -type d -printf '%y %m %U:%G %p\n' -o -printf '%y %m %U:%G %n %T@ %p %l\n' | sed -E 's/(\.[0-9]+) / /' | sort
 find / $outside -prune -o -type f -print0 | sort -z | xargs -0 sha256sum
@@ -31,10 +31,15 @@ RUN mv /odd/sparse /odd/moved && rm /etc/debian_version
 RUN sh /list.sh > /listing
 "#;
 
-fn assert_layers_are_exact(user: &User) {
-    let mirror = Registry::mirror();
+/// Builds an image, whose last RUN has left [`LIST`]'s output at `/listing`: that, and what the same says of what umoci
+/// unpacks; last, where umoci unpacked it.
+pub(crate) fn seen_and_unpacked(
+    user: &User,
+    dockerfile: &str,
+    mirror: &Registry,
+) -> (String, String, tempfile::TempDir) {
     user.write("list.sh", LIST);
-    user.write("Dockerfile", DOCKERFILE);
+    user.write("Dockerfile", dockerfile);
     let output =
         ["--output", "type=oci,dest=layout,tar=false", "--mirror", &mirror.as_mirror(), "."];
     Done::of(user.idp().args(["build", "-t", "exact:v1"]).args(output)).ok();
@@ -49,6 +54,13 @@ fn assert_layers_are_exact(user: &User) {
     let root = unpacked.join("rootfs");
     let seen = fs::read_to_string(root.join("listing")).unwrap();
     let found = Done::of(Command::new("chroot").arg(&root).args(["sh", "/list.sh"])).ok();
+    (seen, found, bundle)
+}
+
+fn assert_layers_are_exact(user: &User) {
+    let mirror = Registry::mirror();
+    let (seen, found, bundle) = seen_and_unpacked(user, DOCKERFILE, &mirror);
+    let root = bundle.path().join("unpacked/rootfs");
     assert_same_lines(&seen, &found);
     // The list is no list of nothing.
     for wanted in [
@@ -69,7 +81,7 @@ fn assert_layers_are_exact(user: &User) {
 }
 
 #[track_caller]
-fn assert_same_lines(seen: &str, found: &str) {
+pub(crate) fn assert_same_lines(seen: &str, found: &str) {
     let (a, b): (BTreeSet<_>, BTreeSet<_>) = (seen.lines().collect(), found.lines().collect());
     let only = |one: &BTreeSet<&str>, other: &BTreeSet<&str>| {
         one.difference(other).take(20).map(|line| format!("  {line}\n")).collect::<String>()

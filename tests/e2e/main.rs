@@ -28,6 +28,7 @@ mod mistakes;
 mod output;
 mod outputs;
 mod overlap;
+mod packages;
 mod platforms;
 mod projects;
 mod publication;

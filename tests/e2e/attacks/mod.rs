@@ -12,6 +12,7 @@ mod lives;
 mod mounts;
 mod races;
 mod rootfs;
+mod secrets;
 mod users;
 
 use std::{
