@@ -235,7 +235,7 @@ fn differences(uid: u32, crun: &Answers, ours: &Answers, known: &[Difference]) -
         let known = known.iter().find(|(known, ..)| known == name);
         match known {
             None if answer != theirs => {
-                wrong.push(format!("uid {uid}: {name}: crun {theirs}, we {answer}"))
+                wrong.push(format!("uid {uid}: {name}: crun {theirs}, we {answer}"));
             }
             Some(&(_, expected, with_us, _))
                 if answer != theirs && (expected, with_us) != (theirs.as_str(), answer) =>
@@ -253,6 +253,7 @@ fn differences(uid: u32, crun: &Answers, ours: &Answers, known: &[Difference]) -
 
 /// S24, S18.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "the table of results is what a test prints")]
 fn assert_as_in_crun(environment: &str, user: &User, more: &[Difference], uids: &[u32]) {
     let ours = in_run(user);
     assert!(ours[0].len() > 140, "{} calls", ours[0].len());

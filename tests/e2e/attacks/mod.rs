@@ -177,6 +177,7 @@ fn said(done: &Done) -> String {
 
 /// Tries `work` at each of the levels, looks after the canary, and prints a row for each: what `work` returns.
 #[track_caller]
+#[expect(clippy::print_stdout, reason = "the table of results is what a test prints")]
 fn at_levels(case: &str, levels: &[Level], work: impl Fn(&Attack) -> &'static str) {
     let tries: Vec<_> = levels.iter().map(|level| (level.name(), level.user(), *level)).collect();
     let mut failed = 0;

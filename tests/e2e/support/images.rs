@@ -249,6 +249,9 @@ impl Layout {
     }
 }
 
+/// Media type and bytes, or not found.
+type Answer = Option<(String, Vec<u8>)>;
+
 /// A server on loopback that knows no registry's rules: it answers each path as it is told to.
 pub(crate) struct Served {
     /// Host and port.
@@ -259,7 +262,7 @@ pub(crate) struct Served {
 
 impl Served {
     /// Answers `GET` by path: a media type and bytes, or not found. It ends with the tests.
-    pub(crate) fn new(answer: impl Fn(&str) -> Option<(String, Vec<u8>)> + Send + 'static) -> Self {
+    pub(crate) fn new(answer: impl Fn(&str) -> Answer + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let served =
             Self { address: listener.local_addr().unwrap().to_string(), asked: Arc::default() };
@@ -300,7 +303,7 @@ impl Served {
 
 fn reply(
     mut stream: TcpStream,
-    answer: &dyn Fn(&str) -> Option<(String, Vec<u8>)>,
+    answer: &dyn Fn(&str) -> Answer,
     asked: &Mutex<Vec<String>>,
 ) -> io::Result<()> {
     let mut lines = BufReader::new(stream.try_clone()?).lines();
