@@ -401,9 +401,6 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             help.insert(0, format!("no stage has this name: did you mean `{near}`?"));
             (message, label, help)
         }
-        BuildError::Image(ImageError::NotFound(_) | ImageError::Platform { .. }) => {
-            (message, "this image".to_owned(), Vec::new())
-        }
         BuildError::Exit { code, tail, help, .. } => {
             let said = tail.iter().rev().find(|line| !line.trim().is_empty());
             let label = said.map_or_else(|| format!("exit code {code}"), |line| safe(line));
@@ -425,18 +422,7 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             (message, "needs it".to_owned(), vec![flag, file, without])
         }
         BuildError::AgentMissing { id, offered } => {
-            let name = if id.is_empty() { "default" } else { id };
-            let mut help = vec![
-                format!(
-                    "--ssh {name} hands your agent on, --ssh {name}=FILE a key or another agent"
-                ),
-                format!("in idpbuilder.kdl: `ssh {name}` in the image"),
-                "without `required` the build goes on without it".to_owned(),
-            ];
-            if !offered.is_empty() {
-                help.insert(0, format!("offered are: {}", offered.join(", ")));
-            }
-            (message, "needs it".to_owned(), help)
+            (message, "needs it".to_owned(), agent_help(id, offered))
         }
         BuildError::Moved { name, .. } => {
             let help = format!("`idpbuilder lock --update {name}` takes what it is now");
@@ -476,13 +462,30 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             ];
             (message, "here".to_owned(), help)
         }
-        BuildError::Image(ImageError::Registry(error)) => {
-            let text = registry_text("", error);
-            let help = text.lines().skip(2).map(|line| line.trim().to_owned());
-            (message, "this image".to_owned(), help.collect())
-        }
+        BuildError::Image(error) => (message, "this image".to_owned(), image_help(error)),
         _ => (message, "here".to_owned(), Vec::new()),
     }
+}
+
+/// The ways out when there is no image.
+fn image_help(error: &ImageError) -> Vec<String> {
+    let ImageError::Registry(error) = error else { return Vec::new() };
+    let text = registry_text("", error);
+    text.lines().skip(2).map(|line| line.trim().to_owned()).collect()
+}
+
+/// The ways out when there is no agent.
+fn agent_help(id: &str, offered: &[String]) -> Vec<String> {
+    let name = if id.is_empty() { "default" } else { id };
+    let mut help = vec![
+        format!("--ssh {name} hands your agent on, --ssh {name}=FILE a key or another agent"),
+        format!("in idpbuilder.kdl: `ssh {name}` in the image"),
+        "without `required` the build goes on without it".to_owned(),
+    ];
+    if !offered.is_empty() {
+        help.insert(0, format!("offered are: {}", offered.join(", ")));
+    }
+    help
 }
 
 /// The ways out when there is no repository.

@@ -74,7 +74,7 @@ fn a_mistake_is_shown_with_its_place_its_reason_and_the_way_out() {
         let text = fs::read_to_string(path).unwrap();
         let case = Case::read(&text);
         let said = case.run(&mirror);
-        let before = text.find(SAID).map_or(text.as_str(), |at| &text[..at]);
+        let before = text.split(SAID).next().unwrap_or_default();
         let whole = format!("{before}{said}");
         if whole == text {
             continue;

@@ -102,11 +102,10 @@ fn has_chosen(action: &FileAction, pick: &Pick) -> bool {
 fn unusable(store: &Store, layer: DiffId) -> Result<Option<String>, FilesError> {
     let Some(bytes) = store.listing(layer)? else { return Ok(None) };
     let listing = Listing::decode(&bytes)?;
-    let shut = listing.changes.iter().find_map(|listed| match &listed.change {
-        Change::Put(entry) if entry.kind == Kind::Directory && !entry.path.is_root() => {
-            (entry.meta.mode & SEARCH_BITS == 0).then(|| format!("/{}", entry.path))
-        }
-        _ => None,
+    let shut = listing.changes.iter().find_map(|listed| {
+        let Change::Put(entry) = &listed.change else { return None };
+        let is_shut = entry.kind == Kind::Directory && entry.meta.mode & SEARCH_BITS == 0;
+        (is_shut && !entry.path.is_root()).then(|| format!("/{}", entry.path))
     });
     Ok(shut.map(|path| path.replacen("//", "/", 1)))
 }

@@ -63,10 +63,10 @@ fn escaped_continuation(at: &Instruction, escape: char) -> Option<String> {
 }
 
 fn ignored_flag(at: &Instruction) -> Option<String> {
-    let drops_flags = match &at.kind {
-        Kind::Arg(_) | Kind::StopSignal(_) => true,
-        Kind::Healthcheck(check) => check.test.first().is_some_and(|test| test == "NONE"),
-        _ => false,
+    let drops_flags = if let Kind::Healthcheck(check) = &at.kind {
+        check.test.first().is_some_and(|test| test == "NONE")
+    } else {
+        matches!(at.kind, Kind::Arg(_) | Kind::StopSignal(_))
     };
     let flag = at.original.split_whitespace().nth(1)?;
     let given = drops_flags && flag.starts_with("--") && flag != "--";
