@@ -259,7 +259,7 @@ fn c15_special_files_are_copied_as_docker_does_and_never_opened() {
     // One that its owner closed to us is named; root may read all.
     let rootless = User::rootless();
     rootless.write("shut", "x");
-    fs::set_permissions(rootless.work().join("shut"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(rootless.work().join("shut"), fs::Permissions::from_mode(0o000)).unwrap();
     rootless.write("Dockerfile", "FROM scratch\nCOPY shut /\n");
     rootless.run(["build", "."]).fails(1, &["shut", "ermission denied"]);
 }
