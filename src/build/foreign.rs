@@ -22,7 +22,7 @@ pub(super) fn emulator(workshop: &Workshop, run: &RunOp) -> Result<Option<Emulat
     if ability.run.is_err() {
         return Ok(None);
     }
-    match sandbox::emulation(&run.architecture, ability.privilege) {
+    match sandbox::emulation(&run.architecture, ability) {
         Ok(Emulation::Known) => Ok(None),
         Ok(Emulation::Own(emulator)) => Ok(Some(emulator)),
         Err(sandbox::Obstacle { reason, help }) => {

@@ -36,6 +36,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
         }
     }
     line(&mut text, "limits", &limits(&ability));
+    line(&mut text, "processors", &processors(&ability));
     for note in &ability.notes {
         line(&mut text, "note", note);
     }
@@ -90,6 +91,16 @@ fn limits(ability: &Ability) -> String {
     text
 }
 
+/// Processors whose images a RUN can be done for.
+fn processors(ability: &Ability) -> String {
+    let emulated = sandbox::emulated(ability);
+    let own = std::env::consts::ARCH;
+    match emulated.is_empty() {
+        true => format!("{own} (others: install qemu-user-static)"),
+        false => format!("{own}, and by an emulator {}", emulated.join(", ")),
+    }
+}
+
 fn json(ability: &Ability) -> serde_json::Value {
     let limits = &ability.limits;
     let run = ability.run.as_ref();
@@ -106,6 +117,7 @@ fn json(ability: &Ability) -> serde_json::Value {
         "limits": {
             "by": limits.by, "memory": limits.memory, "cpu": limits.cpu, "pids": limits.pids, "help": limits.help,
         },
+        "emulated": sandbox::emulated(ability),
         "notes": ability.notes,
     })
 }

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{fs::MemfdFlags, mount::MountFlags};
 
-use super::{Obstacle, Privilege};
+use super::{Ability, Isolation, Obstacle, Privilege};
 
 /// Where the list is seen.
 const LIST: &str = "/proc/sys/fs/binfmt_misc";
@@ -70,7 +70,7 @@ pub struct Emulator {
 }
 
 /// See [`super::emulation`].
-pub(super) fn emulation(architecture: &str, privilege: Privilege) -> Result<Emulation, Obstacle> {
+pub(super) fn emulation(architecture: &str, ability: &Ability) -> Result<Emulation, Obstacle> {
     let Some(processor) = processor(architecture) else {
         return Err(obstacle(architecture, "no interpreter for it is known".to_owned()));
     };
@@ -80,10 +80,14 @@ pub(super) fn emulation(architecture: &str, privilege: Privilege) -> Result<Emul
     let interpreter = interpreter(processor).ok_or_else(|| {
         obstacle(architecture, format!("qemu-{}-static is not installed", processor.qemu))
     })?;
-    match privilege {
+    match ability.privilege {
         Privilege::Mapped | Privilege::SingleId => fill_list()
             .map(|()| Emulation::Known)
             .map_err(|error| obstacle(architecture, format!("{LIST}: {error}"))),
+        Privilege::Root if ability.isolation == Isolation::OuterProc => {
+            let reason = "parts of /proc are hidden from us, and an emulator needs a new one";
+            Err(obstacle(architecture, reason.to_owned()))
+        }
         Privilege::Root if has_own_lists() => {
             let architecture = architecture.to_owned();
             Ok(Emulation::Own(Emulator { interpreter, architecture }))
@@ -93,6 +97,16 @@ pub(super) fn emulation(architecture: &str, privilege: Privilege) -> Result<Emul
             Err(obstacle(architecture, reason.to_owned()))
         }
     }
+}
+
+/// See [`super::emulated`].
+pub(super) fn emulated(ability: &Ability) -> Vec<&'static str> {
+    if ability.run.is_err() {
+        return Vec::new();
+    }
+    let names = PROCESSORS.iter().map(|processor| processor.architecture);
+    let foreign = names.filter(|name| !is_native(name));
+    foreign.filter(|name| emulation(name, ability).is_ok()).collect()
 }
 
 fn obstacle(architecture: &str, reason: String) -> Obstacle {
@@ -274,12 +288,22 @@ mod tests {
 
     #[test]
     fn what_nobody_can_run_is_said_with_the_way_out() {
-        let refused = emulation("vax", Privilege::Root).unwrap_err();
+        let ability =
+            crate::sandbox::probe(&std::env::temp_dir(), &crate::sandbox::Wanted::default());
+        let refused = emulation("vax", &ability).unwrap_err();
         assert!(
             refused.reason.contains("does not run vax")
                 && refused.help.contains("qemu-user-static")
         );
         let own = if std::env::consts::ARCH == "aarch64" { "arm64" } else { "amd64" };
-        assert_eq!(emulation(own, Privilege::None), Ok(Emulation::Known));
+        assert_eq!(emulation(own, &ability), Ok(Emulation::Known));
+        let own_proc = Ability { privilege: Privilege::Root, ..ability };
+        let outer = Ability { isolation: Isolation::OuterProc, ..own_proc };
+        // Where the kernel of this machine knows the interpreter already, there is nothing to refuse.
+        let other = processor("s390x").unwrap();
+        let known = is_listed(other) || starts(other);
+        let told = emulation("s390x", &outer).map_err(|refused| refused.reason);
+        assert_eq!(told.is_ok(), known, "{told:?}");
+        assert!(known || told.unwrap_err().contains("hidden from us"));
     }
 }

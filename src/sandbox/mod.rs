@@ -424,8 +424,14 @@ pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
 /// # Errors
 ///
 /// When they do not; the way out is said with it.
-pub fn emulation(architecture: &str, privilege: Privilege) -> Result<Emulation, Obstacle> {
-    emulation::emulation(architecture, privilege)
+pub fn emulation(architecture: &str, ability: &Ability) -> Result<Emulation, Obstacle> {
+    emulation::emulation(architecture, ability)
+}
+
+/// The processors besides this machine's own whose processes run here, as images name them.
+#[must_use]
+pub fn emulated(ability: &Ability) -> Vec<&'static str> {
+    emulation::emulated(ability)
 }
 
 /// As an ordinary user: enters a user and mount namespace in which we are root (with all subordinate

@@ -34,6 +34,9 @@ fn assert_foreign_process_runs(user: &User) {
     assert_eq!(read(user, "root/tmp/u"), "app\naarch64\n");
     let config = json(&user.run(["inspect", "app:v1"]).ok());
     assert_eq!(config[0]["Config"]["architecture"], "arm64");
+    assert!(user.run(["doctor"]).ok().contains("by an emulator"), "doctor knows");
+    let told = json(&user.run(["doctor", "--json"]).ok());
+    assert!(told["emulated"].as_array().unwrap().contains(&"arm64".into()), "{told}");
     assert_eq!(registered(), before, "the machine knows no more than before");
 }
 
