@@ -230,6 +230,14 @@ pub enum BuildError {
         /// Why.
         reason: String,
     },
+    /// `host-gateway` has no meaning here.
+    #[error("{name}:host-gateway: this machine has no address to be reached at: {source}")]
+    HostGateway {
+        /// The name that was to stand for it.
+        name: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A file system to look around in has nothing to do it with.
     #[error("there is no shell in it: none of {tried}")]
     NoShell {

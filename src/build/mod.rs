@@ -14,6 +14,7 @@ pub mod files;
 mod foreign;
 mod machine;
 mod mounts;
+mod network;
 mod output;
 mod pins;
 mod process;
@@ -34,6 +35,7 @@ use std::{
 pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
 pub use machine::{build, check, explain};
+pub use network::HostDns;
 pub use pins::{Sources, Targets, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
@@ -47,7 +49,7 @@ use crate::{
     layer::OverlayMarks,
     limits::Limits,
     oci::{DiffId, Platform},
-    plan::{CacheUse, Entitlement, Pins, SecretSource, SshSource},
+    plan::{CacheUse, Entitlement, NetworkPlan, Pins, SecretSource, SshSource},
     registry::Client,
     sandbox::{Ability, CancelFlag, Privileges},
     store::Store,
@@ -88,8 +90,8 @@ pub struct Workshop {
     pub targets: Arc<Targets>,
     /// Ops being done right now, so that builds that share one do it once.
     pub flights: Arc<Flights>,
-    /// Text of `/etc/resolv.conf` for processes.
-    pub resolv_conf: Vec<u8>,
+    /// What the machine's own resolver is configured with.
+    pub dns: HostDns,
     /// Reads the secrets that processes mount.
     pub read_secret: ReadSecret,
     /// Socket of the user's SSH agent.
@@ -137,6 +139,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What answers the SSH agents that processes mount, by id.
     pub ssh: BTreeMap<String, SshSource>,
+    /// What processes see of the network.
+    pub network: NetworkPlan,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.

@@ -12,16 +12,17 @@ use super::{
     files::{self, Key, Root},
     foreign,
     mounts::{self, Mounts},
+    network,
     output::Output,
     rootfs::{self, Afterwards, Prepared},
     scene::Scene,
 };
 use crate::{
     event::Event,
-    graph::{Network, OpId, RunOp, Security},
+    graph::{OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Listing, Upper, write_upper},
     oci::{ChainId, DiffId, Digest},
-    sandbox::{self, Ability, Exit, NetworkMode, Privilege, ProcessSpec, RootFs, SandboxError},
+    sandbox::{self, Ability, Exit, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::LayerRecord,
     tree::{Change, Timestamp, TreePath},
@@ -59,7 +60,7 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     }
     tree.add("working directory", &run.cwd);
     tree.add("user", &run.user);
-    tree.add("network", format!("{:?}", run.network));
+    network::add_to_key(task, tree);
     tree.add("security", format!("{:?}", run.security));
     if let Some(hostname) = &run.hostname {
         tree.add("host name", hostname);
@@ -134,6 +135,7 @@ fn specify(
         let what = format!("RUN --device={device}");
         return Err(BuildError::Unsupported { what, help: None });
     }
+    let network = network::mode(task);
     let user = files::user_ids(view, &run.user).map_err(|error| unstarted(task, error.into()))?;
     let mut env: Vec<String> = Vec::new();
     for (name, value) in run.env.iter().chain(&run.hidden_env).chain(&mounts.env) {
@@ -151,13 +153,10 @@ fn specify(
         gid: user.gid,
         groups: user.groups,
         hostname: run.hostname.clone().unwrap_or_else(|| HOSTNAME.to_owned()),
-        network: match run.network {
-            Network::None => NetworkMode::None,
-            Network::Default | Network::Host => NetworkMode::Host,
-        },
+        network,
         mounts: mounts.mounts.clone(),
-        hosts: Vec::new(),
-        resolv_conf: task.workshop.resolv_conf.clone(),
+        hosts: network::hosts(&task.request.network, network)?,
+        resolv_conf: network::resolv_conf(&task.workshop.dns, &task.request.network, network),
         isolation: task.workshop.ability.isolation,
         privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,

@@ -19,7 +19,7 @@ use idpbuilder::{
 use super::{
     Global, check,
     failure::{CONFIGURATION, CliError, ENVIRONMENT},
-    images, limits, output, run, setup, shell,
+    images, limits, network, output, run, setup, shell,
     sources::{ReadFlags, SourceArgs},
 };
 
@@ -61,6 +61,8 @@ pub(super) struct BuildArgs {
     insecure: bool,
     #[command(flatten)]
     limits: limits::LimitArgs,
+    #[command(flatten)]
+    network: network::NetworkArgs,
     #[command(flatten)]
     running: run::RunningArgs,
     #[command(flatten)]
@@ -137,6 +139,7 @@ fn plan_of(args: &BuildArgs) -> Result<(Plan, Option<File>), CliError> {
     flags.tags = args.tag.iter().map(|tag| images::parse(tag)).collect::<Result<_, _>>()?;
     flags.outputs = args.output.iter().map(|text| output::parse(text)).collect::<Result<_, _>>()?;
     flags.limits = args.limits.limits()?;
+    flags.network = args.network.plan()?;
     if args.push {
         flags.publication = Publication::Push;
     }

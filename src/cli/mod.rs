@@ -22,6 +22,7 @@ mod internal;
 mod limits;
 mod lock;
 mod login;
+mod network;
 mod output;
 mod plan;
 mod project;

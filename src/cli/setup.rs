@@ -15,7 +15,7 @@ use std::{
 
 use idpbuilder::{
     build::CacheRules,
-    build::FailedSteps,
+    build::{FailedSteps, HostDns},
     event::{self, Emit},
     exec::{Network, OnFailure, Setup},
     git::GitProgram,
@@ -130,14 +130,17 @@ pub(super) fn exec_setup(
         find_credentials: Arc::new(credentials::find),
         trusted_certificates: Some(home()?.join("certs")),
         git: git_program(),
-        resolv_conf: resolv_conf(),
+        dns: dns(),
         embedded: embedded::setup()?,
     })
 }
 
-/// Text of `/etc/resolv.conf` for processes.
-pub(super) fn resolv_conf() -> Vec<u8> {
-    fs::read("/etc/resolv.conf").unwrap_or_default()
+/// What the machine's own resolver is configured with.
+pub(super) fn dns() -> HostDns {
+    HostDns {
+        resolv_conf: fs::read("/etc/resolv.conf").unwrap_or_default(),
+        upstream: fs::read("/run/systemd/resolve/resolv.conf").ok(),
+    }
 }
 
 /// Socket of the user's SSH agent, when there is one.

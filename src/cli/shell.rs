@@ -100,7 +100,7 @@ pub(super) fn debug(verb: &DebugVerb) -> Result<ExitCode, CliError> {
     let scene = Scene::of_image((&store, &ability), &image, layers_off)
         .map_err(|error| CliError::from_build(&error))?
         .with_privileges(args.sandbox.privileges())
-        .with_resolv_conf(setup::resolv_conf());
+        .with_resolv_conf(setup::dns().resolv_conf);
     let code = open(&scene, "debug shell", &cancel)?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }

@@ -22,7 +22,7 @@ pub use prepare::client_options;
 pub use run::run;
 
 use crate::{
-    build::{CacheRules, FailedSteps, ReadSecret},
+    build::{CacheRules, FailedSteps, HostDns, ReadSecret},
     dockerfile::Warning,
     event::Emit,
     git::GitProgram,
@@ -76,8 +76,8 @@ pub struct Setup {
     pub find_credentials: FindCredentials,
     /// Folder with trusted certificates.
     pub trusted_certificates: Option<PathBuf>,
-    /// Text of `/etc/resolv.conf` for processes.
-    pub resolv_conf: Vec<u8>,
+    /// What the machine's own resolver is configured with.
+    pub dns: HostDns,
     /// The program that fetches repositories.
     pub git: GitProgram,
     /// How the embedded registry is served.

@@ -5,7 +5,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
@@ -14,6 +14,9 @@ use rustix::{
 };
 
 use crate::tree::TreePath;
+
+/// Bytes of a path in one call: less than PATH_MAX, and more than the longest name, so that it ends.
+const PIECE_BYTES: usize = 4000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -28,8 +31,24 @@ pub(super) fn open_directory(root: BorrowedFd<'_>, path: &TreePath) -> io::Resul
         Ok(directory) => Ok(directory),
         // Old kernels do not have the call, and some sandboxes forbid it.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(root, path),
+        Err(Errno::NAMETOOLONG) => open_in_pieces(root, path),
         Err(error) => Err(error.into()),
     }
+}
+
+/// For a path that is longer than one call takes: as many names at a time as it takes.
+fn open_in_pieces(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
+    let mut directory = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
+    let mut piece = TreePath::root();
+    for name in path.components() {
+        let name = TreePath::parse(name).expect("a name of a path is a path");
+        if piece.as_bytes().len() + name.as_bytes().len() >= PIECE_BYTES {
+            directory = open_directory(directory.as_fd(), &piece)?;
+            piece = TreePath::root();
+        }
+        piece = piece.join(&name);
+    }
+    open_directory(directory.as_fd(), &piece)
 }
 
 fn open_stepwise(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
@@ -106,6 +125,5 @@ fn lift(from: &OwnedFd, name: &CString, top: &OwnedFd, lifted: &mut u64) -> io::
 }
 
 fn names_of(directory: &OwnedFd) -> io::Result<Vec<CString>> {
-    use std::os::fd::AsFd as _;
     names(directory.as_fd())
 }

@@ -9,6 +9,7 @@ use super::Entitlement;
 use super::ImagePlan;
 use super::MirrorPlan;
 use super::NamedContext;
+use super::NetworkPlan;
 use super::OutputPlan;
 use super::Plan;
 use super::PlanError;
@@ -58,6 +59,8 @@ pub struct BuildFlags {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What answers the SSH agents that processes mount, by id.
     pub ssh: BTreeMap<String, SshSource>,
+    /// What processes see of the network.
+    pub network: NetworkPlan,
     /// What processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.
@@ -98,6 +101,13 @@ impl BuildFlags {
             mirrors: BTreeMap::new(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            network: NetworkPlan {
+                mode: None,
+                hosts: Vec::new(),
+                dns: Vec::new(),
+                dns_search: Vec::new(),
+                dns_options: Vec::new(),
+            },
             allow: BTreeSet::new(),
             strict: false,
             limits: Limits::default(),
@@ -143,6 +153,7 @@ impl Plan {
             export: true,
             secrets: flags.secrets,
             ssh: flags.ssh,
+            network: flags.network,
             allow: flags.allow,
             strict: flags.strict,
             limits: flags.limits,

@@ -14,10 +14,12 @@ use super::EMBEDDED_ADDRESS;
 use super::ImagePlan;
 use super::MirrorPlan;
 use super::NamedContext;
+use super::NetworkPlan;
 use super::OutputKind;
 use super::OutputPlan;
 use super::Plan;
 use super::PlanError;
+use super::PlannedNetwork;
 use super::RegistryPlan;
 use super::SecretSource;
 use super::SshSource;
@@ -31,6 +33,7 @@ use crate::project::Files;
 use crate::project::Image;
 use crate::project::Output;
 use crate::project::OutputForm;
+use crate::project::ProjectNetwork;
 use crate::project::Push;
 use crate::project::PushRule;
 use crate::project::PushTo;
@@ -223,6 +226,7 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         export: image.export,
         secrets: secrets(image, root),
         ssh: ssh(image, root),
+        network: network(image),
         allow: BTreeSet::new(),
         strict: image.strict,
         limits: image.limits.clone(),
@@ -243,6 +247,16 @@ fn plan_context(context: &Files, root: &Path) -> ContextPlan {
 fn secrets(image: &Image, root: &Path) -> BTreeMap<String, SecretSource> {
     let secrets = image.secrets.iter();
     secrets.map(|(name, from)| (name.clone(), secret_source(from, root))).collect()
+}
+
+fn network(image: &Image) -> NetworkPlan {
+    let mode = image.network.map(|network| match network {
+        ProjectNetwork::None => PlannedNetwork::None,
+        ProjectNetwork::Host => PlannedNetwork::Host,
+        ProjectNetwork::Sandbox => PlannedNetwork::Sandbox,
+    });
+    let hosts = image.hosts.iter().map(|(name, address)| (name.clone(), address.clone())).collect();
+    NetworkPlan { mode, hosts, ..NetworkPlan::default() }
 }
 
 fn ssh(image: &Image, root: &Path) -> BTreeMap<String, SshSource> {

@@ -6,6 +6,7 @@ mod error;
 mod flags;
 mod from_project;
 mod lock;
+mod network;
 mod order;
 
 use std::{
@@ -26,6 +27,7 @@ pub use flags::BuildFlags;
 pub use flags::Publication;
 pub use from_project::References;
 pub use lock::{Lock, PinMode, Pins};
+pub use network::{NetworkPlan, PlannedNetwork};
 
 /// What the embedded registry is called in a plan; `exec` puts the real host and port in its place.
 pub const EMBEDDED_ADDRESS: &str = "localhost:5050";
@@ -84,6 +86,8 @@ pub struct ImagePlan {
     pub secrets: BTreeMap<String, SecretSource>,
     /// What answers the SSH agents that a RUN may mount, by id.
     pub ssh: BTreeMap<String, SshSource>,
+    /// What its processes see of the network.
+    pub network: NetworkPlan,
     /// What its processes may do besides.
     pub allow: BTreeSet<Entitlement>,
     /// Whether what the rules of our own find fails the build.

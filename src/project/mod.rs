@@ -42,6 +42,7 @@ pub use settings::Origin;
 pub use settings::Output;
 pub use settings::OutputForm;
 pub use settings::Pipeline;
+pub use settings::ProjectNetwork;
 pub use settings::Push;
 pub use settings::PushRule;
 pub use settings::PushTo;

@@ -148,6 +148,21 @@ pub struct Image {
     pub ssh: BTreeMap<String, Option<PathBuf>>,
     /// What its processes may use.
     pub limits: Limits,
+    /// Network of its processes; `None` for the default.
+    pub network: Option<ProjectNetwork>,
+    /// Names that its processes know besides, with their addresses or `host-gateway`.
+    pub hosts: BTreeMap<String, String>,
+}
+
+/// A network of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectNetwork {
+    /// Loopback only.
+    None,
+    /// The host's.
+    Host,
+    /// Its own.
+    Sandbox,
 }
 
 /// A Dockerfile.

@@ -456,8 +456,27 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     COMPRESSION,
     STRICT,
     LIMITS,
+    NETWORK,
+    HOSTS,
     NodeSpec::later("cache"),
 ];
+
+const NETWORK: NodeSpec = NodeSpec::new(
+    "network",
+    "Network of a RUN that does not say: `host` (default), `none`, or `sandbox` (its own; neither the machine's loopback nor the metadata of clouds).",
+    "network sandbox",
+)
+.args(&[arg("mode", Kind::OneOf(&["host", "none", "sandbox"]), Count::One)])
+.unset();
+
+const HOSTS: NodeSpec = NodeSpec::new(
+    "hosts",
+    "Names that processes know besides, with their addresses; `host-gateway` is this machine.",
+    r#"hosts registry.internal="10.0.0.7" builder="host-gateway""#,
+)
+.free_props(Kind::Text)
+.repeat(Repeat::Many)
+.unset();
 
 static IMAGE_NODES: &[NodeSpec] = &[
     NodeSpec::new(
@@ -537,6 +556,8 @@ static IMAGE_NODES: &[NodeSpec] = &[
     .args(&[arg("name", Kind::Text, Count::Any)])
     .free_props(Kind::Path)
     .unset(),
+    NETWORK,
+    HOSTS,
     NodeSpec::later("sign"),
     NodeSpec::later("attest"),
     NodeSpec::later("test"),

@@ -62,7 +62,7 @@ impl Lent {
         let root = open_root(&spec.rootfs.upper).map_err(|error| setup("open the root", error))?;
         let mut lent = Self { root, files: Vec::new() };
         let failed = |path: &str, error| setup(&format!("write {path}"), error);
-        let hosts = prepare::hosts_text(&spec.hosts).into_bytes();
+        let hosts = prepare::hosts_text(&spec.hostname, &spec.hosts).into_bytes();
         let etc = [("/etc/hosts", &hosts), ("/etc/resolv.conf", &spec.resolv_conf)];
         for (path, bytes) in etc {
             lent.put(path, bytes, 0o644).map_err(|error| failed(path, error))?;

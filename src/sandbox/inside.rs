@@ -21,7 +21,7 @@ use rustix::{
 use crate::sandbox::{
     Isolation, NetworkMode, Privileges, chroot, emulation,
     identity::Mapping,
-    mounts,
+    mounts, network,
     prepare::{Console, Plan, PlannedRoot, Shield},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step, Told},
@@ -70,6 +70,11 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     // After joining: its root is what the process sees as `/`.
     sys::unshare_cgroup().at(Step::Isolate)?;
     close_all_but_streams(plan).at(Step::Isolate)?;
+    if plan.network == NetworkMode::Sandbox {
+        // The helper finds our network as long as we may be looked at.
+        network::await_link(told).at(Step::Network)?;
+        network::close_metadata().at(Step::Network)?;
+    }
     // Our memory is the tool's: not for the process to look into.
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).at(Step::Isolate)?;
     let _ = rustix::process::setsid();
@@ -79,7 +84,7 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
         Err(Errno::PERM) => told.keep_host_name(),
         other => other.at(Step::HostName)?,
     }
-    if plan.network == NetworkMode::None {
+    if plan.network != NetworkMode::Host {
         sys::raise_loopback().at(Step::Network)?;
     }
     mounts::enter(plan, told)?;

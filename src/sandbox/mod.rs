@@ -11,6 +11,7 @@ mod fuse;
 mod identity;
 mod inside;
 mod mounts;
+mod network;
 mod outside;
 mod points;
 mod prepare;
@@ -105,6 +106,18 @@ pub enum NetworkMode {
     None,
     /// The host's.
     Host,
+    /// A new one that reaches the world through a helper program, and neither the host's loopback nor
+    /// the metadata of clouds.
+    Sandbox,
+}
+
+/// At which processes in [`NetworkMode::Sandbox`] find the resolver of the host.
+pub const SANDBOX_RESOLVER: &str = network::RESOLVER;
+
+/// The program that would connect processes in [`NetworkMode::Sandbox`]; `None` when there is none.
+#[must_use]
+pub fn network_helper() -> Option<&'static str> {
+    network::helper()
 }
 
 /// A process to run.

@@ -28,6 +28,7 @@ use crate::sandbox::{
     cgroup::{Cgroup, Hierarchies},
     chroot,
     inside::{self, Joined},
+    network::{self, Link},
     points,
     prepare::{self, Aid, Plan, Streams, setup},
     sys::{self, Forked, SharedMemory},
@@ -161,6 +162,8 @@ pub(super) struct Process {
     pid: libc::pid_t,
     pidfd: OwnedFd,
     waited: bool,
+    /// Carries its network.
+    _link: Option<Link>,
 }
 
 impl Process {
@@ -192,7 +195,7 @@ impl Drop for Process {
 pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     let mut namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-    if plan.network == NetworkMode::None {
+    if plan.network != NetworkMode::Host {
         namespaces |= libc::CLONE_NEWNET;
     }
     let mut end = Signal::KILL;
@@ -220,7 +223,12 @@ pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     }
     sys::set_signal_mask(mask).map_err(failed)?;
     match forked.map_err(failed)? {
-        Forked::Parent(pid, Some(pidfd)) => Ok(Process { end, pid, pidfd, waited: false }),
+        Forked::Parent(pid, Some(pidfd)) => {
+            let mut process = Process { end, pid, pidfd, waited: false, _link: None };
+            process._link = network::connect(plan.network, pid)?;
+            network::release(told)?;
+            Ok(process)
+        }
         Forked::Parent(_, None) | Forked::Child => unreachable!("a pidfd was asked for"),
     }
 }

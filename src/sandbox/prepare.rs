@@ -219,7 +219,7 @@ impl Aid {
         }
         fs::write(aid.folder.join("lower/etc/hosts"), b"")?;
         fs::write(aid.folder.join("lower/etc/resolv.conf"), b"")?;
-        fs::write(aid.folder.join("hosts"), hosts_text(&spec.hosts))?;
+        fs::write(aid.folder.join("hosts"), hosts_text(&spec.hostname, &spec.hosts))?;
         fs::write(aid.folder.join("resolv.conf"), &spec.resolv_conf)?;
         Ok(aid)
     }
@@ -240,9 +240,10 @@ impl Aid {
 }
 
 /// `/etc/hosts`: the lines that every container has, then the ones asked for.
-pub(super) fn hosts_text(hosts: &[(String, String)]) -> String {
-    let mut text = String::from(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+pub(super) fn hosts_text(hostname: &str, hosts: &[(String, String)]) -> String {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n");
+    text.push_str(
+        "::1\tlocalhost ip6-localhost ip6-loopback\n\
          fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\n\
          ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );

@@ -8,6 +8,7 @@ use std::{
     ffi::CStr,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     ptr,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::io::Errno;
@@ -345,6 +346,29 @@ pub(super) fn leave_keyring() -> Sys<()> {
     let anonymous = ptr::null::<libc::c_char>();
     // SAFETY: a null name asks for an anonymous keyring.
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, anonymous) })
+        .map(drop)
+}
+
+/// Sleeps while a number in shared memory is zero.
+pub(super) fn sleep_while_zero(number: &AtomicU32) -> Sys<()> {
+    while number.load(Ordering::Acquire) == 0 {
+        let forever = ptr::null::<libc::timespec>();
+        // SAFETY: the number is mapped, and the kernel only compares it.
+        let woken = check(unsafe {
+            libc::syscall(libc::SYS_futex, number.as_ptr(), libc::FUTEX_WAIT, 0, forever)
+        });
+        match woken {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Wakes who sleeps by [`sleep_while_zero`].
+pub(super) fn wake(number: &AtomicU32) -> Sys<()> {
+    // SAFETY: the kernel uses the address as a name only.
+    check(unsafe { libc::syscall(libc::SYS_futex, number.as_ptr(), libc::FUTEX_WAKE, i32::MAX) })
         .map(drop)
 }
 

@@ -42,7 +42,7 @@ steps! {
     Tmpfs = "mount a tmpfs at",
     MakeWorkingDirectory = "make the working directory",
     Pivot = "enter the root file system",
-    Network = "switch loopback on",
+    Network = "set up the network",
     HostName = "set the host name",
     Fork = "start a process",
     Emulate = "tell the kernel of an emulator",
@@ -105,6 +105,7 @@ pub(super) struct Told {
     item: AtomicU32,
     errno: AtomicI32,
     ended: AtomicU32,
+    connected: AtomicU32,
     status: AtomicI32,
     made_len: AtomicU32,
     host_name_kept: AtomicU32,
@@ -166,6 +167,16 @@ impl Told {
 
     pub(super) fn host_name(&self) -> HostName {
         if self.host_name_kept.load(Relaxed) == 1 { HostName::Outer } else { HostName::Own }
+    }
+
+    /// Says that the network works.
+    pub(super) fn connect(&self) {
+        self.connected.store(1, Relaxed);
+    }
+
+    /// Not zero when the network works.
+    pub(super) fn connected(&self) -> &AtomicU32 {
+        &self.connected
     }
 
     /// The wait status of the process.

@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{Done, ROOT, bases, binary, json, ordinary_user};
+use crate::support::{Done, ROOT, bases, binary, json, ordinary_user, registry::Registry};
 
 /// Lines of `not-yet.txt`, at most.
 const EXCEPTIONS_MAX: usize = 10;
@@ -137,6 +137,21 @@ fn every_image_of_the_corpus_is_valid_and_its_history_counts_its_layers() {
     assert!(layouts.len() > 350, "only {} layouts were kept", layouts.len());
     let mut validate = Command::new(Path::new(ROOT).join("tests/corpus/validate"));
     Done::of(validate.args(layouts)).ok();
+}
+
+/// What the corpus leaves out, expected by what BuildKit's source and the catalogue say: bases of a real registry, names of
+/// any bytes, trees of any depth.
+#[test]
+fn the_additions_to_the_corpus_build_as_reasoned() {
+    let registry = Registry::plain();
+    let folder = Path::new(ROOT).join("tests/corpus/additions");
+    let address = format!("127.0.0.1:{}", registry.port());
+    let words = ["--folder", folder.to_str().unwrap(), "--registry", &address];
+    let run = Run::through("adapter", None, &words);
+    assert!(run.done.code == 0, "{}", run.done);
+    assert_eq!(run.verdicts("PASS ").len(), fs::read_dir(&folder).unwrap().count());
+    let rootless = Run::through("adapter", Some(ordinary_user()), &words);
+    assert!(rootless.done.code == 0, "by an ordinary user: {}", rootless.done);
 }
 
 /// Owners and all: the subordinate ids stand for those of the image. Not only equal to what BuildKit makes, but the

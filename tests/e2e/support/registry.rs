@@ -84,6 +84,17 @@ impl Registry {
         Self::start(folder, port, &config)
     }
 
+    /// Plain HTTP and empty, for whoever wants to push.
+    pub(crate) fn plain() -> Self {
+        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let config = format!(
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
+             storage: {{filesystem: {{rootdirectory: '{data}'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
+            data = folder.path().join("data").display(),
+        );
+        Self::start(folder, port, &config)
+    }
+
     fn start(folder: TempDir, port: u16, config: &str) -> Self {
         let path = folder.path().join("config.yml");
         fs::write(&path, config).unwrap();

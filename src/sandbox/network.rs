@@ -1,0 +1,231 @@
+//! A network of a process's own that reaches the world: a helper program outside carries what goes through it.
+//!
+//! Closed are the loopback of the host, by how the helper is started, and the addresses at which clouds hand out
+//! credentials, by routes that the process has no capability to change.
+
+#![expect(unsafe_code, reason = "ties the life of the helper to ours before it is executed")]
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    os::{fd::OwnedFd, unix::process::CommandExt as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::MemfdFlags,
+    io::Errno,
+    net::{AddressFamily, SendFlags, SocketFlags, SocketType},
+};
+
+use crate::sandbox::{
+    NetworkMode, SandboxError,
+    prepare::setup,
+    sys::{self, Sys},
+    told::Told,
+};
+
+/// Where the helpers are kept; never looked up in `PATH`.
+const FOLDERS: &[&str] =
+    &["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin", "/run/current-system/sw/bin"];
+
+/// By which every helper makes the interface inside.
+const TUN: &str = "/dev/net/tun";
+
+/// How long a helper may take until the network works.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked whether it does.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Address, gateway and resolver of the network inside; those that slirp4netns has by itself.
+const ADDRESS: &str = "10.0.2.100";
+const GATEWAY: &str = "10.0.2.2";
+/// At which the helper forwards to the resolver of the host.
+pub(super) const RESOLVER: &str = "10.0.2.3";
+
+/// Where clouds serve metadata, credentials among them: link-local addresses (all of them), Alibaba, Azure's wire server.
+const CLOSED_V4: &[([u8; 4], u8)] =
+    &[([169, 254, 0, 0], 16), ([100, 100, 100, 200], 32), ([168, 63, 129, 16], 32)];
+/// AWS and Google over IPv6.
+const CLOSED_V6: &[([u8; 16], u8)] = &[
+    ([0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54], 128),
+    ([0xfd, 0x20, 0, 0xce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54], 128),
+];
+
+/// A helper that runs; it ends when this is dropped, and when we are gone.
+pub(super) struct Link {
+    child: Child,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // An error says that it has ended already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The programs that can do it, and which of them are here.
+fn helpers() -> Vec<(&'static str, PathBuf)> {
+    let place = |name: &'static str| {
+        let mut paths = FOLDERS.iter().map(|folder| Path::new(folder).join(name));
+        paths.find(|path| path.exists()).map(|path| (name, path))
+    };
+    ["slirp4netns", "pasta"].into_iter().filter_map(place).collect()
+}
+
+/// Whether a helper is installed.
+pub(super) fn helper() -> Option<&'static str> {
+    helpers().first().map(|(name, _)| *name)
+}
+
+/// Connects the new network of process `pid`, which waits meanwhile. Nothing for the other modes.
+pub(super) fn connect(mode: NetworkMode, pid: libc::pid_t) -> Result<Option<Link>, SandboxError> {
+    if mode != NetworkMode::Sandbox {
+        return Ok(None);
+    }
+    if let Err(error) = File::options().read(true).write(true).open(TUN) {
+        let reason = format!("no network of its own: {TUN}: {error}");
+        let help = format!(
+            "`chmod 666 {TUN}` as root, as distributions have it (in a container: `--device {TUN}`), or choose \
+             --network=host or --network=none"
+        );
+        return Err(SandboxError::Unavailable { reason, help });
+    }
+    let mut refusals = Vec::new();
+    for (name, path) in helpers() {
+        match start(name, &path, pid) {
+            Ok(link) => return Ok(Some(link)),
+            Err(error) => refusals.push(format!("{name}: {error}")),
+        }
+    }
+    let help =
+        "install slirp4netns or passt, or choose --network=host or --network=none".to_owned();
+    let reason = match refusals.as_slice() {
+        [] => {
+            "a network of its own needs slirp4netns or pasta, and neither is installed".to_owned()
+        }
+        _ => format!("no network of its own: {}", refusals.join("; ")),
+    };
+    Err(SandboxError::Unavailable { reason, help })
+}
+
+fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
+    let said = rustix::fs::memfd_create(c"said", MemfdFlags::CLOEXEC)?;
+    let said = File::from(said);
+    let mut command = Command::new(path);
+    if name == "slirp4netns" {
+        command.args(["--configure", "--mtu=65520", "--disable-host-loopback"]);
+        command.args(["--enable-sandbox", "--enable-seccomp", &pid.to_string(), "tap0"]);
+        command.stdin(Stdio::null());
+    } else {
+        command.args(["--quiet", "--foreground", "--config-net", "--no-map-gw", "--ns-ifname"]);
+        command.args(["eth0", "-a", ADDRESS, "-n", "24", "-g", GATEWAY, "--dns-forward", RESOLVER]);
+        command.args(["-t", "none", "-u", "none", "-T", "none", "-U", "none", "--runas", "0"]);
+        // It drops the capabilities by which it could open the network of another process: that is opened for it.
+        command.args(["--stderr", "--netns", "/proc/self/fd/0"]);
+        command.stdin(File::open(format!("/proc/{pid}/ns/net"))?);
+    }
+    command.env_clear().current_dir("/").stdout(said.try_clone()?).stderr(said.try_clone()?);
+    // SAFETY: what runs after fork is one system call.
+    unsafe {
+        command.pre_exec(|| Ok(sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?));
+    }
+    let mut link = Link { child: command.spawn()? };
+    let until = Instant::now() + START_MAX;
+    while !is_connected(pid) {
+        if link.child.try_wait()?.is_some() || Instant::now() > until {
+            return Err(reason(said)?);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+    Ok(link)
+}
+
+/// What a helper said before it gave up.
+fn reason(mut said: File) -> io::Result<io::Error> {
+    let mut words = String::new();
+    said.rewind()?;
+    said.read_to_string(&mut words)?;
+    // Notices are no reasons: of slirp4netns about itself, of pasta about its log.
+    let reasons = words.lines().filter(|line| {
+        !line.trim().is_empty() && !line.contains("WARNING") && !line.contains("syslog")
+    });
+    let reasons: Vec<&str> = reasons.collect();
+    Ok(io::Error::other(match reasons.as_slice() {
+        [] => "it does not connect".to_owned(),
+        reasons => reasons.join(", "),
+    }))
+}
+
+/// Whether the network of a process has a way out: a route to everywhere.
+fn is_connected(pid: libc::pid_t) -> bool {
+    let routes = std::fs::read_to_string(format!("/proc/{pid}/net/route")).unwrap_or_default();
+    routes.lines().skip(1).any(|line| line.split_whitespace().nth(1) == Some("00000000"))
+}
+
+/// Lets the process go on that waits in [`await_link`].
+pub(super) fn release(told: &Told) -> Result<(), SandboxError> {
+    told.connect();
+    sys::wake(told.connected()).map_err(|errno| setup("start the process", errno.into()))
+}
+
+/// Runs inside: waits until the network is connected.
+pub(super) fn await_link(told: &Told) -> Sys<()> {
+    sys::sleep_while_zero(told.connected())
+}
+
+/// Runs inside: makes the addresses of cloud metadata unreachable.
+pub(super) fn close_metadata() -> Sys<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        None, // NETLINK_ROUTE is protocol 0.
+    )?;
+    for (address, bits) in CLOSED_V4 {
+        close(&socket, libc::AF_INET, address, *bits)?;
+    }
+    for (address, bits) in CLOSED_V6 {
+        match close(&socket, libc::AF_INET6, address, *bits) {
+            // A kernel without IPv6, or with it switched off, reaches none of them.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM | Errno::AFNOSUPPORT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Longest message that is sent, in bytes: header, route, one address, one device.
+const MESSAGE_BYTES: usize = 16 + 12 + 20;
+/// The routing table that is looked at (`RT_TABLE_MAIN`).
+const TABLE_MAIN: u8 = 254;
+
+/// One `RTM_NEWROUTE` of an unreachable destination (rtnetlink(7)), and the kernel's answer.
+fn close(socket: &OwnedFd, family: i32, address: &[u8], bits: u8) -> Sys<()> {
+    const REQUEST: u16 = 1 | 4 | 0x400; // NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
+    let mut message = [0u8; MESSAGE_BYTES];
+    let len = 16 + 12 + 4 + address.len();
+    message[..4].copy_from_slice(&(len as u32).to_ne_bytes());
+    message[4..6].copy_from_slice(&libc::RTM_NEWROUTE.to_ne_bytes());
+    message[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
+    let route = [family as u8, bits, 0, 0, TABLE_MAIN, libc::RTPROT_BOOT, 0, libc::RTN_UNREACHABLE];
+    message[16..24].copy_from_slice(&route);
+    message[28..30].copy_from_slice(&(4 + address.len() as u16).to_ne_bytes());
+    message[30..32].copy_from_slice(&libc::RTA_DST.to_ne_bytes());
+    message[32..32 + address.len()].copy_from_slice(address);
+    rustix::net::send(socket, &message[..len], SendFlags::empty())?;
+    let mut answer = [0u8; 512];
+    let (_, len) = rustix::net::recv(socket, &mut answer, rustix::net::RecvFlags::empty())?;
+    // NLMSG_ERROR: the header, then the error, negative; zero is success.
+    if len < 20 {
+        return Err(Errno::PROTO);
+    }
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(()),
+        error => Err(Errno::from_raw_os_error(-error)),
+    }
+}
