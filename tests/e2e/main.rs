@@ -25,6 +25,7 @@ mod interrupt;
 mod laziness;
 mod locking;
 mod mistakes;
+mod mounts;
 mod network;
 mod output;
 mod outputs;
