@@ -51,12 +51,8 @@ pub(super) fn of<'c>(
 
 /// What of the mount's source is below the cache: its content is looked for there, not at the seed's.
 pub(super) fn path_inside(kind: &MountKind) -> Option<String> {
-    match kind {
-        MountKind::Cache { from: None, source, .. } if source != "/" => {
-            Some(source.trim_start_matches('/').to_owned())
-        }
-        _ => None,
-    }
+    let MountKind::Cache { from: None, source, .. } = kind else { return None };
+    (source != "/").then(|| source.trim_start_matches('/').to_owned())
 }
 
 fn text(identity: &CacheIdentity) -> String {

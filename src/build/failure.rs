@@ -39,10 +39,12 @@ impl BuildFailure {
     /// What the failed step left, when it was to be kept.
     #[must_use]
     pub fn scene(&self) -> Option<&Arc<Scene>> {
-        match self.error.as_ref() {
-            BuildError::Exit { scene, .. } | BuildError::Start { scene, .. } => scene.as_ref(),
-            _ => None,
-        }
+        let (BuildError::Exit { scene, .. } | BuildError::Start { scene, .. }) =
+            self.error.as_ref()
+        else {
+            return None;
+        };
+        scene.as_ref()
     }
 
     /// A failure of `request`, at a place when one is to blame.

@@ -69,6 +69,15 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
         let state = found.unwrap_or_else(|| format!("not installed (wanted for {purpose})"));
         line(&mut text, program, &state);
     }
+    let helper = sandbox::network_helper();
+    line(
+        &mut text,
+        "--network",
+        helper.map_or("no `sandbox`: install slirp4netns or passt", |name| match name {
+            "pasta" => "`sandbox` by pasta",
+            _ => "`sandbox` by slirp4netns",
+        }),
+    );
     setup::print(&text);
     Ok(ExitCode::SUCCESS)
 }

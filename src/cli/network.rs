@@ -63,8 +63,8 @@ fn host(text: &str) -> Result<(String, String), CliError> {
         CliError::new(CONFIGURATION, format!("--add-host {text}: {reason}"))
             .with_help("for example: --add-host registry.internal:10.0.0.7, or NAME:host-gateway")
     };
-    let cut = text.find(['=', ':']).ok_or_else(|| invalid("expected NAME:ADDRESS"))?;
-    let (name, address) = (&text[..cut], &text[cut + 1..]);
+    let cut = text.split_once(['=', ':']);
+    let (name, address) = cut.ok_or_else(|| invalid("expected NAME:ADDRESS"))?;
     let address = address.trim_start_matches('[').trim_end_matches(']');
     NetworkPlan::check_host(name, address).map_err(|reason| invalid(&reason))?;
     Ok((name.to_owned(), address.to_owned()))

@@ -70,9 +70,9 @@ impl FailureArgs {
 
 /// Opens a shell in what the first failed step left, when that was kept.
 pub(super) fn look_around(report: &Report, cancel: &CancelFlag) -> Result<(), CliError> {
-    let scene = report.failures.iter().find_map(|failure| match failure {
-        ExecError::Build(failure) => Some((failure, failure.scene()?)),
-        _ => None,
+    let scene = report.failures.iter().find_map(|failure| {
+        let ExecError::Build(failure) = failure else { return None };
+        Some((failure, failure.scene()?))
     });
     let Some((failure, scene)) = scene else { return Ok(()) };
     let title = failure.place.as_ref().map_or("a step", |place| place.title.as_str());

@@ -134,11 +134,12 @@ fn receive(from: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
             Ok(_) => break,
         }
     }
-    let mut rights = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    Ok(rights.next().and_then(|mut fds| fds.next()))
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            return Ok(descriptors.next());
+        }
+    }
+    Ok(None)
 }
 
 /// The user's terminal without echo, lines and signals; as before when dropped.

@@ -365,7 +365,7 @@ fn bytes_below(folder: &Path) -> u64 {
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() => pending.push(entry.path()),
                 Ok(kind) if kind.is_file() => {
-                    sum += entry.metadata().map_or(0, |found| found.len())
+                    sum += entry.metadata().map_or(0, |found| found.len());
                 }
                 _ => {}
             }

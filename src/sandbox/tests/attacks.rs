@@ -84,7 +84,10 @@ fn s07_etc_files_are_found_within_the_root() {
     let (exit, out, err) = hear(&spec);
     assert_ne!(exit.code, 0);
     assert!(err.contains("Read-only file system"), "{err}");
-    assert!(out.starts_with("nameserver 192.0.2.1\n127.0.0.1\tlocalhost\n"), "{out}");
+    assert!(
+        out.starts_with("nameserver 192.0.2.1\n127.0.0.1\tlocalhost buildkitsandbox\n"),
+        "{out}"
+    );
     assert!(out.ends_with("192.0.2.7\tregistry.test\n"), "{out}");
     assert_eq!(fs::read(&canary).unwrap(), b"canary");
     // The link's text leads to /tmp of the image, which was copied up for the mount point.
