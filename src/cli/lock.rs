@@ -36,6 +36,9 @@ pub(super) struct LockArgs {
     /// Serves a registry from another address: `docker.io=HOST:PORT/PREFIX`.
     #[arg(long, value_name = "REGISTRY=ADDRESS")]
     mirror: Vec<String>,
+    /// Lets the builds look further: network.private.
+    #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
+    allow: Vec<String>,
     /// Looks a name up again; all of them without one.
     #[arg(long, value_name = "NAME", num_args = 0..)]
     update: Option<Vec<String>>,
@@ -43,7 +46,11 @@ pub(super) struct LockArgs {
 
 pub(super) fn lock(global: &Global, args: &LockArgs) -> Result<ExitCode, CliError> {
     let loaded = project::load(&args.project)?;
-    let selection = SelectionArgs { mirror: args.mirror.clone(), ..project::everything(&loaded) };
+    let selection = SelectionArgs {
+        mirror: args.mirror.clone(),
+        allow: args.allow.clone(),
+        ..project::everything(&loaded)
+    };
     let plan = project::plan(&loaded, &selection)?;
     let path = loaded.root.join(FILE_NAME);
     let before = read(&path)?.unwrap_or_default();

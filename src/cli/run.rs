@@ -44,6 +44,7 @@ pub(super) struct RunArgs {
 
 /// How steps are run.
 #[derive(clap::Args, Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(super) struct RunningArgs {
     /// Steps at once.
     #[arg(short, long, value_name = "N")]

@@ -388,7 +388,10 @@ impl Runner {
         let reference = self.reference(image, to);
         let early = self.lock().early.get(&image.name).cloned();
         if let Some(early) = early {
-            let there = async { Ok(early.finish().await) };
+            let there = async {
+                early.finish().await;
+                Ok(())
+            };
             if self.until_cancelled(there).await.is_none() {
                 return Err(ExecError::Cancelled);
             }

@@ -72,7 +72,7 @@ impl Lock {
                 match before.get(name) {
                     None => lines.push(format!("{name} is {value}")),
                     Some(was) if was != value => {
-                        lines.push(format!("{name} was {was} and is {value}"))
+                        lines.push(format!("{name} was {was} and is {value}"));
                     }
                     Some(_) => {}
                 }

@@ -136,20 +136,17 @@ mod tests {
         let store = Store::open(&folder.path().join("store")).unwrap();
         let key = CacheKey(Digest::of(b"work"));
         let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    for _ in 0..5 {
-                        let turn = store.turn(key, &mut |_| Waiting::Further).unwrap();
-                        let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
-                        most.fetch_max(now, Ordering::SeqCst);
-                        thread::yield_now();
-                        inside.fetch_sub(1, Ordering::SeqCst);
-                        drop(turn.unwrap());
-                    }
-                });
+        let work = || {
+            for _ in 0..5 {
+                let turn = store.turn(key, &mut |_| Waiting::Further).unwrap();
+                let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(now, Ordering::SeqCst);
+                thread::yield_now();
+                inside.fetch_sub(1, Ordering::SeqCst);
+                drop(turn.unwrap());
             }
-        });
+        };
+        thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
         assert_eq!(most.load(Ordering::SeqCst), 1);
         assert_eq!(fs::read_dir(store.root().join("turns")).unwrap().count(), 0);
     }

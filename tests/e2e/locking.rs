@@ -198,14 +198,14 @@ fn a_url_is_locked_by_its_content() {
     let url = web.url("file");
     let text = format!("image site {{ dockerfile inline=\"FROM scratch\\nADD {url} /f\\n\" }}\n");
     user.write("idpbuilder.kdl", &text);
-    let said = user.run(["lock"]).ok();
+    let said = user.run(["lock", "--allow", "network.private"]).ok();
     assert!(said.starts_with(&format!("{url} is sha256:")), "{said}");
-    user.run(["run", "-q", "--locked"]).ok();
+    user.run(["run", "-q", "--locked", "--allow", "network.private"]).ok();
     put("two and longer");
-    user.run(["run", "-q"]).ok();
-    user.run(["run", "--locked"]).fails(3, &[&url, "moved"]);
-    user.run(["lock", "--update", &url]).ok();
-    user.run(["run", "-q", "--locked"]).ok();
+    user.run(["run", "-q", "--allow", "network.private"]).ok();
+    user.run(["run", "--locked", "--allow", "network.private"]).fails(3, &[&url, "moved"]);
+    user.run(["lock", "--update", &url, "--allow", "network.private"]).ok();
+    user.run(["run", "-q", "--locked", "--allow", "network.private"]).ok();
 }
 
 /// A web server over a folder.

@@ -24,8 +24,8 @@ fn gate(user: &User) -> PathBuf {
     loop {
         let entries = fs::read_dir(&folder).into_iter().flatten();
         let mut found = entries.filter_map(|entry| Some(entry.ok()?.path()));
-        if let Some(gate) = found.find(|path| path.join("here").exists()) {
-            return gate;
+        if let Some(cache) = found.find(|path| path.join("data/here").exists()) {
+            return cache.join("data");
         }
         std::thread::yield_now();
     }
@@ -108,7 +108,10 @@ fn the_cache_of_a_stage_or_of_an_old_run_is_left_out_when_asked() {
         command.args(["build", "-q"]).args(flags).args(base_contexts()).arg(".");
         Done::of(&mut command).ok();
         let text = user.run(["explain"]).ok();
-        text.lines().skip(1).map(|line| line[8..].trim().to_owned()).collect::<Vec<_>>()
+        text.lines()
+            .skip(1)
+            .map(|line| line.split_once("] ").unwrap().1.to_owned())
+            .collect::<Vec<_>>()
     };
     outcomes(&[]);
     let without = "the cache is not used for stage two";

@@ -497,7 +497,7 @@ impl<'a, 'v> Work<'a, 'v> {
         match &self.trees[index] {
             // The folder of the context itself is nobody's work: only what it holds was sent.
             Tree::Folder(_) if pick.path.is_root() => self.clock.now,
-            _ => pick.items[0].node.meta.mtime,
+            Tree::Folder(_) | Tree::Layers(_) | Tree::Download(_) => pick.items[0].node.meta.mtime,
         }
     }
 

@@ -16,7 +16,6 @@ use crate::{
 
 impl Machine<'_> {
     /// The known result of an op, or what forbids to use any; nothing, when there is none.
-    #[expect(clippy::type_complexity, reason = "a result that is no failure")]
     pub(super) fn look_up(
         &self,
         id: OpId,

@@ -55,7 +55,9 @@ impl Machine<'_> {
         let Some(last) = last else { return of_cache("not built before") };
         let base = match self.lowered.graph.node(base).op {
             Op::Image { .. } => format!("base {} changed", self.step_words(base)),
-            _ => format!("stands on {}, which changed", self.step_words(base)),
+            Op::Scratch | Op::Context { .. } | Op::Files(_) | Op::Run(_) => {
+                format!("stands on {}, which changed", self.step_words(base))
+            }
         };
         match reason::difference(store, (key, &last), &base) {
             Some(difference) => Ok(difference),
