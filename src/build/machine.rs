@@ -1,5 +1,6 @@
 //! Runs the ops of one build: each as soon as its inputs are there, or not at all when its result is known.
 
+mod inputs;
 mod lookup;
 mod why;
 
@@ -545,34 +546,6 @@ impl<'a> Machine<'a> {
         let (workshop, image) = (self.workshop, self.request.name.as_str());
         let (below, request) = (below.layers.as_slice(), self.request);
         process::Task { workshop, image, step, run, below, root_of, request }
-    }
-
-    /// Gets into the store what a files op looks at: sources always, the root file system below only
-    /// where the op has to know what stands there.
-    fn fetch_for_files(&self, op: &FilesOp, below: &Stack) -> Result<(), BuildError> {
-        if files::looks_at_base(op) {
-            self.fetch(below)?;
-        }
-        op.sources().into_iter().try_for_each(|source| self.fetch_input(source))
-    }
-
-    /// Gets into the store what a process stands on and what it mounts.
-    fn fetch_for_run(&self, op: &RunOp, below: &Stack) -> Result<(), BuildError> {
-        self.fetch(below)?;
-        op.sources().into_iter().try_for_each(|source| self.fetch_input(source))
-    }
-
-    fn fetch_input(&self, input: OpId) -> Result<(), BuildError> {
-        // What an op adds from other machines has an id beyond those of the graph, and is here already.
-        match self.results.get(input.index()).and_then(OnceLock::get) {
-            Some(OpResult::Stack(stack)) => self.fetch(stack),
-            Some(OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale) | None => Ok(()),
-        }
-    }
-
-    /// Gets the base's layers into the store, once.
-    fn fetch(&self, stack: &Stack) -> Result<(), BuildError> {
-        stack.base.as_ref().map_or(Ok(()), |base| base.fetch(self.workshop))
     }
 
     /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where

@@ -444,15 +444,9 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             (message, "needs a sandbox".to_owned(), vec![help.clone(), doctor])
         }
         BuildError::Git(error) => (message, "this repository".to_owned(), git_help(error)),
-        BuildError::Download(DownloadError::Private { .. }) => {
-            let help = "if you trust this Dockerfile: --allow network.private".to_owned();
-            (message, "leads there".to_owned(), vec![help])
-        }
-        BuildError::Download(DownloadError::Status { url, status: 401 | 403 }) => {
-            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            let host = host.split('/').next().unwrap_or_default();
-            let help = format!("a token: --secret id=HTTP_AUTH_TOKEN_{host},env=NAME");
-            (message, "this file".to_owned(), vec![help])
+        BuildError::Download(error) => {
+            let (label, help) = download_help(error);
+            (message, label.to_owned(), help)
         }
         BuildError::NoDockerfile { context, path } => {
             let help = vec![
@@ -464,6 +458,23 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
         }
         BuildError::Image(error) => (message, "this image".to_owned(), image_help(error)),
         _ => (message, "here".to_owned(), Vec::new()),
+    }
+}
+
+/// Text for the mark, and the ways out, when a file cannot be fetched.
+fn download_help(error: &DownloadError) -> (&'static str, Vec<String>) {
+    match error {
+        DownloadError::Private { .. } => {
+            let help = "if you trust this Dockerfile: --allow network.private".to_owned();
+            ("leads there", vec![help])
+        }
+        DownloadError::Status { url, status: 401 | 403 } => {
+            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+            let host = host.split('/').next().unwrap_or_default();
+            let help = format!("a token: --secret id=HTTP_AUTH_TOKEN_{host},env=NAME");
+            ("this file", vec![help])
+        }
+        _ => ("here", Vec::new()),
     }
 }
 

@@ -2,7 +2,11 @@
 //!
 //! Data only. What nodes mean together (references, inheritance) is in `links` and `resolve`.
 
+mod processes;
+
 use serde::Serialize;
+
+use processes::{HOSTS, LIMITS, NETWORK};
 
 /// One node of the language.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -425,26 +429,6 @@ const STRICT: NodeSpec = NodeSpec::new(
 .args(&[arg("value", Kind::Flag, Count::One)])
 .unset();
 
-const LIMITS: NodeSpec = NodeSpec::new(
-    "limits",
-    "What the processes of a `RUN` may use together; they add up by name.",
-    r#"limits memory="2g" cpus="1.5" ulimits="nofile=4096 core=0""#,
-)
-.props(&[
-    prop("memory", Kind::Scalar, "Memory, such as 512m."),
-    prop("memory-swap", Kind::Scalar, "Memory and swap together; `-1` for no limit."),
-    prop("cpus", Kind::Scalar, "Processors, such as 1.5."),
-    prop("cpu-shares", Kind::Scalar, "Weight against others when processors are short."),
-    prop("cpu-period", Kind::Scalar, "Length of the period of `cpu-quota`, in microseconds."),
-    prop("cpu-quota", Kind::Scalar, "Processor time in each period, in microseconds."),
-    prop("pids", Kind::Scalar, "Processes and threads at once (default 4096); `-1` for no limit."),
-    prop("shm-size", Kind::Scalar, "Size of /dev/shm (default 64m)."),
-    prop("cgroup-parent", Kind::Text, "Control group that those of the processes are made in."),
-    prop("ulimits", Kind::Text, "Limits of each process: NAME=SOFT[:HARD], separated by spaces."),
-])
-.repeat(Repeat::Many)
-.unset();
-
 static DEFAULTS_NODES: &[NodeSpec] = &[
     CONTEXT,
     ARGS,
@@ -460,23 +444,6 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     HOSTS,
     NodeSpec::later("cache"),
 ];
-
-const NETWORK: NodeSpec = NodeSpec::new(
-    "network",
-    "Network of a RUN that does not say: `host` (default), `none`, or `sandbox` (its own; neither the machine's loopback nor the metadata of clouds).",
-    "network sandbox",
-)
-.args(&[arg("mode", Kind::OneOf(&["host", "none", "sandbox"]), Count::One)])
-.unset();
-
-const HOSTS: NodeSpec = NodeSpec::new(
-    "hosts",
-    "Names that processes know besides, with their addresses; `host-gateway` is this machine.",
-    r#"hosts registry.internal="10.0.0.7" builder="host-gateway""#,
-)
-.free_props(Kind::Text)
-.repeat(Repeat::Many)
-.unset();
 
 static IMAGE_NODES: &[NodeSpec] = &[
     NodeSpec::new(

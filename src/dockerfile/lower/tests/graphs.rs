@@ -118,7 +118,7 @@ const GRAPHS: &[(&str, &str)] = &[
          hidden [HTTP_PROXY=p http_proxy=p] in /w as \"\" Default Sandbox mounts [\
          \"/w/src Bind { from: OpId(2), source: \\\"/\\\" } true\", \
          \"/t Bind { from: OpId(0), source: \\\"/s\\\" } false\", \
-         \"/w/c Cache { id: \\\"c\\\", from: None, source: \\\"/\\\", sharing: Locked, mode: 493, uid: 0, gid: 0 } false\", \
+         \"/w/c Cache { id: \\\"c\\\", namespace: \\\"\\\", from: None, source: \\\"/\\\", sharing: Locked, mode: 493, uid: 0, gid: 0 } false\", \
          \"/m Tmpfs { size: Some(1024) } false\", \
          \"/run/secrets/s Secret { id: \\\"s\\\", env: Some(\\\"S\\\"), file: false, required: false, mode: 256, uid: 0, gid: 0 } true\", \
          \"/k/key Secret { id: \\\"key\\\", env: None, file: true, required: false, mode: 288, uid: 0, gid: 0 } true\", \
