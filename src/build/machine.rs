@@ -1,5 +1,6 @@
 //! Runs the ops of one build: each as soon as its inputs are there, or not at all when its result is known.
 
+mod advice;
 mod inputs;
 mod lookup;
 mod why;
@@ -8,7 +9,7 @@ use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, OnceLock, atomic::Ordering, mpsc},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -29,7 +30,7 @@ use crate::{
     image::{self, Image},
     oci::{DiffId, Platform},
     plan::CacheUse,
-    sandbox::SandboxError,
+    sandbox::{CancelFlag, SandboxError},
     store::CacheRecord,
     tree::Timestamp,
 };
@@ -101,8 +102,9 @@ fn perform(
         strict::check(request, &lowered).map_err(fail)?;
         let epoch = epoch::in_force(request, &lowered);
         built.epoch = epoch;
-        let machine = Machine::new(workshop, request, &lowered, (bases, epoch, mode));
-        let Some(stack) = machine.run()? else {
+        let alone = Workshop { cancel: CancelFlag::default(), ..workshop.clone() };
+        let machine = Machine::new(&alone, request, &lowered, (bases, epoch, mode));
+        let Some(stack) = machine.run(&workshop.cancel)? else {
             is_whole = false;
             continue;
         };
@@ -143,6 +145,12 @@ struct Stack {
     base: Option<Arc<Base>>,
 }
 
+/// How an op ended.
+type Ended = (NodeId, std::thread::Result<Result<(), BuildFailure>>);
+
+/// How long a cancellation may go unnoticed.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+
 enum OpResult {
     Stack(Stack),
     Context(Arc<Context>),
@@ -160,6 +168,7 @@ enum Mode {
 }
 
 struct Machine<'a> {
+    /// With a flag of its own, which ends what runs of this build alone.
     workshop: &'a Workshop,
     request: &'a BuildRequest,
     lowered: &'a Lowered,
@@ -197,8 +206,9 @@ impl<'a> Machine<'a> {
         Self { workshop, request, lowered, bases, mode, results, steps, cached, epoch, advice }
     }
 
-    /// Runs every op; independent ones at once. `None` when the result was only explained.
-    fn run(&self) -> Result<Option<Stack>, BuildFailure> {
+    /// Runs every op; independent ones at once, until one fails: then the others end too. `None` when the
+    /// result was only explained.
+    fn run(&self, cancel: &CancelFlag) -> Result<Option<Stack>, BuildFailure> {
         if self.mode == Mode::Build {
             self.check_sandbox()?;
         }
@@ -228,11 +238,18 @@ impl<'a> Machine<'a> {
                 if running == 0 {
                     break;
                 }
-                let (node, outcome) = finished.recv().expect("a running op holds a sender");
+                let (node, outcome) = self.next_of(&finished, cancel);
                 running -= 1;
+                let stop = || self.workshop.cancel.store(true, Ordering::Relaxed);
                 // A panic in an op is our bug: it is raised here, since nobody else waits for the op.
-                let outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
+                let outcome = outcome.unwrap_or_else(|panic| {
+                    stop();
+                    resume_unwind(panic)
+                });
                 let outcome = outcome.map_err(|failure| first_failure.get_or_insert(failure));
+                if outcome.is_err() {
+                    stop();
+                }
                 let ended = outcome.map_or(dag::Outcome::Failed, |()| dag::Outcome::Done);
                 schedule.finish(node, ended);
             }
@@ -251,6 +268,23 @@ impl<'a> Machine<'a> {
     }
 
     /// A place that can run no process says so before anything is done.
+    /// Waits for the next op that ends, and hands the user's cancellation on to all that run.
+    fn next_of(&self, finished: &mpsc::Receiver<Ended>, cancel: &CancelFlag) -> Ended {
+        loop {
+            match finished.recv_timeout(CANCEL_POLL) {
+                Ok(ended) => return ended,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if cancel.load(Ordering::Relaxed) {
+                        self.workshop.cancel.store(true, Ordering::Relaxed);
+                    }
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    unreachable!("a running op holds a sender")
+                }
+            }
+        }
+    }
+
     fn check_sandbox(&self) -> Result<(), BuildFailure> {
         let Err(obstacle) = &self.workshop.ability.run else { return Ok(()) };
         let is_process = |id: &OpId| matches!(self.lowered.graph.node(*id).op, Op::Run(_));
@@ -427,38 +461,6 @@ impl<'a> Machine<'a> {
         }
         self.look(id, below, local.as_ref(), diff_id)?;
         Ok((Some(diff_id), Some(reason)))
-    }
-
-    /// Looks for what rules of our own ask of the files of a step that made `layer`.
-    fn look(
-        &self,
-        id: OpId,
-        below: &Stack,
-        local: Option<&Local>,
-        layer: DiffId,
-    ) -> Result<(), BuildError> {
-        let (Some(asked), Some(local)) = (self.lowered.file_rules.get(&id), local) else {
-            return Ok(());
-        };
-        self.fetch_for_files(&local.op, below)?;
-        let root_of = |id: OpId| self.root_in(Some(local), id);
-        let store = &self.workshop.store;
-        let mut found = files::advice(store, &local.op, (&below.layers, layer), &root_of)?;
-        found.retain(|(rule, _)| asked.rules.contains(rule));
-        let location = || asked.location.clone();
-        let warning = |(rule, message)| Warning { rule, message, location: location() };
-        let found: Vec<Warning> = found.into_iter().map(warning).collect();
-        if self.request.strict && !found.is_empty() {
-            return Err(strict::refused(&found));
-        }
-        self.advice.lock().expect("no holder panics").extend(found);
-        Ok(())
-    }
-
-    /// What the rules of our own found, in the Dockerfile and in files.
-    fn advice(&self) -> Vec<Warning> {
-        let of_files = self.advice.lock().expect("no holder panics");
-        self.lowered.advice.iter().chain(of_files.iter()).cloned().collect()
     }
 
     fn key(

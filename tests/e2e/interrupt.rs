@@ -203,3 +203,17 @@ fn a_killed_build_leaves_no_process_and_the_next_one_works() {
         user.run(["save", "-o", "demo.tar", "demo:v1"]).ok();
     }
 }
+
+/// A build whose outcome is settled does not wait for what else it does.
+#[test]
+fn a_step_that_fails_ends_the_steps_beside_it() {
+    let (user, mirror) = (User::new(), Registry::mirror());
+    user.write(
+        "Dockerfile",
+        "FROM busybox AS one\nRUN --mount=type=cache,target=/c touch /c/begun; sleep 1000\n\
+         FROM busybox AS two\nRUN --mount=type=cache,target=/c while [ ! -e /c/begun ]; do sleep 0.1; done; exit 7\n\
+         FROM busybox\nCOPY --from=one / /one\nCOPY --from=two / /two\n",
+    );
+    let words = ["build", "-j", "2", "--mirror", &mirror.as_mirror(), "."];
+    user.run(words).fails(1, &["exit code: 7"]);
+}
