@@ -38,10 +38,12 @@ pub struct PatternSet {
     buckets: Buckets,
 }
 
-/// Which patterns are worth a look, by one byte of the path; each list ascending.
+/// Which patterns are worth a look, by a component or one byte of the path; each list ascending.
 #[derive(Clone, Debug, Default)]
 struct Buckets {
-    /// Patterns with a literal head, by its first byte.
+    /// Patterns that name a component, by it.
+    component: HashMap<Vec<u8>, Vec<u32>>,
+    /// Others with a literal head, by its first byte.
     first: HashMap<u8, Vec<u32>>,
     /// Others with a literal tail, by its last byte.
     last: HashMap<u8, Vec<u32>>,
@@ -66,6 +68,8 @@ struct Pattern {
     head: Vec<u8>,
     /// Number of components of every match, when there is only one number.
     depth: Option<usize>,
+    /// A component that every match has.
+    component: Option<Vec<u8>>,
 }
 
 #[derive(Clone, Debug)]
@@ -168,18 +172,21 @@ impl Buckets {
     fn add(&mut self, index: usize, pattern: &Pattern) {
         let index = u32::try_from(index).expect("fewer patterns than bytes in their file");
         let (head, tail) = pattern.matcher.literals();
-        let bucket = match (head.first(), tail.last()) {
-            (Some(byte), _) => self.first.entry(*byte).or_default(),
-            (None, Some(byte)) => self.last.entry(*byte).or_default(),
-            (None, None) => &mut self.any,
+        let bucket = match (&pattern.component, head.first(), tail.last()) {
+            (Some(name), ..) => self.component.entry(name.clone()).or_default(),
+            (None, Some(byte), _) => self.first.entry(*byte).or_default(),
+            (None, None, Some(byte)) => self.last.entry(*byte).or_default(),
+            (None, None, None) => &mut self.any,
         };
         bucket.push(index);
     }
 
-    fn of(&self, path: &[u8]) -> impl Iterator<Item = &Vec<u32>> {
+    fn of<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a Vec<u32>> {
+        let components = path.split(|byte| *byte == b'/');
+        let named = components.filter_map(|component| self.component.get(component));
         let first = path.first().and_then(|byte| self.first.get(byte));
         let last = path.last().and_then(|byte| self.last.get(byte));
-        first.into_iter().chain(last).chain([&self.any])
+        named.chain(first).chain(last).chain([&self.any])
     }
 }
 
@@ -198,7 +205,8 @@ impl Pattern {
         let screen = Screen::of(&head, &tail);
         let plain = !body.contains("**") && !body.contains(['[', '\\']);
         let depth = plain.then(|| body.split('/').count());
-        Ok((Self { negated, matcher, head, depth }, screen))
+        let component = longest_component(body);
+        Ok((Self { negated, matcher, head, depth, component }, screen))
     }
 
     fn reaches_below(&self, directory: &[u8]) -> bool {
@@ -210,6 +218,23 @@ impl Pattern {
         let depth = below.iter().filter(|byte| **byte == b'/').count();
         self.head[..shared] == below[..shared] && self.depth.is_none_or(|parts| parts > depth)
     }
+}
+
+/// The longest component of a pattern that every match has as it stands there, if one is certain.
+fn longest_component(body: &str) -> Option<Vec<u8>> {
+    if body.contains(['[', ']', '\\']) {
+        return None;
+    }
+    let is_literal = |part: &&str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        !part.is_empty() && part.bytes().all(plain)
+    };
+    // `a**/b` also matches `ab`: the slash goes with the asterisks, unless these are all there is before it.
+    let before = [None].into_iter().chain(body.split('/').map(Some));
+    let begins = |before: Option<&str>| before.is_none_or(|it| it == "**" || !it.ends_with("**"));
+    let whole = before.zip(body.split('/')).filter(|(before, _)| begins(*before));
+    let longest = whole.map(|(_, part)| part).filter(is_literal).max_by_key(|part| part.len());
+    longest.map(|part| part.as_bytes().to_vec())
 }
 
 impl Matcher {
@@ -353,6 +378,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn buckets_turn_no_match_away(
+            pattern in "[ab*?/]{1,8}",
+            path in "[ab]{1,2}(/[ab]{1,2}){0,3}",
+        ) {
+            let Ok(set) = PatternSet::new(&[&pattern]) else { return Ok(()) };
+            let Some(alone) = set.patterns.first() else { return Ok(()) };
+            if alone.matcher.matches(path.as_bytes()) != alone.negated {
+                prop_assert!(set.judge(&Verdict::default(), path.as_bytes()).matched);
+            }
+        }
+
         #[test]
         fn what_is_not_entered_holds_nothing_taken_back(
             patterns in proptest::collection::vec("!?[ab*?/]{1,6}", 1..5),
