@@ -1,6 +1,11 @@
 //! `idpbuilder.lock`, `--locked`, `--offline`, `--pull`: what names stand for, and who is asked.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{
+    fs,
+    net::TcpListener,
+    path::Path,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use crate::support::{
     Done, User, json,
@@ -192,8 +197,13 @@ fn a_url_is_locked_by_its_content() {
     let user = User::new();
     let folder = user.folder().join("web");
     fs::create_dir(&folder).unwrap();
-    let put = |text: &str| fs::write(folder.join("file"), text).unwrap();
-    put("one");
+    // The server tells versions apart by their whole seconds.
+    let put = |text: &str, seconds: u64| {
+        fs::write(folder.join("file"), text).unwrap();
+        let file = fs::File::options().write(true).open(folder.join("file")).unwrap();
+        file.set_modified(UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+    };
+    put("one", 1_600_000_000);
     let web = Web::of(&folder);
     let url = web.url("file");
     let text = format!("image site {{ dockerfile inline=\"FROM scratch\\nADD {url} /f\\n\" }}\n");
@@ -201,7 +211,7 @@ fn a_url_is_locked_by_its_content() {
     let said = user.run(["lock", "--allow", "network.private"]).ok();
     assert!(said.starts_with(&format!("{url} is sha256:")), "{said}");
     user.run(["run", "-q", "--locked", "--allow", "network.private"]).ok();
-    put("two and longer");
+    put("two and longer", 1_600_000_001);
     user.run(["run", "-q", "--allow", "network.private"]).ok();
     user.run(["run", "--locked", "--allow", "network.private"]).fails(3, &[&url, "moved"]);
     user.run(["lock", "--update", &url, "--allow", "network.private"]).ok();
