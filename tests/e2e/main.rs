@@ -43,6 +43,5 @@ mod shell;
 mod ssh;
 mod strict;
 mod support;
-mod syscalls;
 mod verify;
 mod watching;

@@ -13,6 +13,7 @@ mod mounts;
 mod races;
 mod rootfs;
 mod secrets;
+mod syscalls;
 mod users;
 
 use std::{

@@ -34,11 +34,15 @@ fn s10_cache_mounts_stay_below_the_store() {
             );
         }
         let folder = attack.user.home().join("images/cache-mounts");
-        for entry in fs::read_dir(folder).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let stem = name.split('.').next().unwrap();
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        // Beside the caches lies the lock that all of them are taken under.
+        let caches: Vec<_> = entries.filter(|entry| entry.path().is_dir()).collect();
+        assert!(!caches.is_empty());
+        for cache in caches {
+            let name = cache.file_name().into_string().unwrap();
+            let hash = name.split('-').next().unwrap();
             assert!(
-                stem.len() == 64 && stem.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
                 "{name} is no hash"
             );
         }
