@@ -20,6 +20,7 @@ use idpbuilder::{
     exec::{Network, OnFailure, Setup},
     git::GitProgram,
     image,
+    limits::{self, UnpackLimits},
     plan::SecretSource,
     report,
     sandbox::{self, CancelFlag, Entered},
@@ -34,6 +35,9 @@ use super::{
 
 /// What is read of a secret in a file, in bytes: more than any that a build takes.
 const SECRET_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// What a layer or archive may have when it is opened, for who needs more than the usual or wants less.
+const MAX_LAYER_SIZE: &str = "IDPBUILDER_MAX_LAYER_SIZE";
 
 /// Columns of a terminal that does not say how wide it is.
 const COLUMNS_DEFAULT: usize = 100;
@@ -53,7 +57,14 @@ pub(super) fn home() -> Result<PathBuf, CliError> {
 
 /// Opens the store, making it when it is not there.
 pub(super) fn store() -> Result<Store, CliError> {
-    Ok(Store::open(&home()?.join("images"))?)
+    let store = Store::open(&home()?.join("images"))?;
+    if let Some(size) = env::var_os(MAX_LAYER_SIZE).filter(|size| !size.is_empty()) {
+        let bytes = limits::bytes(&size.to_string_lossy()).map_err(|reason| {
+            CliError::new(CONFIGURATION, format!("{MAX_LAYER_SIZE}: {reason}"))
+        })?;
+        store.limit_unpacking(UnpackLimits::up_to(bytes));
+    }
+    Ok(store)
 }
 
 /// A folder below the home folder, made when missing, for us alone.

@@ -7,7 +7,7 @@ use std::{fs::File, io::Seek as _};
 
 use super::{Image, ImageError, form::Layers};
 use crate::{
-    layer::{self, Listing, read_layer},
+    layer::{self, LayerError, LayerSummary, Listing, read_layer},
     oci::{
         Annotations, Codec, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest,
         MediaType, Platform,
@@ -277,8 +277,8 @@ pub(super) fn take_layer(
     }
     let mut file = store.open_blob(blob)?;
     let codec = codec_of(&mut file).map_err(|source| in_store(store, source))?;
-    let tar = layer::decompress(Box::new(file)).map_err(|source| in_store(store, source))?;
-    let summary = read_layer(tar, |_, _| Ok(()))?;
+    drop(file);
+    let summary = read_foreign(store, blob)?;
     if summary.diff_id != layer {
         let found = summary.diff_id;
         let reason = format!("the config promises layer {layer}, its blob holds {found}");
@@ -295,6 +295,21 @@ pub(super) fn take_layer(
     let (tar_bytes, content_bytes) = (summary.tar_bytes, summary.content_bytes);
     store.put_layer(layer, &LayerRecord { tar_bytes, content_bytes, compressed })?;
     Ok(())
+}
+
+/// Reads a layer's blob to its end, which may come from anybody.
+pub(super) fn read_foreign(store: &Store, blob: Digest) -> Result<LayerSummary, ImageError> {
+    let file = store.open_blob(blob)?;
+    let packed = file.metadata().map_err(|source| in_store(store, source))?.len();
+    let most = store.unpack_limits().most(packed);
+    let plain = layer::decompress(Box::new(file)).map_err(LayerError::from)?;
+    read_layer(layer::bounded(plain, most), |_, _| Ok(())).map_err(|error| match error {
+        error if layer::is_too_large(&error) => {
+            let (image, reason) = (format!("layer {blob}"), error.to_string());
+            ImageError::Invalid { image, reason }
+        }
+        error => error.into(),
+    })
 }
 
 /// Compression by the first bytes, whatever a media type says.

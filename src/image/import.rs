@@ -95,6 +95,7 @@ impl<'a> Source<'a> {
         }
         let file = File::open(path).map_err(|source| at(path, source))?;
         let tar = layer::decompress(Box::new(file)).map_err(|source| at(path, source))?;
+        let tar = layer::bounded(tar, store.unpack_limits().most(found.len()));
         let (mut files, mut links) = (HashMap::new(), HashMap::new());
         let read = read_layer(tar, |change, content| {
             let Change::Put(entry) = change else { return Ok(()) };
@@ -107,6 +108,7 @@ impl<'a> Source<'a> {
             Ok(())
         });
         read.map_err(|error| match error {
+            error if layer::is_too_large(&error) => source.invalid(&error.to_string()),
             LayerError::Io(source) => at(path, source),
             error @ (LayerError::Entry { .. } | LayerError::NotTar(_)) => {
                 source.invalid(&error.to_string())

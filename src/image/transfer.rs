@@ -4,17 +4,19 @@
 //! config speak of the same layer.
 
 use std::{
-    io::Read,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use super::{Image, ImageError, assemble::paired, resolve::origins};
+use super::{
+    Image, ImageError,
+    assemble::{paired, read_foreign},
+    resolve::origins,
+};
 use crate::{
     event::{Direction, Emit, Event},
-    layer::{LayerSummary, decompress, read_layer},
     oci::{Codec, Descriptor, DiffId, Digest, Reference},
     registry::{Client, RegistryError},
     store::{CompressedForm, LayerRecord, Store},
@@ -153,9 +155,7 @@ impl Fetch {
 
 /// Decompresses a layer's blob, holds it against its diff ID, and records what it is.
 fn examine(store: &Store, descriptor: &Descriptor, diff_id: DiffId) -> Result<(), ImageError> {
-    let blob = store.open_blob(descriptor.digest)?;
-    let plain = decompress(Box::new(blob)).map_err(crate::layer::LayerError::from)?;
-    let summary = summed_up(plain)?;
+    let summary = read_foreign(store, descriptor.digest)?;
     if summary.diff_id != diff_id {
         return Err(ImageError::Invalid {
             image: format!("layer {}", descriptor.digest),
@@ -175,10 +175,6 @@ fn examine(store: &Store, descriptor: &Descriptor, diff_id: DiffId) -> Result<()
         compressed: vec![form],
     };
     Ok(store.put_layer(diff_id, &record)?)
-}
-
-fn summed_up(plain: impl Read) -> Result<LayerSummary, ImageError> {
-    Ok(read_layer(plain, |_, _| Ok(()))?)
 }
 
 /// Where a blob may be had: wherever it was seen, then where the image is said to come from. A name

@@ -6,6 +6,9 @@ use std::io::{self, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::LayerError;
+use crate::limits::TooLarge;
+
 /// Size of the read buffer in bytes.
 const BUFFER_BYTES: usize = 128 << 10;
 
@@ -38,6 +41,35 @@ pub fn decompress(mut input: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + 
         Ok(Box::new(decoder))
     } else {
         Ok(Box::new(whole))
+    }
+}
+
+/// Hands on what is decompressed up to a number of bytes; reading further is an error that says so. For what
+/// comes from elsewhere: our own layers are as large as they were made.
+#[must_use]
+pub fn bounded(plain: Box<dyn Read + Send>, most: u64) -> Box<dyn Read + Send> {
+    Box::new(Bounded { plain, most, left: most })
+}
+
+/// Whether a layer was refused because it is larger than it may be.
+#[must_use]
+pub fn is_too_large(error: &LayerError) -> bool {
+    let LayerError::Io(error) = error else { return false };
+    error.get_ref().is_some_and(|inner| inner.is::<TooLarge>())
+}
+
+struct Bounded {
+    plain: Box<dyn Read + Send>,
+    most: u64,
+    left: u64,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.plain.read(buffer)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| io::Error::other(TooLarge { most: self.most }))?;
+        Ok(count)
     }
 }
 

@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::{oci::DiffId, tree::Change};
 
 pub use compress::compress;
-pub use decompress::decompress;
+pub use decompress::{bounded, decompress, is_too_large};
 pub use read::read_layer;
 pub use unpack::{Ownership, unpack, unpack_as};
 pub use upper::{Below, Upper, UpperForm, is_same_content, write_upper};

@@ -2,7 +2,11 @@
 //!
 //! Knows no kernel interface: whoever starts a process finds out what can be enforced.
 
+mod unpack;
+
 use serde::Serialize;
+
+pub use unpack::{TooLarge, UnpackLimits};
 
 /// Processes that a step may have at once when nobody says otherwise: far more than a parallel build of a
 /// large program has, far fewer than it takes to stop a machine.

@@ -55,6 +55,7 @@ use self::{
     lease::{Counters, Session},
     queue::{Queue, Rows, sync_folder},
 };
+use crate::limits::UnpackLimits;
 
 /// Newest format of the folder that this version reads, and the one it writes.
 const FORMAT: u32 = 1;
@@ -101,6 +102,7 @@ struct Shared {
     counters: Counters,
     /// Set by the user to stop writing blobs.
     stop: Mutex<Option<Arc<AtomicBool>>>,
+    unpack_limits: Mutex<UnpackLimits>,
 }
 
 /// Device and inode of an environment's data file, which stays taken while it is open.
@@ -174,6 +176,17 @@ impl Store {
         *lock(&self.shared.stop) = Some(Arc::clone(stop));
     }
 
+    /// From now on, layers and archives that come from elsewhere may become as large as this when they are opened.
+    pub fn limit_unpacking(&self, limits: UnpackLimits) {
+        *lock(&self.shared.unpack_limits) = limits;
+    }
+
+    /// How large layers and archives that come from elsewhere may become.
+    #[must_use]
+    pub fn unpack_limits(&self) -> UnpackLimits {
+        *lock(&self.shared.unpack_limits)
+    }
+
     /// The folder.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -222,6 +235,7 @@ fn share(root: &Path) -> Result<Arc<Shared>, StoreError> {
         session: Mutex::default(),
         counters: Counters::default(),
         stop: Mutex::default(),
+        unpack_limits: Mutex::default(),
     });
     open.insert(key, Arc::downgrade(&shared));
     Ok(shared)

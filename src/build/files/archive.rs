@@ -10,6 +10,10 @@ use std::{
     rc::Rc,
 };
 
+use liblzma::{
+    read::XzDecoder,
+    stream::{CONCATENATED, Stream},
+};
 use tar::EntryType;
 
 use super::{
@@ -20,7 +24,7 @@ use super::{
     target::{Made, Maker, Target},
 };
 use crate::{
-    layer::decompress,
+    layer::{bounded, decompress},
     tree::{Entry, Kind, Meta, Timestamp, TreePath, Xattrs},
 };
 
@@ -29,6 +33,12 @@ const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 
 /// Longest of the signatures, in bytes.
 const SIGNATURE_BYTES: u64 = 6;
+
+/// Most memory that opening an xz may take, in bytes; its highest level takes 65 MiB.
+const XZ_MEMORY_BYTES_MAX: u64 = 256 << 20;
+
+/// What may come before the first member of an archive, in bytes: its name and attributes are held in memory.
+const FIRST_HEADER_BYTES_MAX: u64 = 2 << 20;
 
 /// Prefix of the PAX records that carry extended attributes.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
@@ -41,18 +51,18 @@ type Input = Box<dyn Read + Send>;
 pub fn is_archive(file: Box<dyn Read + Send>) -> bool {
     // Whatever fails here is not an archive, and is copied as it is.
     let Ok(plain) = decompressed(file) else { return false };
-    let mut archive = tar::Archive::new(plain);
+    let mut archive = tar::Archive::new(plain.take(FIRST_HEADER_BYTES_MAX));
     archive.entries().is_ok_and(|mut members| matches!(members.next(), Some(Ok(_))))
 }
 
-/// Puts the members of an archive below the destination.
+/// Puts the members of an archive below the destination: its name, its bytes, and how many it may have plain.
 pub(super) fn unpack(
     target: &mut Target<'_, Content>,
     manner: &Manner<'_>,
-    archive: (&str, Input),
+    archive: (&str, Input, u64),
     (spool, spool_index): (&mut File, usize),
 ) -> Result<(), FilesError> {
-    let (name, file) = archive;
+    let (name, file, most) = archive;
     let (uid, gid) = manner.owner.unwrap_or_default();
     let maker = Maker { mode: 0o755, uid, gid, mtime: manner.now };
     let root = target.make_directories(manner.destination.as_bytes(), maker)?;
@@ -69,7 +79,8 @@ pub(super) fn unpack(
         position,
         relinked: HashMap::new(),
     };
-    let mut archive = tar::Archive::new(decompressed(file).map_err(failed)?);
+    let plain = decompressed(file).map_err(failed)?;
+    let mut archive = tar::Archive::new(bounded(plain, most));
     for member in archive.entries().map_err(failed)? {
         unpacking.member(member.map_err(failed)?)?;
     }
@@ -91,7 +102,8 @@ fn decompressed(mut file: Input) -> io::Result<Input> {
     if bzip2 {
         Ok(Box::new(bzip2::read::MultiBzDecoder::new(BufReader::new(whole))))
     } else if xz {
-        Ok(Box::new(liblzma::read::XzDecoder::new_multi_decoder(BufReader::new(whole))))
+        let stream = Stream::new_stream_decoder(XZ_MEMORY_BYTES_MAX, CONCATENATED)?;
+        Ok(Box::new(XzDecoder::new_stream(BufReader::new(whole), stream)))
     } else {
         decompress(Box::new(whole))
     }

@@ -516,15 +516,23 @@ impl<'a, 'v> Work<'a, 'v> {
 
     fn unpack(&mut self, manner: &Manner<'_>, index: usize, pick: &Pick) -> Result<(), FilesError> {
         let content = self.read(index, pick)?;
+        let packed = match pick.items[0].node.kind {
+            Kind::File { size } => size,
+            _ => 0,
+        };
+        let most = self.store.unpack_limits().most(packed);
         if self.spools.is_empty() {
             let place = self.store.root().display().to_string();
             let failed = |source: io::Error| FilesError::Io { path: place, source };
             let staging = self.store.staging()?;
             self.spools.push(tempfile::tempfile_in(staging.path()).map_err(failed)?);
         }
-        let name = pick.path.to_string();
+        let name = match pick.path.is_root() {
+            true => String::from_utf8_lossy(&pick.name).into_owned(),
+            false => pick.path.to_string(),
+        };
         let spool = (&mut self.spools[0], 0);
-        archive::unpack(&mut self.target, manner, (&name, content), spool)
+        archive::unpack(&mut self.target, manner, (&name, content, most), spool)
     }
 
     fn read(&self, index: usize, pick: &Pick) -> Result<Box<dyn io::Read + Send>, FilesError> {
