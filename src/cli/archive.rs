@@ -114,5 +114,7 @@ pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliErro
             setup::print(&format!("Loaded image: {name}\n"));
         }
     }
+    // While the lease holds: a collection must find the images, or what protects their content.
+    store.flush()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -44,6 +44,7 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
         Some(text) => parse_platform(text)?,
     };
     let store = setup::store()?;
+    let _lease = store.lease()?;
     let mut options = args.access.client_options(reference.registry())?;
     for (registry, mirror) in parse_mirrors(&args.mirror)? {
         options.mirrors.entry(registry).or_default().push(mirror);
@@ -77,6 +78,8 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
         size,
     };
     store.put_image(&record)?;
+    // While the lease holds: a collection must find the image, or what protects its content.
+    store.flush()?;
     setup::print(&format!("{reference}@{}\n", record.target.digest));
     Ok(ExitCode::SUCCESS)
 }
