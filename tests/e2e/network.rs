@@ -23,13 +23,13 @@ static COUNT: AtomicUsize = AtomicUsize::new(0);
 const SOON: Duration = Duration::from_secs(30);
 
 /// Says `reached` to everybody who asks, and counts them.
-struct Server {
-    address: String,
-    asked: Arc<AtomicUsize>,
+pub(crate) struct Server {
+    pub(crate) address: String,
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Server {
-    fn at(ip: IpAddr) -> Self {
+    pub(crate) fn at(ip: IpAddr) -> Self {
         let listener = TcpListener::bind((ip, 0)).unwrap();
         let (address, asked) = (listener.local_addr().unwrap().to_string(), Arc::default());
         let count: Arc<AtomicUsize> = Arc::clone(&asked);
@@ -45,20 +45,20 @@ impl Server {
         Self { address, asked }
     }
 
-    fn port(&self) -> &str {
+    pub(crate) fn port(&self) -> &str {
         self.address.rsplit_once(':').unwrap().1
     }
 }
 
 /// The address that this machine speaks to others with.
-fn own_address() -> IpAddr {
+pub(crate) fn own_address() -> IpAddr {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect("198.51.100.1:9").unwrap();
     socket.local_addr().unwrap().ip()
 }
 
 /// A line of a script that prints what a server says, or `no`.
-fn ask(address: &str) -> String {
+pub(crate) fn ask(address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap();
     format!(
         "(printf 'GET /name HTTP/1.0\\r\\n\\r\\n' | timeout 10 nc {host} {port} 2>/dev/null | grep -m 1 reached || echo no)"
@@ -72,38 +72,6 @@ fn out(user: &User, dockerfile: &str, flags: &[&str]) -> String {
     build.args(base_contexts()).arg(".");
     on_a_usual_machine(user, "", &build).ok();
     fs::read_to_string(user.work().join("out/out")).unwrap()
-}
-
-fn s28_each_network_reaches_what_it_may(user: &User) {
-    let (lan, canary) = (Server::at(own_address()), Server::at([127, 0, 0, 1].into()));
-    let text = format!(
-        "FROM busybox\nRUN ({}; {}; {}; ls /sys/class/net | grep -vc '^lo$') > /out; true\n",
-        ask(&lan.address),
-        ask(&canary.address),
-        // The gateway of the network inside: helpers would take it to the loopback of the host.
-        ask(&format!("10.0.2.2:{}", canary.port())),
-    );
-    let none = "no\nno\nno\n0\n";
-    assert_eq!(out(user, &text, &["--network=none"]), none);
-    assert_eq!(out(user, &text, &["--network=sandbox"]), "reached\nno\nno\n1\n");
-    assert_eq!(canary.asked.load(Ordering::Relaxed), 0, "nobody came to the loopback of the host");
-    let default = out(user, &text, &[]);
-    assert!(default.starts_with("reached\nreached\nno\n"), "{default}");
-    assert_eq!(out(user, &text, &["--network=host"]), default);
-    let own = text.replace("RUN", "RUN --network=none");
-    assert_eq!(out(user, &own, &["--network=sandbox"]), none, "a RUN chooses for itself");
-    let own = text.replace("RUN", "RUN --network=host");
-    user.build(&own, &[]).fails(3, &["network.host is not allowed", "--allow network.host"]);
-}
-
-#[test]
-fn s28_as_root_each_network_reaches_what_it_may() {
-    s28_each_network_reaches_what_it_may(&User::new());
-}
-
-#[test]
-fn s28_as_an_ordinary_user_each_network_reaches_what_it_may() {
-    s28_each_network_reaches_what_it_may(&User::rootless());
 }
 
 /// In a network of the test's own, where a server stands at the address that clouds serve credentials from.
@@ -177,7 +145,7 @@ fn without(user: &User, programs: &[&str]) -> Done {
 }
 
 /// Runs a command where everybody may open `/dev/net/tun`, as distributions have it, after some preparation by root.
-fn on_a_usual_machine(user: &User, prepare: &str, build: &Command) -> Done {
+pub(crate) fn on_a_usual_machine(user: &User, prepare: &str, build: &Command) -> Done {
     let script = format!(
         "set -e; mknod -m 666 \"$0\" c 10 200; mount --bind \"$0\" /dev/net/tun; {prepare} exec \"$@\""
     );

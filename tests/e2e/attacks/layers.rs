@@ -282,3 +282,37 @@ fn l22_a_hundred_thousand_entries_in_one_folder() {
         "done"
     });
 }
+
+#[test]
+fn l28_eight_pulls_of_one_layer_beside_a_collection_leave_one_blob() {
+    at_levels("L28", &[Level::Root], |attack| {
+        // Bytes that do not compress, so that pulling takes a while.
+        let noise: Vec<u8> = (0_u64..1 << 20)
+            .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).to_le_bytes())
+            .collect();
+        let layer = Layer::gzip(&Tar::new().file("noise", noise).end());
+        let all: Vec<_> = images::base_layers().into_iter().chain([layer.clone()]).collect();
+        let layout = Layout::new(attack.user.folder().join("layouts/many"));
+        layout.image(&images::config_of(&all, &images::plain_process()), &all);
+        let served = Served::layout(&layout.0);
+        let pulls: Vec<_> = (0..8)
+            .map(|n| {
+                let mut pull = attack.idp();
+                pull.args(["pull", &format!("{}/many{n}:latest", served.address)]);
+                std::thread::spawn(move || Done::of(&mut pull))
+            })
+            .collect();
+        while pulls.iter().any(|pull| !pull.is_finished()) {
+            attack.user.run(["prune"]).ok();
+        }
+        for pull in pulls {
+            attack.heard(pull.join().unwrap()).ok();
+        }
+        attack.user.run(["prune"]).ok();
+        let blobs = fs::read_dir(attack.user.home().join("images/blobs/sha256")).unwrap();
+        let name = images::digest(&layer.blob).replace("sha256:", "");
+        let same = blobs.filter(|blob| *blob.as_ref().unwrap().file_name() == *name);
+        assert_eq!(same.count(), 1);
+        "one blob, all succeed"
+    });
+}

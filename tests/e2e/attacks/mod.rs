@@ -4,6 +4,7 @@
 //! A word planted in files of the host and in the tool's environment (the canary) must appear in no store, image, log or
 //! temporary file, and the files must be as they were.
 
+mod bombs;
 mod canary;
 mod documents;
 mod kernel;
@@ -11,6 +12,7 @@ mod layers;
 mod lives;
 mod mounts;
 mod races;
+mod reach;
 mod rootfs;
 mod secrets;
 mod syscalls;
@@ -23,6 +25,7 @@ use std::{
     process::Command,
 };
 
+use idpbuilder::store::{CheckDepth, Store};
 use serde_json::Value;
 
 use self::canary::Canary;
@@ -158,6 +161,16 @@ impl Attack {
         said(&done)
     }
 
+    /// Nothing in the store is damaged, lost or foreign.
+    #[track_caller]
+    fn assert_store_is_whole(&self) {
+        let folder = self.user.home().join("images");
+        if folder.exists() {
+            let found = Store::open(&folder).unwrap().check(CheckDepth::Full).unwrap();
+            assert_eq!(found.damages, []);
+        }
+    }
+
     /// The build must be refused in words, neither by a crash nor by what a process inside did.
     #[track_caller]
     fn refused(&self, dockerfile: &str, words: &[&str]) {
@@ -187,6 +200,7 @@ fn at_levels(case: &str, levels: &[Level], work: impl Fn(&Attack) -> &'static st
             let attack = Attack::by(level, user);
             let result = work(&attack);
             attack.canary.assert_untouched(attack.user.folder(), &attack.printed.borrow());
+            attack.assert_store_is_whole();
             result
         };
         let result = catch_unwind(AssertUnwindSafe(attempt));
