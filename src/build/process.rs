@@ -2,10 +2,9 @@
 
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
-
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps};
 
 use super::{
     BuildError, BuildRequest, LATEST_MTIME, Workshop,
@@ -20,12 +19,12 @@ use super::{
 use crate::{
     event::Event,
     graph::{OpId, RunOp, Security},
-    layer::{LayerSummary, LayerWriter, Listing, Upper, write_upper},
+    layer::{LayerSummary, LayerWriter, Upper, set_times, write_upper},
     oci::{ChainId, DiffId, Digest},
     sandbox::{self, Ability, Exit, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::LayerRecord,
-    tree::{Change, Timestamp, TreePath},
+    tree::TreePath,
 };
 
 /// Name that processes see as their host's unless another is asked for, as in BuildKit.
@@ -234,33 +233,10 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
     if prepared.afterwards == Afterwards::Nothing {
         return Ok(diff_id);
     }
-    date_as_layer(&folder, &listing).map_err(|source| io_error(upper, source))?;
+    // A later step sees the same dates, whether this one was cached or not.
+    set_times(folder.as_fd(), &listing).map_err(|source| io_error(upper, source))?;
     store.commit_snapshot(upper, diff_id)?;
     Ok(diff_id)
-}
-
-/// Gives the directory the dates that the tar has, so that a later step sees the same whether this
-/// one was cached or not.
-fn date_as_layer(folder: &fs::File, listing: &Listing) -> std::io::Result<()> {
-    for listed in listing.changes.iter().rev() {
-        let Change::Put(entry) = &listed.change else { continue };
-        let Timestamp { seconds, nanos } = entry.meta.mtime;
-        let time = Timespec { tv_sec: seconds, tv_nsec: i64::from(nanos) };
-        let times = Timestamps { last_access: time, last_modification: time };
-        let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else {
-            rustix::fs::futimens(folder, &times)?;
-            continue;
-        };
-        let parent = rustix::fs::openat2(
-            folder,
-            parent.as_path(),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-        )?;
-        rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-    }
-    Ok(())
 }
 
 /// Where the image has no place for the system's own mounts, they stay in the layer, as with BuildKit.

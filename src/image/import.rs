@@ -110,9 +110,9 @@ impl<'a> Source<'a> {
         read.map_err(|error| match error {
             error if layer::is_too_large(&error) => source.invalid(&error.to_string()),
             LayerError::Io(source) => at(path, source),
-            error @ (LayerError::Entry { .. } | LayerError::NotTar(_)) => {
-                source.invalid(&error.to_string())
-            }
+            error @ (LayerError::Entry { .. }
+            | LayerError::NotTar(_)
+            | LayerError::Unmapped { .. }) => source.invalid(&error.to_string()),
         })?;
         source.files = Files::Archive { files, links };
         Ok(source)

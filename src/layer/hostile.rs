@@ -318,6 +318,10 @@ fn l10_ends_are_those_that_docker_takes() {
     read(&only).expect_err("an extension of nothing");
 }
 
+fn name_of(bytes: usize) -> Vec<u8> {
+    vec![b'n'; bytes]
+}
+
 #[test]
 fn l21_any_name_that_linux_takes_arrives() {
     let arena = Arena::new();
@@ -330,7 +334,11 @@ fn l21_any_name_that_linux_takes_arrives() {
     for name in names {
         assert!(summary.listing.at(&TreePath::parse(name).unwrap()).is_some());
     }
-    let long = vec![b'n'; 4097];
+    // Longer than one call of the kernel takes.
+    let deeper = [&name_of(255)[..], b"/"].concat().repeat(20);
+    let tar = Tar::default().pax(b'x', &[("path", &[&deeper[..], b"f"].concat())]).file("f");
+    assert_eq!(paths(&Arena::new().unpack(tar).unwrap()).len(), 1);
+    let long = name_of((16 << 10) + 1);
     assert!(Tar::default().pax(b'x', &[("path", &long)]).file("f").refused().contains("limit"));
     let shown = Tar::default().pax(b'x', &[("path", b"\x1b[2J/../x")]).file("f").refused();
     assert!(!shown.contains('\x1b'), "{shown:?}");

@@ -24,8 +24,9 @@ use crate::{oci::DiffId, tree::Change};
 pub use compress::compress;
 pub use decompress::{bounded, decompress, is_too_large};
 pub use read::read_layer;
-pub use unpack::{Ownership, unpack, unpack_as};
+pub use unpack::{Ownership, set_times, unpack, unpack_as};
 pub use upper::{Below, Upper, UpperForm, is_same_content, write_upper};
+pub use walk::open_beneath;
 pub use write::LayerWriter;
 
 /// What a layer holds, without the content: the changes in path order, each with where its content
@@ -96,12 +97,30 @@ pub enum LayerError {
     /// Not a layer at all.
     #[error("not a tar archive: {0}")]
     NotTar(String),
+    /// An owner that no file can have here: this user namespace has no such id (`user_namespaces(7)`).
+    #[error(
+        "`{entry}` belongs to {uid}:{gid}, which are not both among the ids of this user: more of \
+         them in /etc/subuid and /etc/subgid would help, or root"
+    )]
+    Unmapped {
+        /// Name in the archive.
+        entry: String,
+        /// Its user.
+        uid: u32,
+        /// Its group.
+        gid: u32,
+    },
 }
 
 impl LayerError {
     fn entry(name: impl AsRef<[u8]>, reason: impl AsRef<str>) -> Self {
         let entry = printable(&String::from_utf8_lossy(name.as_ref()));
         Self::Entry { entry, reason: printable(reason.as_ref()) }
+    }
+
+    fn unmapped(entry: &crate::tree::Entry) -> Self {
+        let name = printable(&String::from_utf8_lossy(entry.path.as_bytes()));
+        Self::Unmapped { entry: name, uid: entry.meta.uid, gid: entry.meta.gid }
     }
 
     /// A failure of the system at an entry; its kind stays, since a full disk has another way out.

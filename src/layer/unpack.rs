@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{LayerError, LayerSummary, OverlayMarks, attributes, read_layer, walk};
+use super::{LayerError, LayerSummary, Listing, OverlayMarks, attributes, read_layer, walk};
 use crate::tree::{Change, Entry, Kind, Meta, Timestamp, TreePath};
 
 /// Size of the piece in which content is copied, in bytes.
@@ -67,7 +67,9 @@ pub fn unpack_as(
     let summary = read_layer(tar, |change, content| {
         target.apply(change, content).map_err(|error| match error {
             LayerError::Io(error) => LayerError::at(change.path().as_bytes(), &error),
-            other @ (LayerError::Entry { .. } | LayerError::NotTar(_)) => other,
+            other @ (LayerError::Entry { .. }
+            | LayerError::NotTar(_)
+            | LayerError::Unmapped { .. }) => other,
         })
     })?;
     // Making what is in a directory changes its time, so times come last.
@@ -84,6 +86,31 @@ pub fn unpack_as(
     Ok(summary)
 }
 
+/// Gives the entries that a listing puts into `directory` the times that it records.
+///
+/// # Errors
+///
+/// When one of them is not there, or the file system refuses.
+pub fn set_times(directory: BorrowedFd<'_>, listing: &Listing) -> io::Result<()> {
+    // What is in a directory comes before it, and its neighbours right after it: one parent is kept.
+    let mut at: Option<(TreePath, OwnedFd)> = None;
+    for listed in listing.changes.iter().rev() {
+        let Change::Put(entry) = &listed.change else { continue };
+        let times = times(entry.meta.mtime);
+        let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else {
+            fs::futimens(directory, &times)?;
+            continue;
+        };
+        let opened = match at.take() {
+            Some((path, opened)) if path == parent => opened,
+            _ => walk::open_directory(directory, &parent)?,
+        };
+        fs::utimensat(&opened, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        at = Some((parent, opened));
+    }
+    Ok(())
+}
+
 struct Target<'a> {
     root: BorrowedFd<'a>,
     marks: OverlayMarks,
@@ -98,7 +125,7 @@ impl Target<'_> {
         match change {
             Change::Put(entry) if entry.path.is_root() => {
                 let root = walk::open_directory(self.root, &entry.path)?;
-                Ok(self.set_meta(&root, &entry.meta)?)
+                self.set_meta(&root, entry)
             }
             Change::Put(entry) => self.put(entry, content),
             Change::Whiteout(path) => Ok(self.whiteout(path)?),
@@ -117,7 +144,7 @@ impl Target<'_> {
             && is_directory(there)
         {
             let directory = walk::open_child(parent.as_fd(), name)?;
-            return Ok(self.set_meta(&directory, &entry.meta)?);
+            return self.set_meta(&directory, entry);
         }
         if there.is_some() {
             walk::remove(parent.as_fd(), name)?;
@@ -129,7 +156,7 @@ impl Target<'_> {
                 if there.as_ref().is_some_and(is_whiteout) {
                     self.mark_opaque(directory.as_fd())?;
                 }
-                self.set_meta(&directory, &entry.meta)?;
+                self.set_meta(&directory, entry)?;
             }
             Kind::File { .. } => self.put_file(&parent, entry, content)?,
             Kind::Hardlink { target } => {
@@ -153,15 +180,21 @@ impl Target<'_> {
         Ok(())
     }
 
-    fn put_file(&self, parent: &OwnedFd, entry: &Entry, content: &mut dyn Read) -> io::Result<()> {
+    fn put_file(
+        &self,
+        parent: &OwnedFd,
+        entry: &Entry,
+        content: &mut dyn Read,
+    ) -> Result<(), LayerError> {
         let name = entry.path.file_name().expect("a file has a name");
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR)?);
+        let made = fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
+        let mut file = File::from(made.map_err(io::Error::from)?);
         copy(content, &mut file, entry.size())?;
         let file = OwnedFd::from(file);
-        self.set_meta(&file, &entry.meta)?;
-        Ok(fs::futimens(&file, &times(entry.meta.mtime))?)
+        self.set_meta(&file, entry)?;
+        Ok(fs::futimens(&file, &times(entry.meta.mtime)).map_err(io::Error::from)?)
     }
 
     fn put_node(
@@ -170,19 +203,19 @@ impl Target<'_> {
         entry: &Entry,
         kind: FileType,
         (major, minor): (u32, u32),
-    ) -> io::Result<()> {
+    ) -> Result<(), LayerError> {
         let name = entry.path.file_name().expect("a node has a name");
         let made = fs::mknodat(parent, name, kind, Mode::RUSR, fs::makedev(major, minor));
         match made {
             // No user namespace may make devices, whatever else it may do. Processes get a /dev of
             // their own, and the layer's listing and tar still say what this is.
             Err(Errno::PERM) if kind != FileType::Fifo => {
-                fs::mknodat(parent, name, FileType::RegularFile, Mode::RUSR, 0)?;
+                fs::mknodat(parent, name, FileType::RegularFile, Mode::RUSR, 0)
             }
-            made => made?,
+            made => made,
         }
-        self.set_meta_at(parent, name, entry)?;
-        Ok(())
+        .map_err(io::Error::from)?;
+        self.set_meta_at(parent, name, entry)
     }
 
     fn whiteout(&mut self, path: &TreePath) -> io::Result<()> {
@@ -254,9 +287,13 @@ impl Target<'_> {
     }
 
     /// Owner first: changing it drops set-id bits and file capabilities.
-    fn set_meta(&self, file: &OwnedFd, meta: &Meta) -> io::Result<()> {
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        self.tolerate(fs::fchown(file, Some(uid), Some(gid)))?;
+    fn set_meta(&self, file: &OwnedFd, entry: &Entry) -> Result<(), LayerError> {
+        let (uid, gid) = owner(&entry.meta);
+        self.owned(fs::fchown(file, Some(uid), Some(gid)), entry)?;
+        Ok(self.set_mode(file, &entry.meta)?)
+    }
+
+    fn set_mode(&self, file: &OwnedFd, meta: &Meta) -> io::Result<()> {
         self.tolerate(fs::fchmod(file, Mode::from_raw_mode(meta.mode)))?;
         for (name, value) in meta.xattrs.iter().filter(|(name, _)| attributes::is_applied(name)) {
             let set = fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty());
@@ -266,11 +303,14 @@ impl Target<'_> {
     }
 
     /// The same for what cannot be opened without consequences: links, pipes and devices.
-    fn set_meta_at(&self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<()> {
-        let meta = &entry.meta;
-        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        self.tolerate(fs::chownat(parent, name, Some(uid), Some(gid), flags))?;
+    fn set_meta_at(&self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), LayerError> {
+        let ((uid, gid), flags) = (owner(&entry.meta), AtFlags::SYMLINK_NOFOLLOW);
+        self.owned(fs::chownat(parent, name, Some(uid), Some(gid), flags), entry)?;
+        Ok(self.set_mode_at(parent, name, entry)?)
+    }
+
+    fn set_mode_at(&self, parent: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<()> {
+        let (meta, flags) = (&entry.meta, AtFlags::SYMLINK_NOFOLLOW);
         if !matches!(entry.kind, Kind::Symlink { .. }) {
             // The node was made just now, so the name is no link.
             let mode = Mode::from_raw_mode(meta.mode);
@@ -298,6 +338,14 @@ impl Target<'_> {
         }
     }
 
+    /// The result of giving an entry to its owner.
+    fn owned(&self, result: rustix::io::Result<()>, entry: &Entry) -> Result<(), LayerError> {
+        if (&result, self.ownership) == (&Err(Errno::INVAL), Ownership::Exact) {
+            return Err(LayerError::unmapped(entry));
+        }
+        Ok(self.tolerate(result)?)
+    }
+
     fn tolerate(&self, result: rustix::io::Result<()>) -> io::Result<()> {
         match (result, self.ownership) {
             (Err(Errno::PERM | Errno::INVAL), Ownership::Own) => Ok(()),
@@ -312,6 +360,10 @@ impl Target<'_> {
             other => self.tolerate(other),
         }
     }
+}
+
+fn owner(meta: &Meta) -> (Uid, Gid) {
+    (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid))
 }
 
 fn make_directory(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<OwnedFd> {

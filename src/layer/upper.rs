@@ -447,7 +447,8 @@ fn named(directory: &TreePath, name: &CString, error: LayerError) -> LayerError 
             let path = [directory.as_bytes(), b"/", name.to_bytes()].concat();
             LayerError::at(path, &error)
         }
-        other @ (LayerError::Entry { .. } | LayerError::NotTar(_)) => other,
+        other
+        @ (LayerError::Entry { .. } | LayerError::NotTar(_) | LayerError::Unmapped { .. }) => other,
     }
 }
 

@@ -15,7 +15,7 @@ use rustix::{
 
 use crate::tree::TreePath;
 
-/// Bytes of a path in one call: less than PATH_MAX, and more than the longest name, so that it ends.
+/// Bytes of a path in one call, at most: less than PATH_MAX.
 const PIECE_BYTES: usize = 4000;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
@@ -24,34 +24,60 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
 
+const CONFINED: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Opens whatever stands at a path below `root`, however long the path is; never through a link.
+///
+/// # Errors
+///
+/// As `openat2(2)`: `ELOOP` for a link on the way.
+pub fn open_beneath(
+    root: BorrowedFd<'_>,
+    path: &TreePath,
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    let flags = flags | OFlags::CLOEXEC;
+    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), is_long(path)) else {
+        return fs::openat2(root, path.as_path(), flags, Mode::empty(), CONFINED);
+    };
+    let parent = open_in_pieces(root, &parent)?;
+    fs::openat2(&parent, name, flags, Mode::empty(), CONFINED)
+}
+
 /// Opens a directory below `root`; fails when any part of the path is a link or no directory.
 pub(super) fn open_directory(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match fs::openat2(root, path.as_path(), DIRECTORY, Mode::empty(), resolve) {
-        Ok(directory) => Ok(directory),
+    Ok(if is_long(path) { open_in_pieces(root, path) } else { open_whole(root, path) }?)
+}
+
+fn is_long(path: &TreePath) -> bool {
+    path.as_bytes().len() >= PIECE_BYTES
+}
+
+fn open_whole(root: BorrowedFd<'_>, path: &TreePath) -> rustix::io::Result<OwnedFd> {
+    match fs::openat2(root, path.as_path(), DIRECTORY, Mode::empty(), CONFINED) {
         // Old kernels do not have the call, and some sandboxes forbid it.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(root, path),
-        Err(Errno::NAMETOOLONG) => open_in_pieces(root, path),
-        Err(error) => Err(error.into()),
+        other => other,
     }
 }
 
 /// For a path that is longer than one call takes: as many names at a time as it takes.
-fn open_in_pieces(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
+fn open_in_pieces(root: BorrowedFd<'_>, path: &TreePath) -> rustix::io::Result<OwnedFd> {
     let mut directory = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
     let mut piece = TreePath::root();
     for name in path.components() {
         let name = TreePath::parse(name).expect("a name of a path is a path");
         if piece.as_bytes().len() + name.as_bytes().len() >= PIECE_BYTES {
-            directory = open_directory(directory.as_fd(), &piece)?;
+            directory = open_whole(directory.as_fd(), &piece)?;
             piece = TreePath::root();
         }
         piece = piece.join(&name);
     }
-    open_directory(directory.as_fd(), &piece)
+    open_whole(directory.as_fd(), &piece)
 }
 
-fn open_stepwise(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
+fn open_stepwise(root: BorrowedFd<'_>, path: &TreePath) -> rustix::io::Result<OwnedFd> {
     let mut directory = fs::openat(root, ".", DIRECTORY, Mode::empty())?;
     for name in path.components() {
         directory = fs::openat(&directory, name, DIRECTORY, Mode::empty())?;

@@ -159,6 +159,14 @@ pub(super) fn open_tar(
     layer::decompress(Box::new(blob)).map_err(|error| broken(layer, error.into()))
 }
 
+/// Keeps the plain tar of a layer, for whoever wants single files of it.
+pub(super) fn decompress(store: &Store, layer: DiffId) -> Result<(), SnapshotError> {
+    let (mut tar, mut blob) = (open_tar(store, layer)?, store.blob_writer()?);
+    std::io::copy(&mut tar, &mut blob).map_err(|error| broken(layer, error.into()))?;
+    blob.commit(Some(layer.0))?;
+    Ok(())
+}
+
 pub(super) fn broken(layer: DiffId, source: layer::LayerError) -> SnapshotError {
     SnapshotError::Layer { layer, source }
 }

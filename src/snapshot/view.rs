@@ -7,18 +7,18 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{self, Read, Seek as _, SeekFrom},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
 };
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::snapshot::{
     SnapshotError,
     unpacking::{self, broken},
 };
 use crate::{
-    layer::{self, Listed, Listing, OverlayMarks},
+    layer::{self, LayerError, Listed, Listing, OverlayMarks},
     oci::DiffId,
     sandbox::{self, Privilege},
     store::Store,
@@ -133,14 +133,22 @@ impl View {
         if let Some(snapshot) = self.store.snapshot(diff_id) {
             return Ok(Box::new(open_in(&snapshot, &entry.path).map_err(read)?));
         }
-        if self.store.blob_size(diff_id.0).is_some() {
-            let mut tar = self.store.open_blob(diff_id.0)?;
-            tar.seek(SeekFrom::Start(listed.offset)).map_err(read)?;
-            return Ok(Box::new(tar.take(size)));
+        if self.store.blob_size(diff_id.0).is_none() {
+            match super::lowers(&self.store, &[diff_id], marks()) {
+                Ok(snapshot) => {
+                    let snapshot = snapshot.first().ok_or(SnapshotError::Missing(diff_id))?;
+                    return Ok(Box::new(open_in(snapshot, &entry.path).map_err(read)?));
+                }
+                // Whose a file is matters to processes; who reads it looks that up in the listing.
+                Err(SnapshotError::Layer { source: LayerError::Unmapped { .. }, .. }) => {
+                    unpacking::decompress(&self.store, diff_id)?;
+                }
+                Err(error) => return Err(error),
+            }
         }
-        let snapshot = super::lowers(&self.store, &[diff_id], marks())?;
-        let snapshot = snapshot.first().ok_or(SnapshotError::Missing(diff_id))?;
-        Ok(Box::new(open_in(snapshot, &entry.path).map_err(read)?))
+        let mut tar = self.store.open_blob(diff_id.0)?;
+        tar.seek(SeekFrom::Start(listed.offset)).map_err(read)?;
+        Ok(Box::new(tar.take(size)))
     }
 
     /// Names the place of an inode: two paths with the same value are hard links of one file.
@@ -353,7 +361,6 @@ fn marks() -> OverlayMarks {
 fn open_in(snapshot: &std::path::Path, path: &TreePath) -> io::Result<File> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root: OwnedFd = rustix::fs::open(snapshot, flags, Mode::empty())?;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    Ok(rustix::fs::openat2(&root, path.as_path(), flags, Mode::empty(), inside)?.into())
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    Ok(layer::open_beneath(root.as_fd(), path, flags)?.into())
 }

@@ -4,8 +4,9 @@ use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
 
 use thiserror::Error;
 
-/// Longest path in a tree, in bytes (Linux's `PATH_MAX`, which tar and overlay share).
-const PATH_BYTES_MAX: usize = 4096;
+/// Longest path in a tree, in bytes. Linux takes 4096 in one call (`PATH_MAX`), and a process that goes step by step makes
+/// deeper trees; somewhere they must end, for a listing holds every path.
+const PATH_BYTES_MAX: usize = 16 << 10;
 
 /// A relative path of plain components: no `..`, no `.`, no empty part, no NUL. The root is empty.
 ///
@@ -23,7 +24,7 @@ pub enum ParseTreePathError {
     /// A NUL byte ends the path early for the kernel.
     #[error("`{0}` holds a NUL byte")]
     Nul(String),
-    /// Longer than the kernel takes.
+    /// Longer than a tree is deep.
     #[error("a path of {0} bytes, the limit is {PATH_BYTES_MAX}")]
     TooLong(usize),
 }
@@ -129,9 +130,11 @@ impl TreePath {
     ///
     /// # Errors
     ///
-    /// When `name` is not one plain component.
+    /// When `name` is not one plain component, or the path gets too long.
     pub fn child(&self, name: &[u8]) -> Result<Self, ParseTreePathError> {
-        Ok(self.join(&Self::parse(name)?))
+        let path = self.join(&Self::parse(name)?);
+        let bytes = path.as_bytes().len();
+        if bytes > PATH_BYTES_MAX { Err(ParseTreePathError::TooLong(bytes)) } else { Ok(path) }
     }
 
     /// Whether `above` is this path or a directory above it.
@@ -219,6 +222,19 @@ mod tests {
         let mut paths = [path("a.b"), path("a/c"), path("a"), path("a/b")];
         paths.sort();
         assert_eq!(paths, [path("a"), path("a/b"), path("a/c"), path("a.b")]);
+    }
+
+    #[test]
+    fn no_path_is_longer_than_the_limit_however_it_is_made() {
+        let name = [b'n'; 255];
+        let mut deepest = TreePath::root();
+        while let Ok(deeper) = deepest.child(&name) {
+            deepest = deeper;
+        }
+        assert_eq!(deepest.components().count(), 64);
+        assert_eq!(TreePath::parse(deepest.as_bytes()), Ok(deepest.clone()));
+        let longer = [deepest.as_bytes(), b"/", &name].concat();
+        assert_eq!(TreePath::parse(&longer), Err(ParseTreePathError::TooLong(longer.len())));
     }
 
     #[test]

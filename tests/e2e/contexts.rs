@@ -208,6 +208,28 @@ fn an_archive_that_has_not_changed_is_asked_about_and_not_fetched() {
 }
 
 #[test]
+fn a_file_that_is_added_is_asked_about_and_fetched_when_it_has_changed() {
+    let (user, web) = (User::new(), Web::start());
+    user.write("Dockerfile", &format!("FROM scratch\nADD {} /\n", web.url("/f")));
+    let image = || {
+        let mut build = user.idp();
+        build.args(["--quiet", "build", "--allow", "network.private", "."]);
+        Done::of(&mut build).ok()
+    };
+    web.put("/f", "one", &[("ETag", "\"v1\"")]);
+    let first = image();
+    assert_eq!(web.requests(), ["GET /f"]);
+    assert_eq!(image(), first);
+    assert_eq!(web.requests(), ["GET /f if-none-match=\"v1\""], "one question, no download");
+    web.put("/f", "two", &[("ETag", "\"v2\"")]);
+    let second = image();
+    assert_ne!(second, first);
+    assert_eq!(web.requests(), ["GET /f if-none-match=\"v1\""], "the answer is the new file");
+    assert_eq!(image(), second);
+    assert_eq!(web.requests(), ["GET /f if-none-match=\"v2\""]);
+}
+
+#[test]
 fn a_repository_is_a_context() {
     let web = shop();
     web.repository("lower", "mkdir sub; echo 'FROM scratch\nCOPY f /low' > sub/dockerfile; echo x > sub/f; echo '**' > sub/.dockerignore; git add .; git commit -qm x");

@@ -151,9 +151,7 @@ fn the_additions_to_the_corpus_build_as_reasoned() {
     assert!(run.done.code == 0, "{}", run.done);
     assert_eq!(run.verdicts("PASS ").len(), fs::read_dir(&folder).unwrap().count());
     let rootless = Run::through("adapter", Some(ordinary_user()), &words);
-    // Known and not explained yet: owners beyond the 65,536 ids that an ordinary user has mapped.
-    let failed: Vec<_> = rootless.verdicts("FAIL ").into_iter().collect();
-    assert_eq!(failed, ["913-pulled-high-ids"], "by an ordinary user: {}", rootless.done);
+    assert!(rootless.done.code == 0, "by an ordinary user: {}", rootless.done);
 }
 
 /// Owners and all: the subordinate ids stand for those of the image. Not only equal to what BuildKit makes, but the

@@ -13,8 +13,7 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, makedev, openat, openat2,
-    readlinkat, statx,
+    AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, makedev, openat, readlinkat, statx,
 };
 
 use super::{
@@ -24,6 +23,7 @@ use super::{
 };
 use crate::{
     dockerfile::{ignore::IgnoreFile, pattern::Verdict},
+    layer::open_beneath,
     store::FileStamp,
     tree::{Kind, Meta, Timestamp, TreePath, Xattrs},
 };
@@ -34,10 +34,6 @@ const CAPABILITY: &str = "security.capability";
 /// Length of that attribute in its second and in its third version, in bytes.
 const CAPABILITY_V2_BYTES: usize = 20;
 const CAPABILITY_V3_BYTES: usize = 24;
-
-/// Never a link on the way, never above the folder, never out of `/proc`.
-const CONFINED: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// A folder of local files, filtered by an ignore file. Never looks outside of the folder.
 pub struct Context {
@@ -80,8 +76,7 @@ impl Context {
     /// As [`Context::node`], whatever the ignore file says.
     pub(super) fn node_unfiltered(&self, path: &TreePath) -> Result<Option<Node>, FilesError> {
         let Some(folder) = &self.folder else { return Ok(path.is_root().then(Node::empty_root)) };
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match openat2(folder, path.as_path(), flags, Mode::empty(), CONFINED) {
+        match open_beneath(folder.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW) {
             Ok(file) => {
                 let mut node = self.stat(file.as_fd(), b"", path)?;
                 if path.is_root() {
@@ -165,8 +160,7 @@ impl Context {
     fn open_confined(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, FilesError> {
         let missing = || self.failed(path, io::Error::from(io::ErrorKind::NotFound));
         let folder = self.folder.as_ref().ok_or_else(missing)?;
-        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-        openat2(folder, path.as_path(), flags, Mode::empty(), CONFINED)
+        open_beneath(folder.as_fd(), path, flags | OFlags::RDONLY)
             .map_err(|error| self.failed(path, error.into()))
     }
 

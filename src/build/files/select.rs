@@ -103,7 +103,7 @@ pub(super) fn select(
                 include: Verdict::default(),
                 exclude: Verdict::default(),
             };
-            walk.descend(&start, &mut Vec::new(), &mut items)?;
+            walk.descend(start, &mut items)?;
         }
         picks.push(Pick { path, name: file_name, items });
     }
@@ -208,16 +208,29 @@ struct Above {
     exclude: Verdict,
 }
 
+/// A directory of which some names are still to come.
+struct Open {
+    above: Above,
+    listed: std::vec::IntoIter<(Vec<u8>, Node)>,
+    /// How many passages there are with this directory, when it is one.
+    passage: Option<usize>,
+}
+
 impl Walk<'_> {
-    /// Adds what is selected below a directory. `passages` are directories above that are not
-    /// selected themselves and were not added yet.
-    fn descend(
-        &self,
-        above: &Above,
-        passages: &mut Vec<Item>,
-        items: &mut Vec<Item>,
-    ) -> Result<(), FilesError> {
-        for (name, node) in self.tree.list(&self.top.join(&above.below))? {
+    /// Adds what is selected below a directory. The stack is our own: a tree may be deeper than a thread's.
+    fn descend(&self, start: Above, items: &mut Vec<Item>) -> Result<(), FilesError> {
+        // Directories above that are not selected themselves and were not added yet.
+        let mut passages: Vec<Item> = Vec::new();
+        let mut open = vec![self.begin(start, None)?];
+        while let Some(Open { above, listed, passage }) = open.last_mut() {
+            let Some((name, node)) = listed.next() else {
+                // Still there: nothing below was selected.
+                if *passage == Some(passages.len()) {
+                    passages.pop();
+                }
+                open.pop();
+                continue;
+            };
             let below = child(&above.below, &name)?;
             let include = self.filter.include.as_ref();
             let included = include.map(|set| set.judge(&above.include, below.as_bytes()));
@@ -227,23 +240,23 @@ impl Walk<'_> {
             let enter = node.is_directory()
                 && (chosen || self.may_choose_below(&below, included.as_ref(), &excluded));
             if chosen {
-                items.append(passages);
+                items.append(&mut passages);
                 items.push(Item { below: below.clone(), node, role: Role::Chosen });
             } else if enter {
                 passages.push(Item { below: below.clone(), node, role: Role::Passage });
             }
             if enter {
-                let depth = passages.len();
                 let next =
                     Above { below, include: included.unwrap_or_default(), exclude: excluded };
-                self.descend(&next, passages, items)?;
-                // Still there: nothing below was selected.
-                if !chosen && passages.len() == depth {
-                    passages.pop();
-                }
+                open.push(self.begin(next, (!chosen).then_some(passages.len()))?);
             }
         }
         Ok(())
+    }
+
+    fn begin(&self, above: Above, passage: Option<usize>) -> Result<Open, FilesError> {
+        let listed = self.tree.list(&self.top.join(&above.below))?.into_iter();
+        Ok(Open { above, listed, passage })
     }
 
     fn may_choose_below(
