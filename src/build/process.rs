@@ -157,6 +157,7 @@ fn specify(
         hosts: network::hosts(&task.request.network, network)?,
         resolv_conf: network::resolv_conf(&task.workshop.dns, &task.request.network, network),
         isolation: task.workshop.ability.isolation,
+        users: task.workshop.ability.users,
         privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),

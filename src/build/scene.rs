@@ -100,6 +100,7 @@ impl Scene {
             hosts: Vec::new(),
             resolv_conf: Vec::new(),
             isolation: ability.isolation,
+            users: ability.users,
             insecure: false,
             privileges: Privileges::MayGrow,
             limits: Limits::default(),

@@ -1,10 +1,10 @@
 //! `doctor`: what this machine can do, found by doing, and what would help.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use idpbuilder::{
     report::bytes,
-    sandbox::{self, Ability, Obstacle},
+    sandbox::{self, Ability, Obstacle, UserIds, Wanted},
     trust::TrustStore,
 };
 
@@ -37,6 +37,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     }
     line(&mut text, "limits", &limits(&ability));
     line(&mut text, "processors", &processors(&ability));
+    line(&mut text, "--userns", &private_users(store.root(), &args.sandbox.wanted()?));
     for note in &ability.notes {
         line(&mut text, "note", note);
     }
@@ -98,6 +99,17 @@ fn limits(ability: &Ability) -> String {
         text += &format!("; not enforced: {} ({})", missing.join(", "), limits.help);
     }
     text
+}
+
+/// Whether RUN can have ids of its own.
+fn private_users(folder: &Path, wanted: &Wanted) -> String {
+    let wanted = Wanted { users: UserIds::Private, ..wanted.clone() };
+    match sandbox::probe(folder, &wanted).run {
+        Ok(()) => "`private` gives a RUN ids that are nobody's".to_owned(),
+        Err(Obstacle { reason, .. }) => {
+            format!("no `private`: {}", reason.trim_start_matches("RUN is not possible here: "))
+        }
+    }
 }
 
 /// Processors whose images a RUN can be done for.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use idpbuilder::sandbox::{Isolation, Privileges, Snapshotter, Wanted};
+use idpbuilder::sandbox::{Isolation, Privileges, Snapshotter, UserIds, Wanted};
 
 use super::{failure::CliError, setup};
 
@@ -20,6 +20,10 @@ pub(super) struct SandboxArgs {
     /// `chroot` runs a RUN without isolation, in places that allow no other; `auto` isolates, or refuses.
     #[arg(long, value_enum, value_name = "WAY", default_value_t)]
     isolation: IsolationName,
+    /// Which ids of this machine root's RUN has: `private` gives it a range that is nobody's, in a user namespace of
+    /// its own; files keep the ids that they have with `host`.
+    #[arg(long, value_enum, value_name = "IDS", default_value_t)]
+    userns: UserIdsName,
     /// No program of a RUN gets more rights than who starts it: set-user-id programs such as su do not work.
     #[arg(long)]
     hardened: bool,
@@ -33,6 +37,16 @@ enum IsolationName {
     Auto,
     /// Another root directory and nothing else.
     Chroot,
+}
+
+/// The ids of a RUN by name.
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum UserIdsName {
+    /// As they are named.
+    #[default]
+    Host,
+    /// 65536 of their own.
+    Private,
 }
 
 /// A snapshotter by name.
@@ -68,6 +82,10 @@ impl SandboxArgs {
             IsolationName::Auto => None,
             IsolationName::Chroot => Some(Isolation::Chroot),
         };
-        Ok(Wanted { snapshotter, scratch, isolation })
+        let users = match self.userns {
+            UserIdsName::Host => UserIds::Host,
+            UserIdsName::Private => UserIds::Private,
+        };
+        Ok(Wanted { snapshotter, scratch, isolation, users })
     }
 }

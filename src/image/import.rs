@@ -107,12 +107,15 @@ impl<'a> Source<'a> {
             }
             Ok(())
         });
-        read.map_err(|error| match error {
-            error if layer::is_too_large(&error) => source.invalid(&error.to_string()),
-            LayerError::Io(source) => at(path, source),
-            error @ (LayerError::Entry { .. }
-            | LayerError::NotTar(_)
-            | LayerError::Unmapped { .. }) => source.invalid(&error.to_string()),
+        read.map_err(|error| {
+            let is_ours = layer::is_too_large(&error);
+            match error {
+                LayerError::Io(error) if !is_ours => at(path, error),
+                error @ (LayerError::Io(_)
+                | LayerError::Entry { .. }
+                | LayerError::NotTar(_)
+                | LayerError::Unmapped { .. }) => source.invalid(&error.to_string()),
+            }
         })?;
         source.files = Files::Archive { files, links };
         Ok(source)

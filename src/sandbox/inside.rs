@@ -25,6 +25,7 @@ use crate::sandbox::{
     prepare::{Console, Plan, PlannedRoot, Shield},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step, Told},
+    userns,
 };
 
 /// Exit code of the init and the process when the set-up failed; told in detail elsewhere.
@@ -94,7 +95,8 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     // SAFETY: this process has one thread.
     let main = match unsafe { sys::fork(gate.namespaces()) }.at(Step::Fork)? {
         Forked::Child => {
-            let failure = gate.pass(plan).err().unwrap_or_else(|| become_process(plan));
+            let entered = userns::enter(plan).and_then(|()| gate.pass(plan));
+            let failure = entered.err().unwrap_or_else(|| become_process(plan));
             told.fail(failure);
             sys::exit(FAILED)
         }
@@ -127,11 +129,14 @@ pub(super) fn close_all_but_streams(plan: &Plan) -> Sys<()> {
 }
 
 /// Holds a process with an emulator back until its user namespace has ids; open for every other.
+///
+/// In a user namespace with ids of its own it has waited already.
 struct Gate(Option<(OwnedFd, OwnedFd)>);
 
 impl Gate {
     fn new(plan: &Plan) -> Sys<Self> {
-        let pipe = plan.emulator.as_ref().map(|_| rustix::pipe::pipe_with(PipeFlags::CLOEXEC));
+        let needed = plan.emulator.is_some() && plan.users.is_none();
+        let pipe = needed.then(|| rustix::pipe::pipe_with(PipeFlags::CLOEXEC));
         pipe.transpose().map(Self)
     }
 
@@ -141,8 +146,10 @@ impl Gate {
 
     /// In the process: waits, then tells the kernel of the emulator.
     fn pass(&self, plan: &Plan) -> Result<(), Failure> {
-        let (Some((wait, _)), Some(emulator)) = (&self.0, &plan.emulator) else { return Ok(()) };
-        rustix::io::read(wait, &mut [0]).at(Step::Emulate)?;
+        let Some(emulator) = &plan.emulator else { return Ok(()) };
+        if let Some((wait, _)) = &self.0 {
+            rustix::io::read(wait, &mut [0]).at(Step::Emulate)?;
+        }
         emulation::register(emulator).at(Step::Emulate)
     }
 

@@ -20,6 +20,7 @@ mod rootless;
 mod sys;
 mod terminal;
 mod told;
+mod userns;
 
 use std::{
     io,
@@ -151,6 +152,8 @@ pub struct ProcessSpec {
     pub isolation: Isolation,
     /// Whether a program may have more rights than the one that started it (set-user-id files).
     pub privileges: Privileges,
+    /// What its ids are to the machine.
+    pub users: UserIds,
     /// All capabilities, no seccomp filter (`--security=insecure`).
     pub insecure: bool,
     /// What the process and all that it starts may use together.
@@ -311,6 +314,17 @@ pub enum Privileges {
     MayNotGrow,
 }
 
+/// What the ids of a process are to the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserIds {
+    /// Themselves, in our own user namespace.
+    #[default]
+    Host,
+    /// A private range of 65536 that are nobody's, in a user namespace of its own; files keep the ids that they have
+    /// with [`UserIds::Host`]. Needs [`Privilege::Root`] and file systems that take idmapped mounts.
+    Private,
+}
+
 /// How far a process is kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
@@ -333,6 +347,8 @@ pub struct Wanted {
     pub scratch: Option<PathBuf>,
     /// No isolation ([`Isolation::Chroot`]) instead of as much as can be had.
     pub isolation: Option<Isolation>,
+    /// What the ids of processes are to be.
+    pub users: UserIds,
 }
 
 /// What this place can do, found by doing.
@@ -346,6 +362,8 @@ pub struct Ability {
     pub keeps_marks: bool,
     /// How far processes are kept apart.
     pub isolation: Isolation,
+    /// What the ids of processes are to the machine.
+    pub users: UserIds,
     /// What kind of place this is.
     pub environment: Environment,
     /// Who we are to the kernel.

@@ -27,6 +27,7 @@ use crate::sandbox::{
     sys::{self, Depth, Sys},
     terminal,
     told::{At as _, Failure, PointKind, Step, Told},
+    userns,
 };
 
 const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY;
@@ -78,6 +79,7 @@ pub(super) fn enter(plan: &Plan, told: &Told) -> Result<(), Failure> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change(c"/", private).at(Step::Isolate)?;
     let sources = open_sources(plan)?;
+    userns::begin(plan)?;
     let root = root_file_system(plan).at(Step::Overlay)?;
     let root = root.as_fd();
     proc(root, plan, told).at(Step::Proc)?;
@@ -87,7 +89,7 @@ pub(super) fn enter(plan: &Plan, told: &Told) -> Result<(), Failure> {
         mask(root, plan).at(Step::Mask)?;
     }
     for (index, file) in plan.etc_files.iter().enumerate() {
-        etc_file(root, file, told).at_item(Step::EtcFile, index)?;
+        etc_file(root, file, plan, told).at_item(Step::EtcFile, index)?;
     }
     for (index, (mount, source)) in plan.mounts.iter().zip(&sources).enumerate() {
         match (mount, source) {
@@ -111,7 +113,11 @@ fn open_sources(plan: &Plan) -> Result<Sources, Failure> {
     let mut sources = [const { None }; MOUNTS_MAX];
     for (index, (mount, place)) in plan.mounts.iter().zip(&mut sources).enumerate() {
         if let PlannedMount::Bind(bind) = mount {
-            *place = Some(source_of(bind).at_item(Step::Bind, index)?);
+            let source = source_of(bind).at_item(Step::Bind, index)?;
+            if let Some(users) = &plan.users {
+                users.map(&source).at_item(Step::MapIds, index)?;
+            }
+            *place = Some(source);
         }
     }
     Ok(sources)
@@ -158,6 +164,9 @@ fn root_file_system(plan: &Plan) -> Sys<OwnedFd> {
         }
         PlannedRoot::Plain => {
             let root = clone_mount(&plan.upper)?;
+            if let Some(users) = &plan.users {
+                users.map(&root)?;
+            }
             forbid_devices(plan, root.as_fd())?;
             let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
             rustix::mount::move_mount(&root, c"", CWD, plan.seat.as_c_str(), flags)?;
@@ -347,8 +356,9 @@ fn devices(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
         let file = rustix::fs::openat(&dev, *name, flags, Mode::from_raw_mode(0o666))?;
         attach(&mount, file.as_fd())?;
     }
+    let group = plan.users.as_ref().map_or(c"5", |users| users.terminal_group.as_c_str());
     let pts_options: &[(&CStr, &CStr)] =
-        &[(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", c"5")];
+        &[(c"ptmxmode", c"0666"), (c"mode", c"0620"), (c"gid", group)];
     let pts = new_mount(c"devpts", pts_options, PLAIN & !libc::MOUNT_ATTR_NODEV)
         // Where group 5 is not mapped.
         .or_else(|_| new_mount(c"devpts", &pts_options[..2], PLAIN & !libc::MOUNT_ATTR_NODEV))?;
@@ -400,8 +410,11 @@ fn mask(root: BorrowedFd<'_>, plan: &Plan) -> Sys<()> {
     Ok(())
 }
 
-fn etc_file(root: BorrowedFd<'_>, bind: &PlannedBind, told: &Told) -> Sys<()> {
+fn etc_file(root: BorrowedFd<'_>, bind: &PlannedBind, plan: &Plan, told: &Told) -> Sys<()> {
     let mount = clone_mount(&bind.source)?;
+    if let Some(users) = &plan.users {
+        users.map(&mount)?;
+    }
     attach_bind(root, bind, &mount, told)
 }
 
@@ -434,7 +447,7 @@ fn mount_tmpfs(root: BorrowedFd<'_>, tmpfs: &PlannedTmpfs, plan: &Plan, told: &T
     let options = if tmpfs.size.is_empty() { &options[..1] } else { options };
     let mount = new_mount(c"tmpfs", options, PLAIN)?;
     for content in &tmpfs.files {
-        write_file(mount.as_fd(), content)?;
+        write_file(mount.as_fd(), content, plan)?;
     }
     let Some(single) = &tmpfs.single else {
         let point = points::find(root, &tmpfs.target, PointKind::Directory, Record::In(told))?;
@@ -450,7 +463,7 @@ fn mount_tmpfs(root: BorrowedFd<'_>, tmpfs: &PlannedTmpfs, plan: &Plan, told: &T
     attach(&file, point.as_fd())
 }
 
-fn write_file(directory: BorrowedFd<'_>, content: &Content) -> Sys<()> {
+fn write_file(directory: BorrowedFd<'_>, content: &Content, plan: &Plan) -> Sys<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     let file =
         rustix::fs::openat(directory, content.name.as_c_str(), flags, Mode::from_raw_mode(0o600))?;
@@ -459,7 +472,8 @@ fn write_file(directory: BorrowedFd<'_>, content: &Content) -> Sys<()> {
         let written = rustix::io::write(&file, rest)?;
         rest = &rest[written..];
     }
-    let (uid, gid) = (Uid::from_raw(content.uid), Gid::from_raw(content.gid));
+    let (uid, gid) = plan.outside((content.uid, content.gid));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     rustix::fs::fchown(&file, Some(uid), Some(gid))?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(content.mode))
 }

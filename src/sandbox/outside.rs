@@ -33,6 +33,7 @@ use crate::sandbox::{
     prepare::{self, Aid, Plan, Streams, setup},
     sys::{self, Forked, SharedMemory},
     told::{Failure, Step, Told},
+    userns,
 };
 
 /// How long cancellation may go unnoticed, in milliseconds.
@@ -395,7 +396,8 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
     let target = match failure.step {
         Step::Exec => return exec_error(spec, failure.errno),
         Step::EtcFile => ["/etc/hosts", "/etc/resolv.conf"].get(item).map(|&name| name.to_owned()),
-        Step::Bind | Step::Tmpfs => spec.mounts.get(item).map(|mount| match mount {
+        Step::MapIds if item == userns::ROOT => Some("the root file system".to_owned()),
+        Step::Bind | Step::Tmpfs | Step::MapIds => spec.mounts.get(item).map(|mount| match mount {
             Mount::Bind(Bind { inside: Some(inside), target, .. }) => {
                 format!("/{inside} of a cache at {target}")
             }
@@ -420,6 +422,7 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
         | Step::HostName
         | Step::Fork
         | Step::Emulate
+        | Step::Users
         | Step::Streams
         | Step::Capabilities
         | Step::Filter => None,

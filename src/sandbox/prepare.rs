@@ -26,7 +26,9 @@ use crate::sandbox::{
     identity,
     identity::Mapping,
     mounts::{self, MOUNTS_MAX, ReadOnly},
+    sys,
     told::Step,
+    userns::{self, PrivateUsers},
 };
 
 /// Longest string that fsconfig(2) takes, with its end.
@@ -136,6 +138,7 @@ pub(super) struct Plan {
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
     pub(super) mapping: Mapping,
+    pub(super) users: Option<PrivateUsers>,
     pub(super) capabilities: u64,
     pub(super) filter: Vec<libc::sock_filter>,
     pub(super) shield: Shield,
@@ -164,12 +167,18 @@ pub(super) struct Streams {
 
 impl Plan {
     /// The descriptors that stay open, lowest first; one may be there twice.
-    pub(super) fn kept(&self) -> [RawFd; 4] {
+    pub(super) fn kept(&self) -> [RawFd; 5] {
         let Streams { input, output, error } = &self.streams;
         let interpreter = self.emulator.as_ref().map_or(input, |emulator| &emulator.interpreter);
-        let mut all = [input, output, error, interpreter].map(|kept| kept.as_raw_fd());
+        let users = self.users.as_ref().map_or(input, |users| &users.namespace);
+        let mut all = [input, output, error, interpreter, users].map(|kept| kept.as_raw_fd());
         all.sort_unstable();
         all
+    }
+
+    /// A user and a group of the process as the machine counts them.
+    pub(super) fn outside(&self, ids: (u32, u32)) -> (u32, u32) {
+        self.users.as_ref().map_or(ids, |users| users.outside(ids))
     }
 }
 
@@ -225,8 +234,16 @@ impl Aid {
     }
 
     /// Names that are short and plain, whatever the directories are called: `l/0`, `l/1` …, `u` and `w`.
-    fn name_shortly(&self, lowers: &[&PathBuf], rootfs: &RootFs) -> io::Result<()> {
+    fn name_shortly(
+        &self,
+        lowers: &[&PathBuf],
+        rootfs: &RootFs,
+        users: Option<&mut PrivateUsers>,
+    ) -> io::Result<()> {
         use std::os::unix::fs::symlink;
+        if let Some(users) = users {
+            return users.seat(&self.folder, lowers, rootfs);
+        }
         for (number, lower) in lowers.iter().enumerate() {
             symlink(std::path::absolute(lower)?, self.folder.join(format!("l/{number}")))?;
         }
@@ -264,6 +281,7 @@ pub(super) fn plan(
 ) -> Result<Plan, SandboxError> {
     let mapping = identity::mapping().map_err(|error| setup("read /proc/self/uid_map", error))?;
     check(spec)?;
+    let mut users = userns::plan(spec, mapping)?;
     if spec.rootfs.lowers.is_empty() && spec.rootfs.kind != RootKind::Plain {
         make_scratch_points(&spec.rootfs.upper)?;
     }
@@ -272,10 +290,10 @@ pub(super) fn plan(
     let shield = if spec.insecure { Shield::Open } else { Shield::Full };
     let program = spec.argv.first().map_or("", String::as_str);
     Ok(Plan {
-        upper: overlay_path(&spec.rootfs.upper, "u")?,
-        work: overlay_path(&spec.rootfs.work, "w")?,
+        root: root(&spec.rootfs, &aid, mapping, users.as_mut())?,
+        upper: overlay_path(&spec.rootfs.upper, "u", users.as_ref())?,
+        work: overlay_path(&spec.rootfs.work, "w", users.as_ref())?,
         overlay_flags: overlay_flags(mapping),
-        root: root(&spec.rootfs, &aid, mapping)?,
         aid: path(&aid.folder)?,
         seat: path(&aid.path("root"))?,
         hook: path(&aid.path("hook"))?,
@@ -291,6 +309,7 @@ pub(super) fn plan(
         gid: spec.gid,
         groups: spec.groups.clone(),
         mapping,
+        users,
         capabilities: capabilities(shield, spec.isolation),
         filter: filter_for(spec.isolation, shield, mapping),
         shield,
@@ -332,7 +351,7 @@ fn filter_for(isolation: Isolation, shield: Shield, mapping: Mapping) -> Vec<lib
 /// the user's own limit instead: it counts within our user namespace alone.
 fn ulimits(limits: &Limits, mapping: Mapping, cgroup: &Cgroup) -> Vec<(u32, (u64, u64))> {
     let mut all: Vec<(u32, (u64, u64))> =
-        limits.ulimits.iter().map(|one| (resource(one.kind), (one.soft, one.hard))).collect();
+        limits.ulimits.iter().map(|one| (sys::resource(one.kind), (one.soft, one.hard))).collect();
     let counted = cgroup.enforces(Controller::Pids);
     let said = limits.ulimits.iter().any(|one| one.kind == UlimitKind::Nproc);
     if let (Some(pids), false, false) = (limits.pids, counted, said)
@@ -340,29 +359,9 @@ fn ulimits(limits: &Limits, mapping: Mapping, cgroup: &Cgroup) -> Vec<(u32, (u64
     {
         let present = rustix::process::getrlimit(rustix::process::Resource::Nproc);
         let most = present.maximum.map_or(pids, |most| most.min(pids));
-        all.push((resource(UlimitKind::Nproc), (most, most)));
+        all.push((sys::resource(UlimitKind::Nproc), (most, most)));
     }
     all
-}
-
-fn resource(kind: UlimitKind) -> u32 {
-    match kind {
-        UlimitKind::Core => libc::RLIMIT_CORE,
-        UlimitKind::Cpu => libc::RLIMIT_CPU,
-        UlimitKind::Data => libc::RLIMIT_DATA,
-        UlimitKind::Fsize => libc::RLIMIT_FSIZE,
-        UlimitKind::Locks => libc::RLIMIT_LOCKS,
-        UlimitKind::Memlock => libc::RLIMIT_MEMLOCK,
-        UlimitKind::Msgqueue => libc::RLIMIT_MSGQUEUE,
-        UlimitKind::Nice => libc::RLIMIT_NICE,
-        UlimitKind::Nofile => libc::RLIMIT_NOFILE,
-        UlimitKind::Nproc => libc::RLIMIT_NPROC,
-        UlimitKind::Rss => libc::RLIMIT_RSS,
-        UlimitKind::Rtprio => libc::RLIMIT_RTPRIO,
-        UlimitKind::Rttime => libc::RLIMIT_RTTIME,
-        UlimitKind::Sigpending => libc::RLIMIT_SIGPENDING,
-        UlimitKind::Stack => libc::RLIMIT_STACK,
-    }
 }
 
 fn registration(emulator: &emulation::Emulator) -> Result<Registration, SandboxError> {
@@ -425,7 +424,12 @@ fn overlay_flags(mapping: Mapping) -> &'static [&'static CStr] {
 pub(super) const OVERLAY_OPTIONS: [(&CStr, &CStr); 4] =
     [(c"redirect_dir", c"nofollow"), (c"metacopy", c"off"), (c"index", c"off"), (c"xino", c"off")];
 
-fn root(rootfs: &RootFs, aid: &Aid, mapping: Mapping) -> Result<PlannedRoot, SandboxError> {
+fn root(
+    rootfs: &RootFs,
+    aid: &Aid,
+    mapping: Mapping,
+    users: Option<&mut PrivateUsers>,
+) -> Result<PlannedRoot, SandboxError> {
     let lowest = aid.path("lower");
     let lowers: Vec<&PathBuf> = rootfs.lowers.iter().chain([&lowest]).collect();
     let short = |error| setup("give the layers short names", error);
@@ -434,16 +438,16 @@ fn root(rootfs: &RootFs, aid: &Aid, mapping: Mapping) -> Result<PlannedRoot, San
         RootKind::Overlay => {
             let plain =
                 lowers.iter().chain([&&rootfs.upper, &&rootfs.work]).all(|one| is_plain(one));
-            if plain {
+            if plain && users.is_none() {
                 let lowers = lowers.iter().map(|lower| path(lower)).collect::<Result<_, _>>()?;
                 return Ok(PlannedRoot::Overlay(lowers));
             }
-            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            aid.name_shortly(&lowers, rootfs, users).map_err(short)?;
             let names = (0..lowers.len()).map(|number| text(&format!("l/{number}")));
             Ok(PlannedRoot::Overlay(names.collect::<Result<_, _>>()?))
         }
         RootKind::OverlayByMount => {
-            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            aid.name_shortly(&lowers, rootfs, users).map_err(short)?;
             let names: Vec<String> =
                 (0..lowers.len()).map(|number| format!("l/{number}")).collect();
             let mut options = format!("lowerdir={},upperdir=u,workdir=w", names.join(":"));
@@ -461,7 +465,7 @@ fn root(rootfs: &RootFs, aid: &Aid, mapping: Mapping) -> Result<PlannedRoot, San
             Ok(PlannedRoot::ByMount(text(&options)?))
         }
         RootKind::FuseOverlay => {
-            aid.name_shortly(&lowers, rootfs).map_err(short)?;
+            aid.name_shortly(&lowers, rootfs, None).map_err(short)?;
             let served = FuseMount::new(&aid.folder, lowers.len());
             served.map(PlannedRoot::Served).map_err(|error| setup(Step::Overlay.words(), error))
         }
@@ -476,8 +480,13 @@ fn is_plain(place: &Path) -> bool {
 }
 
 /// The path of an upper or work directory as overlay gets it: itself, or its short name.
-fn overlay_path(place: &Path, short: &str) -> Result<CString, SandboxError> {
-    if is_plain(place) { path(place) } else { text(short) }
+fn overlay_path(
+    place: &Path,
+    short: &str,
+    users: Option<&PrivateUsers>,
+) -> Result<CString, SandboxError> {
+    let seated = users.is_some_and(PrivateUsers::has_seats);
+    if !seated && is_plain(place) { path(place) } else { text(short) }
 }
 
 fn etc_files(aid: &Aid) -> Result<Vec<PlannedBind>, SandboxError> {

@@ -14,7 +14,7 @@ use std::{
 
 use crate::sandbox::{
     Ability, Enforcement, Environment, Isolation, NetworkMode, Obstacle, Privilege, Privileges,
-    ProcessSpec, RootFs, RootKind, SandboxError, Snapshotter, Wanted,
+    ProcessSpec, RootFs, RootKind, SandboxError, Snapshotter, UserIds, Wanted,
     cgroup::{Controller, Hierarchies},
     environment, identity, outside,
     sys::SharedMemory,
@@ -68,14 +68,15 @@ struct Found {
     scratch: Option<PathBuf>,
     keeps_marks: bool,
     isolation: Isolation,
+    users: UserIds,
     host_name: HostName,
 }
 
 impl Found {
     fn best() -> Self {
         let (snapshotter, isolation) = (Snapshotter::Overlay, Isolation::Full);
-        let host_name = HostName::Own;
-        Self { snapshotter, scratch: None, keeps_marks: true, isolation, host_name }
+        let (users, host_name) = (UserIds::Host, HostName::Own);
+        Self { snapshotter, scratch: None, keeps_marks: true, isolation, users, host_name }
     }
 }
 
@@ -93,14 +94,19 @@ fn complete(found: Found, run: Result<(), SandboxError>, privilege: Privilege) -
         scratch: found.scratch,
         keeps_marks: found.keeps_marks,
         isolation: found.isolation,
+        users: found.users,
         environment: Environment::Root,
     };
     let step = run.as_ref().err().map_or("", step_of).to_owned();
     let reason = run.as_ref().err().map(ToString::to_string);
+    let run_help = run.as_ref().err().and_then(help_of);
     ability.run = run.map_err(|_| Obstacle { reason: String::new(), help: String::new() });
     ability.environment = environment::environment(&ability, &step);
     if let (Err(obstacle), Some(reason)) = (&mut ability.run, reason) {
-        let help = help(&step, ability.environment);
+        let help = match &run_help {
+            Some(help) => help.clone(),
+            None => help(&step, ability.environment),
+        };
         *obstacle = Obstacle { reason, help };
     }
     ability
@@ -169,6 +175,7 @@ fn downgrades(found: &Found) -> Vec<String> {
 fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
     let keeps_marks = keeps_marks(folder, privilege);
     let mut isolation = wanted.isolation.unwrap_or_default();
+    let users = wanted.users;
     let mut first_failure = None;
     // Without mounts there is nothing but a copy.
     let only = match isolation {
@@ -179,10 +186,11 @@ fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
     for snapshotter in all {
         for scratch in places(folder, snapshotter, wanted) {
             let place = scratch.as_deref().unwrap_or(folder);
-            let mut tried = attempt(place, snapshotter.root(), isolation);
+            let mut tried = attempt(place, snapshotter.root(), (isolation, users));
             let masked = |failed: &SandboxError| step_of(failed) == Step::Proc.words();
             if isolation == Isolation::Full && tried.as_ref().is_err_and(masked) {
-                let again = attempt(place, snapshotter.root(), Isolation::OuterProc);
+                let way = (Isolation::OuterProc, users);
+                let again = attempt(place, snapshotter.root(), way);
                 if again.as_ref().err().is_none_or(|failed| !masked(failed)) {
                     isolation = Isolation::OuterProc;
                     tried = again;
@@ -190,7 +198,8 @@ fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
             }
             let failed = match tried {
                 Ok(host_name) => {
-                    let found = Found { snapshotter, scratch, keeps_marks, isolation, host_name };
+                    let found =
+                        Found { snapshotter, scratch, keeps_marks, isolation, users, host_name };
                     return complete(found, Ok(()), privilege);
                 }
                 Err(failed) => failed,
@@ -211,7 +220,7 @@ fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
             "no folder on another file system can be written to; name one: `--scratch FOLDER`",
         ),
     });
-    complete(Found { keeps_marks, ..Found::best() }, Err(failed), privilege)
+    complete(Found { keeps_marks, users, ..Found::best() }, Err(failed), privilege)
 }
 
 /// Where the changes could be written; `None` is the probed folder itself.
@@ -313,7 +322,11 @@ fn enforcement(privilege: Privilege) -> Enforcement {
 }
 
 /// Goes all the way to the execution of nothing.
-fn attempt(folder: &Path, kind: RootKind, isolation: Isolation) -> Result<HostName, SandboxError> {
+fn attempt(
+    folder: &Path,
+    kind: RootKind,
+    (isolation, users): (Isolation, UserIds),
+) -> Result<HostName, SandboxError> {
     let made = temporary_in(folder);
     let place = made.as_ref().map_err(|error| SandboxError::Setup {
         step: format!("write in {}", folder.display()),
@@ -339,6 +352,7 @@ fn attempt(folder: &Path, kind: RootKind, isolation: Isolation) -> Result<HostNa
         resolv_conf: Vec::new(),
         isolation,
         privileges: Privileges::MayGrow,
+        users,
         insecure: false,
         limits: crate::limits::Limits { pids: None, ..Default::default() },
         emulator: None,
@@ -375,6 +389,19 @@ fn temporary_in(folder: &Path) -> std::io::Result<Temporary> {
         fs::create_dir(place.0.join(name))?;
     }
     Ok(place)
+}
+
+/// The way out that a refusal brings with it.
+fn help_of(failed: &SandboxError) -> Option<String> {
+    match failed {
+        SandboxError::Unavailable { help, .. } => Some(help.clone()),
+        SandboxError::Setup { step, .. } if step.contains("--userns private") => {
+            let help = "file systems with idmapped mounts (ext4, xfs, btrfs, tmpfs) and Linux 5.19 are needed, and overlay \
+                        is none: put the store on one (`IDPBUILDER_HOME=FOLDER`), or leave `--userns private` out";
+            Some(help.to_owned())
+        }
+        SandboxError::Setup { .. } | SandboxError::Exec { .. } | SandboxError::Cancelled => None,
+    }
 }
 
 fn step_of(failed: &SandboxError) -> &str {

@@ -13,6 +13,8 @@ use std::{
 
 use rustix::io::Errno;
 
+use crate::limits::UlimitKind;
+
 /// Result of a system call.
 pub(super) type Sys<T> = Result<T, Errno>;
 
@@ -199,6 +201,22 @@ pub(super) fn wait_for_signal(signals: &[i32]) -> Sys<i32> {
 /// Sets attributes (`MOUNT_ATTR_*`) of a mount that is not in use yet.
 pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, whole_tree: Depth) -> Sys<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    change_mount(mount, &attributes, whole_tree)
+}
+
+/// Gives a mount that is not in use yet the ids of a user namespace (since Linux 5.12, where the file system can).
+pub(super) fn map_mount(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> Sys<()> {
+    let userns_fd = u64::from(namespace.as_raw_fd().unsigned_abs());
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    let attributes = libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd };
+    change_mount(mount, &attributes, Depth::Single)
+}
+
+fn change_mount(
+    mount: BorrowedFd<'_>,
+    attributes: &libc::mount_attr,
+    whole_tree: Depth,
+) -> Sys<()> {
     let mut flags = libc::AT_EMPTY_PATH;
     if whole_tree == Depth::Tree {
         flags |= libc::AT_RECURSIVE;
@@ -210,7 +228,7 @@ pub(super) fn set_mount_attributes(mount: BorrowedFd<'_>, set: u64, whole_tree: 
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<libc::mount_attr>(),
         )
     })
@@ -318,6 +336,27 @@ pub(super) fn forbid_core_files() -> Sys<()> {
     set_limit(libc::RLIMIT_CORE, (0, 0))
 }
 
+/// The kernel's number of a limit.
+pub(super) fn resource(kind: UlimitKind) -> u32 {
+    match kind {
+        UlimitKind::Core => libc::RLIMIT_CORE,
+        UlimitKind::Cpu => libc::RLIMIT_CPU,
+        UlimitKind::Data => libc::RLIMIT_DATA,
+        UlimitKind::Fsize => libc::RLIMIT_FSIZE,
+        UlimitKind::Locks => libc::RLIMIT_LOCKS,
+        UlimitKind::Memlock => libc::RLIMIT_MEMLOCK,
+        UlimitKind::Msgqueue => libc::RLIMIT_MSGQUEUE,
+        UlimitKind::Nice => libc::RLIMIT_NICE,
+        UlimitKind::Nofile => libc::RLIMIT_NOFILE,
+        UlimitKind::Nproc => libc::RLIMIT_NPROC,
+        UlimitKind::Rss => libc::RLIMIT_RSS,
+        UlimitKind::Rtprio => libc::RLIMIT_RTPRIO,
+        UlimitKind::Rttime => libc::RLIMIT_RTTIME,
+        UlimitKind::Sigpending => libc::RLIMIT_SIGPENDING,
+        UlimitKind::Stack => libc::RLIMIT_STACK,
+    }
+}
+
 /// A limit of this process: soft, hard.
 pub(super) fn set_limit(resource: u32, (soft, hard): (u64, u64)) -> Sys<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
@@ -333,6 +372,28 @@ pub(super) fn enter_mounts(namespace: BorrowedFd<'_>) -> Sys<()> {
     check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNS) })?;
     // SAFETY: as above.
     check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+}
+
+/// Enters a user namespace, with every capability in it.
+pub(super) fn enter_users(namespace: BorrowedFd<'_>) -> Sys<()> {
+    // SAFETY: takes numbers only; the process has one thread.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWUSER) })
+        .map(drop)
+}
+
+/// Leaves namespaces (`CLONE_NEW*`) for new ones.
+pub(super) fn unshare(namespaces: libc::c_int) -> Sys<()> {
+    // SAFETY: takes numbers only; the process has one thread.
+    check(unsafe { libc::syscall(libc::SYS_unshare, namespaces) }).map(drop)
+}
+
+/// Whose the files are that this thread makes. Takes capabilities over files away from it.
+pub(super) fn set_file_ids(uid: u32, gid: u32) {
+    // SAFETY: takes numbers only. Tells the former id and never fails for who may.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
 }
 
 /// Leaves the control group namespace for one whose root is our group.

@@ -104,7 +104,8 @@ pub(super) fn open(pts: BorrowedFd<'_>, plan: &Plan) -> Sys<()> {
     let master = rustix::fs::openat(pts, c"ptmx", flags, Mode::empty())?;
     let slave = sys::open_terminal_peer(master.as_fd())?;
     // Whoever the process is may open its own terminal by name; where ids are not mapped, it is ours.
-    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    let (uid, gid) = plan.outside((plan.uid, plan.gid));
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let _ = rustix::fs::fchown(&slave, Some(uid), Some(gid));
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);

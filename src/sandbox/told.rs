@@ -32,6 +32,7 @@ macro_rules! steps {
 steps! {
     Join = "join the control group",
     Isolate = "leave the host's mounts",
+    MapIds = "map ids (`--userns private`) of",
     Overlay = "mount the root file system",
     Proc = "mount /proc",
     Sys = "mount /sys",
@@ -46,6 +47,7 @@ steps! {
     HostName = "set the host name",
     Fork = "start a process",
     Emulate = "tell the kernel of an emulator",
+    Users = "make a user namespace (`--userns private`)",
     Streams = "connect the output",
     Ulimit = "set the limit",
     WorkingDirectory = "enter the working directory",

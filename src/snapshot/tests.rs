@@ -159,6 +159,7 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         resolv_conf: Vec::new(),
         isolation: crate::sandbox::Isolation::Full,
         privileges: crate::sandbox::Privileges::MayGrow,
+        users: crate::sandbox::UserIds::Host,
         insecure: false,
         limits: crate::limits::Limits::default(),
         emulator: None,

@@ -43,5 +43,6 @@ mod shell;
 mod ssh;
 mod strict;
 mod support;
+mod userns;
 mod verify;
 mod watching;

@@ -516,10 +516,7 @@ impl<'a, 'v> Work<'a, 'v> {
 
     fn unpack(&mut self, manner: &Manner<'_>, index: usize, pick: &Pick) -> Result<(), FilesError> {
         let content = self.read(index, pick)?;
-        let packed = match pick.items[0].node.kind {
-            Kind::File { size } => size,
-            _ => 0,
-        };
+        let packed = if let Kind::File { size } = pick.items[0].node.kind { size } else { 0 };
         let most = self.store.unpack_limits().most(packed);
         if self.spools.is_empty() {
             let place = self.store.root().display().to_string();

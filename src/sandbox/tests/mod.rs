@@ -77,6 +77,7 @@ impl Place {
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             isolation: Isolation::Full,
             privileges: Privileges::MayGrow,
+            users: UserIds::Host,
             insecure: false,
             limits: Limits::default(),
             emulator: None,
