@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Uid},
+    fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Uid},
     io::Errno,
     mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
@@ -123,13 +123,25 @@ fn open_sources(plan: &Plan) -> Result<Sources, Failure> {
     Ok(sources)
 }
 
+/// How often a place in a cache that leads out of it is looked at again: who shares the cache may be replacing it.
+const EXCHANGES_MAX: usize = 100;
+const EXCHANGE_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
 fn source_of(bind: &PlannedBind) -> Sys<OwnedFd> {
     let Some(inside) = &bind.inside else { return clone_mount(&bind.source) };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = rustix::fs::open(bind.source.as_c_str(), flags, Mode::empty())?;
     let confined = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let found = rustix::fs::openat2(folder, inside.as_c_str(), flags, Mode::empty(), confined)?;
+    let mut tries = 1;
+    let found = loop {
+        match rustix::fs::openat2(&folder, inside.as_c_str(), flags, Mode::empty(), confined) {
+            Err(Errno::XDEV | Errno::AGAIN) if tries < EXCHANGES_MAX => tries += 1,
+            found => break found?,
+        }
+        // An interrupted wait is a short one.
+        let _ = rustix::thread::nanosleep(&EXCHANGE_WAIT);
+    };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH;
