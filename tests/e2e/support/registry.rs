@@ -164,7 +164,8 @@ impl Registry {
     pub(crate) fn blobs(&self) -> Vec<String> {
         let all = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
         let mut found = Vec::new();
-        for two in fs::read_dir(all).unwrap() {
+        // The folders come with the first blob.
+        for two in fs::read_dir(all).into_iter().flatten() {
             for blob in fs::read_dir(two.unwrap().path()).unwrap() {
                 found.push(blob.unwrap().file_name().into_string().unwrap());
             }
