@@ -147,6 +147,23 @@ pub struct ImageReport {
     pub seconds: f64,
 }
 
+impl ImageReport {
+    /// Of an image of which nothing is known yet but how far it came.
+    fn new(name: &str, state: ImageState) -> Self {
+        Self {
+            name: name.to_owned(),
+            state,
+            tags: Vec::new(),
+            written: None,
+            pushed: Vec::new(),
+            warnings: Vec::new(),
+            advice: Vec::new(),
+            unused_args: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+}
+
 /// How far an image came.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ImageState {

@@ -183,17 +183,7 @@ impl Runner {
     fn build(&self, image: &ImagePlan) -> Result<(), ExecError> {
         (self.setup.emit)(Event::ImageStarted { image: image.name.clone() });
         let built = self.lock().built.clone();
-        let mut report = ImageReport {
-            name: image.name.clone(),
-            state: ImageState::Failed,
-            tags: Vec::new(),
-            written: None,
-            pushed: Vec::new(),
-            warnings: Vec::new(),
-            advice: Vec::new(),
-            unused_args: Vec::new(),
-            seconds: 0.0,
-        };
+        let mut report = ImageReport::new(&image.name, ImageState::Failed);
         self.lock().reports.insert(image.name.clone(), report.clone());
         let mut request = prepare::build_request(image, (&self.setup, &self.workshop), &built)?;
         let early = (!image.pushes.is_empty()).then(|| Early::start(&self.workshop, image));
@@ -462,17 +452,8 @@ impl Runner {
         }
         for image in &self.plan.images {
             let known = progress.reports.get(&image.name).cloned();
-            report.images.push(known.unwrap_or_else(|| ImageReport {
-                name: image.name.clone(),
-                state: ImageState::Skipped,
-                tags: Vec::new(),
-                written: None,
-                pushed: Vec::new(),
-                warnings: Vec::new(),
-                advice: Vec::new(),
-                unused_args: Vec::new(),
-                seconds: 0.0,
-            }));
+            let skipped = || ImageReport::new(&image.name, ImageState::Skipped);
+            report.images.push(known.unwrap_or_else(skipped));
         }
         report
     }

@@ -127,59 +127,43 @@ pub(super) struct Waited {
 /// Waits for a child; -1 for any.
 pub(super) fn wait(pid: libc::pid_t) -> Sys<Waited> {
     loop {
-        let mut status = 0;
-        // SAFETY: all-zero is a valid rusage.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: both pointers are valid for the call.
-        let result = check(unsafe {
-            libc::syscall(
-                libc::SYS_wait4,
-                libc::c_long::from(pid),
-                &raw mut status,
-                0 as libc::c_long,
-                &raw mut usage,
-            )
-        });
-        match result {
+        match wait4(pid, 0) {
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(pid) => {
-                let pid = libc::pid_t::try_from(pid).expect("a process id fits its type");
-                return Ok(Waited { pid, status, usage });
-            }
+            other => return other,
         }
     }
+}
+
+/// As [`wait`], but `None` when no child has ended, or none is left.
+pub(super) fn wait_without_waiting(pid: libc::pid_t) -> Sys<Option<Waited>> {
+    match wait4(pid, libc::WNOHANG) {
+        Err(Errno::CHILD) => Ok(None),
+        other => other.map(|waited| (waited.pid != 0).then_some(waited)),
+    }
+}
+
+fn wait4(pid: libc::pid_t, options: libc::c_int) -> Sys<Waited> {
+    let mut status = 0;
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are valid for the call.
+    let pid = check(unsafe {
+        libc::syscall(
+            libc::SYS_wait4,
+            libc::c_long::from(pid),
+            &raw mut status,
+            libc::c_long::from(options),
+            &raw mut usage,
+        )
+    })?;
+    let pid = libc::pid_t::try_from(pid).expect("a process id fits its type");
+    Ok(Waited { pid, status, usage })
 }
 
 /// Forks a process of one thread.
 pub(super) fn fork_alone() -> Sys<Forked> {
     // SAFETY: called from processes that were forked and have one thread.
     unsafe { fork(0) }
-}
-
-/// As [`wait`], but `None` when no child has ended, or none is left.
-pub(super) fn wait_without_waiting(pid: libc::pid_t) -> Sys<Option<Waited>> {
-    let mut status = 0;
-    // SAFETY: all-zero is a valid rusage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are valid for the call.
-    let result = check(unsafe {
-        libc::syscall(
-            libc::SYS_wait4,
-            libc::c_long::from(pid),
-            &raw mut status,
-            libc::c_long::from(libc::WNOHANG),
-            &raw mut usage,
-        )
-    });
-    match result {
-        Ok(0) | Err(Errno::CHILD) => Ok(None),
-        Err(errno) => Err(errno),
-        Ok(pid) => {
-            let pid = libc::pid_t::try_from(pid).expect("a process id fits its type");
-            Ok(Some(Waited { pid, status, usage }))
-        }
-    }
 }
 
 /// Waits for one of these signals, which are blocked, and takes it.

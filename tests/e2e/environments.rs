@@ -12,24 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Done, User, base_contexts, bases, binary};
-
-const DOCKER_CAPS: [&str; 14] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_FSETID",
-    "CAP_FOWNER",
-    "CAP_MKNOD",
-    "CAP_NET_RAW",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETFCAP",
-    "CAP_SETPCAP",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_SYS_CHROOT",
-    "CAP_KILL",
-    "CAP_AUDIT_WRITE",
-];
+use crate::{
+    attacks::DOCKER_CAPS,
+    support::{Done, User, base_contexts, bases, binary},
+};
 
 /// Calls that AppArmor's restriction makes useless in a user namespace.
 const MOUNT_CALLS: [&str; 9] = [

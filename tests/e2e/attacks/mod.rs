@@ -18,6 +18,8 @@ mod secrets;
 mod syscalls;
 mod users;
 
+pub(crate) use syscalls::DOCKER_CAPS;
+
 use std::{
     cell::RefCell,
     fs,

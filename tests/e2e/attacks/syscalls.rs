@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 /// Docker's default.
-const CAPABILITIES: [&str; 14] = [
+pub(crate) const DOCKER_CAPS: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",
@@ -121,7 +121,7 @@ fn seccomp() -> Value {
             .map(|word| word.as_str().unwrap().to_owned())
             .collect()
     };
-    let has = |capability: &String| CAPABILITIES.contains(&capability.as_str());
+    let has = |capability: &String| DOCKER_CAPS.contains(&capability.as_str());
     let here = |arch: &String| ["amd64", "x86", "x32"].contains(&arch.as_str());
     let mut rules = Vec::new();
     for rule in profile["syscalls"].as_array().unwrap() {
@@ -149,14 +149,14 @@ fn seccomp() -> Value {
 
 /// A container as dockerd would ask a runtime for.
 fn container(uid: u32) -> Value {
-    let own: &[&str] = if uid == 0 { &CAPABILITIES } else { &[] };
+    let own: &[&str] = if uid == 0 { &DOCKER_CAPS } else { &[] };
     let mount = |at: &str, kind: &str, options: &[&str]| json!({ "destination": at, "type": kind, "source": kind, "options": options });
     let namespaces = ["pid", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({ "type": kind }));
     json!({
         "ociVersion": "1.0.0", "hostname": "probe", "root": { "path": "root", "readonly": false },
         "process": {
             "user": { "uid": uid, "gid": uid }, "args": ["/bin/probe"], "cwd": "/", "env": [], "noNewPrivileges": false,
-            "capabilities": { "bounding": CAPABILITIES, "effective": own, "permitted": own },
+            "capabilities": { "bounding": DOCKER_CAPS, "effective": own, "permitted": own },
         },
         "mounts": [
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
