@@ -15,7 +15,6 @@ use idpbuilder::{
     registry::{DownloadError, RegistryError},
     report::safe,
     sandbox::SandboxError,
-    serve::ServeError,
     store::StoreError,
 };
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic};
@@ -283,10 +282,6 @@ fn exec_text(error: &ExecError) -> String {
             message_text(&format!("{image}: {}", safe_lines(&message)), &help)
         }
         ExecError::Cancelled => "cancelled\n".to_owned(),
-        ExecError::Serve(ServeError::InUse(address)) => message_text(
-            &format!("the embedded registry cannot use {address}: something else does"),
-            &["stop what uses it, or name a registry in idpbuilder.kdl".to_owned()],
-        ),
         other => message_text(&other.to_string(), &[]),
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
     event::Event,
-    exec::{ExecError, serve_embedded},
+    exec::{Embedded, ExecError},
     image,
     oci::{Codec, Reference},
     plan::EMBEDDED_ADDRESS,
@@ -155,13 +155,21 @@ pub(super) async fn send(
     (reference, codec): (&Reference, Codec),
 ) -> Result<(), CliError> {
     let started = Instant::now();
-    let client = Client::new(access.client_options(reference.registry())?)?;
-    // As in a run: the embedded registry is there while something is pushed to it.
-    let server = match reference.registry() == EMBEDDED_ADDRESS {
-        true => serve_embedded(store, &super::embedded::setup()?).await.map_err(ExecError::from)?,
-        false => None,
-    };
+    let mut options = access.client_options(reference.registry())?;
     let emit = setup::emitter(global);
+    // As in a run: the embedded registry is there while something is pushed to it.
+    let mut embedded = None;
+    if reference.registry() == EMBEDDED_ADDRESS {
+        let setup = super::embedded::setup()?;
+        let server = Embedded::start(store, &setup).await.map_err(ExecError::from)?;
+        if let Some(text) = server.warning() {
+            emit(Event::Warning { image: None, text });
+        }
+        options.registries.entry(EMBEDDED_ADDRESS.to_owned()).or_default().port =
+            Some(server.port());
+        embedded = Some(server);
+    }
+    let client = Client::new(options)?;
     let shown = reference.familiar();
     emit(Event::ImageStarted { image: shown.clone() });
     let pushed = async {
@@ -169,8 +177,8 @@ pub(super) async fn send(
         image::publish(&client, &upload).await
     };
     let pushed = pushed.await;
-    if let Some(server) = server {
-        server.stop().await;
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
     }
     let duration = started.elapsed();
     if let Ok(digest) = &pushed {

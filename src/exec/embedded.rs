@@ -1,44 +1,101 @@
 //! The embedded registry during a run: started when the plan pushes to it, stopped at the end.
 
-use super::{EmbeddedSetup, ExecError, Setup};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use super::{EmbeddedSetup, prepare};
 use crate::{
-    plan::Plan,
+    plan::{EMBEDDED_ADDRESS, Plan},
+    registry::{Client, ClientOptions},
     serve::{ServeError, ServeOptions, Server},
     store::Store,
 };
 
+/// Wait for whoever has the embedded registry's port to say who it is.
+const WHO_SECONDS: u64 = 2;
+
+/// The embedded registry while something is pushed to it.
+///
+/// It serves the store at its own port, or at a free one when that is taken: by `idpbuilder serve`
+/// or another run, which may end before this one and serve the same store, or by a stranger.
+pub struct Embedded {
+    server: Server,
+    /// Whose the port is that it should have, when it is not ours.
+    stranger: Option<SocketAddr>,
+}
+
+impl Embedded {
+    /// Serves the store until the result is stopped or dropped.
+    ///
+    /// # Errors
+    ///
+    /// When no address can be listened on.
+    pub async fn start(store: &Store, setup: &EmbeddedSetup) -> Result<Self, ServeError> {
+        let serve = |address| {
+            Server::start(ServeOptions {
+                store: store.clone(),
+                address,
+                identity: Some(setup.identity.clone()),
+                login: Some(setup.login.clone()),
+            })
+        };
+        match serve(setup.address).await {
+            Err(ServeError::InUse(taken)) => {
+                let server = serve(SocketAddr::new(taken.ip(), 0)).await?;
+                let stranger = (!is_ours(setup).await).then_some(taken);
+                Ok(Self { server, stranger })
+            }
+            server => Ok(Self { server: server?, stranger: None }),
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.server.address().port()
+    }
+
+    /// What to tell the user, when another program has the registry's port.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        let port = self.port();
+        self.stranger.map(|taken| {
+            format!(
+                "another program uses {taken}: what is pushed to {EMBEDDED_ADDRESS} goes into the store by \
+                 port {port}, and `idpbuilder serve --address 127.0.0.1:0` serves it"
+            )
+        })
+    }
+
+    /// Finishes what is being asked, and stops.
+    pub async fn stop(self) {
+        self.server.stop().await;
+    }
+}
+
+/// Whether who answers at the registry's own address has its certificate and login.
+async fn is_ours(setup: &EmbeddedSetup) -> bool {
+    let settings = prepare::embedded_options(setup);
+    let client = Client::new(ClientOptions {
+        registries: BTreeMap::from([(EMBEDDED_ADDRESS.to_owned(), settings)]),
+        ..ClientOptions::default()
+    });
+    let Ok(client) = client else { return false };
+    let answer =
+        tokio::time::timeout(Duration::from_secs(WHO_SECONDS), client.ping(EMBEDDED_ADDRESS));
+    matches!(answer.await, Ok(Ok(_)))
+}
+
 /// Starts the embedded registry when an image of the plan is pushed to it.
-pub(super) async fn start(plan: &Plan, setup: &Setup) -> Result<Option<Server>, ExecError> {
+pub(super) async fn start(
+    plan: &Plan,
+    store: &Store,
+    setup: &EmbeddedSetup,
+) -> Result<Option<Embedded>, ServeError> {
     let is_embedded =
         |address: &str| plan.registries.get(address).is_some_and(|registry| registry.embedded);
     let mut pushes = plan.images.iter().flat_map(|image| &image.pushes);
     match pushes.any(|to| is_embedded(to.registry())) {
-        true => Ok(serve_embedded(&setup.store, &setup.embedded).await?),
+        true => Embedded::start(store, setup).await.map(Some),
         false => Ok(None),
-    }
-}
-
-/// Serves the store at the embedded registry's address until the result is stopped or dropped.
-///
-/// `None` when the address is taken: `idpbuilder serve` is then taken to be running there. It uses
-/// the same certificate and login, so a stranger at the address is refused by the TLS check.
-///
-/// # Errors
-///
-/// When the address cannot be listened on for another reason.
-pub async fn serve_embedded(
-    store: &Store,
-    embedded: &EmbeddedSetup,
-) -> Result<Option<Server>, ServeError> {
-    let options = ServeOptions {
-        store: store.clone(),
-        address: embedded.address,
-        identity: Some(embedded.identity.clone()),
-        login: Some(embedded.login.clone()),
-    };
-    match Server::start(options).await {
-        Ok(server) => Ok(Some(server)),
-        Err(ServeError::InUse(_)) => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -14,7 +14,7 @@ mod run;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use check::{Checked, check};
-pub use embedded::serve_embedded;
+pub use embedded::Embedded;
 pub use explain::explain;
 pub use failure::ExecError;
 pub use lock::lock;

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{ExecError, Network, Setup};
+use super::{EmbeddedSetup, ExecError, Network, Setup};
 use crate::{
     build::{
         self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
@@ -45,7 +45,7 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
     }
     for (address, registry) in &plan.registries {
         let settings = match registry.embedded {
-            true => embedded_options(setup),
+            true => embedded_options(&setup.embedded),
             false => registry_options(registry, setup)?,
         };
         options.registries.insert(address.clone(), settings);
@@ -59,10 +59,10 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
     Ok(options)
 }
 
-fn embedded_options(setup: &Setup) -> RegistryOptions {
-    let login = &setup.embedded.login;
+pub(super) fn embedded_options(embedded: &EmbeddedSetup) -> RegistryOptions {
+    let login = &embedded.login;
     RegistryOptions {
-        ca_pem: Some(setup.embedded.identity.authority_pem.clone().into_bytes()),
+        ca_pem: Some(embedded.identity.authority_pem.clone().into_bytes()),
         credentials: Some(Credentials::Basic {
             username: login.username.clone(),
             password: login.password.clone(),
@@ -96,6 +96,7 @@ fn registry_options(registry: &RegistryPlan, setup: &Setup) -> Result<RegistryOp
         pin: registry.pin.as_deref().and_then(parse_fingerprint),
         credentials,
         auth_realms: registry.auth_realms.clone(),
+        port: None,
     })
 }
 

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{
     ExecError, ImageReport, ImageState, OnFailure, Report, Setup,
     early::Early,
-    embedded,
+    embedded::{self, Embedded},
     prepare::{self, BuiltImages},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     event::Event,
     image::{self, ImageError, Upload},
     oci::{Digest, Document, Index, MediaType, Reference},
-    plan::{ImagePlan, OutputPlan, Plan, StepKind},
+    plan::{EMBEDDED_ADDRESS, ImagePlan, OutputPlan, Plan, StepKind},
     registry::Client,
     store::ImageRecord,
     tree::Timestamp,
@@ -34,10 +34,12 @@ pub async fn run(plan: &Plan, setup: &Setup) -> Report {
     setup.store.stop_writing_when(&setup.cancel);
     // Nothing that the run makes or counts on is collected while it lasts.
     let lease = setup.store.lease().map_err(ExecError::from);
-    let report = match lease.and_then(|lease| Ok((Runner::new(plan, setup)?, lease))) {
-        Ok((runner, _lease)) => Arc::new(runner).run_all().await,
-        Err(error) => Report { images: Vec::new(), failures: vec![error] },
+    let report = match lease {
+        Ok(_lease) => Runner::run_all(plan, setup).await,
+        Err(error) => Err(error),
     };
+    let report =
+        report.unwrap_or_else(|error| Report { images: Vec::new(), failures: vec![error] });
     let ok = report.failures.is_empty();
     (setup.emit)(Event::Finished { ok, duration: started.elapsed() });
     report
@@ -69,23 +71,30 @@ struct Progress {
 }
 
 impl Runner {
-    fn new(plan: &Plan, setup: &Setup) -> Result<Self, ExecError> {
-        let client = Client::new(prepare::client_options(plan, setup)?)?;
+    fn new(plan: &Plan, setup: &Setup, embedded: Option<&Embedded>) -> Result<Self, ExecError> {
+        let mut options = prepare::client_options(plan, setup)?;
+        if let (Some(embedded), Some(registry)) =
+            (embedded, options.registries.get_mut(EMBEDDED_ADDRESS))
+        {
+            registry.port = Some(embedded.port());
+        }
+        let client = Client::new(options)?;
         let workshop = prepare::workshop(&client, setup);
         let (plan, setup) = (plan.clone(), setup.clone());
         Ok(Self { plan, setup, client, workshop, progress: Mutex::default() })
     }
 
-    async fn run_all(self: Arc<Self>) -> Report {
-        let server = match embedded::start(&self.plan, &self.setup).await {
-            Ok(server) => server,
-            Err(error) => return Report { images: Vec::new(), failures: vec![error] },
-        };
-        self.drive().await;
-        if let Some(server) = server {
-            server.stop().await;
+    async fn run_all(plan: &Plan, setup: &Setup) -> Result<Report, ExecError> {
+        let embedded = embedded::start(plan, &setup.store, &setup.embedded).await?;
+        if let Some(text) = embedded.as_ref().and_then(Embedded::warning) {
+            (setup.emit)(Event::Warning { image: None, text });
         }
-        self.report()
+        let runner = Arc::new(Self::new(plan, setup, embedded.as_ref())?);
+        runner.drive().await;
+        if let Some(embedded) = embedded {
+            embedded.stop().await;
+        }
+        Ok(runner.report())
     }
 
     /// Starts every step as soon as it may start; ends when nothing runs and nothing may start.

@@ -116,6 +116,8 @@ pub struct RegistryOptions {
     pub credentials: Option<Credentials>,
     /// Realm origins besides the registry's own that may be sent the password.
     pub auth_realms: Vec<String>,
+    /// Port that it really answers at, when that is not the one of its name.
+    pub port: Option<u16>,
 }
 
 /// Another address for a registry.

@@ -114,8 +114,11 @@ impl Client {
         options: &RegistryOptions,
     ) -> Result<Arc<Site>, RegistryError> {
         let host = if registry == DOCKER_HUB { DOCKER_HUB_HOST } else { registry };
-        let base = Url::parse(&format!("{scheme}://{host}/"))
+        let mut base = Url::parse(&format!("{scheme}://{host}/"))
             .map_err(|error| RegistryError::Options(format!("`{registry}`: {error}")))?;
+        if options.port.is_some() {
+            base.set_port(options.port).expect("an http URL with a host has a port");
+        }
         let asked = self.options().credentials.as_ref().and_then(|ask| ask(registry));
         let credentials = options.credentials.clone().or(asked);
         let secrets = match &credentials {

@@ -21,12 +21,21 @@ struct Embedded<'a> {
 
 impl<'a> Embedded<'a> {
     fn of(user: &'a User) -> Self {
+        Self::at(user, 0).expect("a free port is free")
+    }
+
+    /// `None` when the port is taken.
+    fn at(user: &'a User, port: u16) -> Option<Self> {
         let mut serve = user.idp();
-        serve.args(["serve", "--address", "127.0.0.1:0"]).stdout(Stdio::piped());
-        let mut child = serve.spawn().unwrap();
-        let first = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        serve.args(["serve", "--address", &format!("127.0.0.1:{port}")]).stdout(Stdio::piped());
+        let mut child = serve.stderr(Stdio::null()).spawn().unwrap();
+        let Some(first) = BufReader::new(child.stdout.take().unwrap()).lines().next() else {
+            child.wait().unwrap();
+            return None;
+        };
+        let first = first.unwrap();
         let port = first.split("localhost:").nth(1).unwrap().split('/').next().unwrap().to_owned();
-        Self { user, child, port }
+        Some(Self { user, child, port })
     }
 
     /// GET with the certificate and the password that the tool keeps.
@@ -204,4 +213,50 @@ fn init_writes_a_project_that_runs() {
     assert!(names.contains("/web") && names.lines().count() >= 2, "{names}");
     user.run(["init"]).fails(3, &["exists already", "--stdout"]);
     assert_eq!(user.run(["init", "--stdout"]).ok(), text);
+}
+
+/// Tries until it can be had: a run of another test has the embedded registry's port for a moment.
+fn soon<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..600 {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("port 5050 is never free");
+}
+
+#[test]
+fn whoever_has_the_embedded_registrys_port_a_run_and_a_push_go_on() {
+    let (user, stranger, _turn) = (User::new(), User::new(), Turn::embedded());
+    user.write(
+        "idpbuilder.kdl",
+        "image site { dockerfile inline=\"FROM scratch\\nCOPY a /\\n\"; tags \"1\" }\n",
+    );
+    user.write("a", "one\n");
+    let pushed = |text: &str| {
+        user.write("a", text);
+        let done = user.run(["run"]);
+        let said = done.err.clone();
+        done.ok();
+        said
+    };
+    let serve = soon(|| Embedded::at(&user, 5050));
+    assert!(!pushed("two\n").contains("another program"), "it is ours");
+    let first = serve.get("/v2/site/manifests/1");
+    drop(serve);
+
+    let serve = soon(|| Embedded::at(&stranger, 5050));
+    let said = pushed("three\n");
+    assert!(said.contains("another program uses 127.0.0.1:5050"), "{said}");
+    let done = user.run(["push", "localhost:5050/site:1"]);
+    assert!(done.err.contains("another program uses 127.0.0.1:5050"), "{}", done.err);
+    done.ok();
+    drop(serve);
+
+    let silent = soon(|| std::net::TcpListener::bind("127.0.0.1:5050").ok());
+    assert!(pushed("four\n").contains("another program"), "it says nothing");
+    drop(silent);
+    let ours = Embedded::of(&user);
+    assert_ne!(ours.get("/v2/site/manifests/1"), first);
 }
