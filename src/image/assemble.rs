@@ -182,13 +182,19 @@ pub(super) fn compressed_form(
     codec: Codec,
     level: Option<u32>,
 ) -> Result<Descriptor, ImageError> {
-    let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
-    let here = |form: &&CompressedForm| store.blob_size(form.descriptor.digest).is_some();
-    let originals = forms.iter().filter(here).filter(|form| form.original);
+    let forms = forms_here(store, layer)?;
+    let originals = forms.iter().filter(|form| form.original);
     match originals.min_by_key(|form| form.descriptor.digest) {
         Some(form) => Ok(as_oci(form.descriptor.clone())),
         None => form_in(store, layer, codec, level),
     }
+}
+
+/// Compressed forms of the layer whose blobs are in the store.
+fn forms_here(store: &Store, layer: DiffId) -> Result<Vec<CompressedForm>, ImageError> {
+    let mut forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
+    forms.retain(|form| store.blob_size(form.descriptor.digest).is_some());
+    Ok(forms)
 }
 
 /// The form of the layer in this compression: one that is in the store, or a new one.
@@ -198,11 +204,10 @@ fn form_in(
     codec: Codec,
     level: Option<u32>,
 ) -> Result<Descriptor, ImageError> {
-    let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
-    let here = |form: &&CompressedForm| store.blob_size(form.descriptor.digest).is_some();
+    let forms = forms_here(store, layer)?;
     let fits =
         |form: &&CompressedForm| form.codec == codec && (form.original || form.level == level);
-    let found = forms.iter().filter(fits).filter(here);
+    let found = forms.iter().filter(fits);
     if let Some(form) = found.min_by_key(|form| (!form.original, form.descriptor.digest)) {
         return Ok(as_oci(form.descriptor.clone()));
     }

@@ -192,9 +192,10 @@ impl Client {
         status: StatusCode,
         reason: &str,
     ) -> RegistryError {
-        let (verb, permission) = match ask.action {
-            Action::Pull => ("pulling", "read"),
-            Action::Push => ("pushing", "write"),
+        let (what, permission) = match ask.action {
+            Action::Look => (ask.subject.to_owned(), "read"),
+            Action::Pull => (format!("pulling {}", ask.subject), "read"),
+            Action::Push => (format!("pushing {}", ask.subject), "write"),
         };
         let who = match &site.credentials {
             None => "no credentials were sent".to_owned(),
@@ -218,7 +219,7 @@ impl Client {
         };
         RegistryError::Auth {
             registry: site.registry.clone(),
-            what: format!("{verb} {}", ask.subject),
+            what,
             reason: format!("HTTP {}: {reason}; {who}", status.as_u16()),
             help,
         }

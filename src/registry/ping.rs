@@ -32,7 +32,7 @@ impl Client {
             url: site.url(""),
             headers: HeaderMap::new(),
             payload: Payload::Empty,
-            action: Action::Pull,
+            action: Action::Look,
             subject: &subject,
             scopes: &[],
         };

@@ -53,6 +53,8 @@ pub(super) enum Payload<'a> {
 /// What a request wants to do, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
+    /// Only to see who is there.
+    Look,
     Pull,
     Push,
 }

@@ -77,8 +77,7 @@ curl -k -u admin:secret https://gitea.cnoe.localtest.me:8443/v2/demo/tags/list |
     user.script(&script).ok();
 
     let other = User::new();
-    let ca = registry.certificate().display().to_string();
-    other.run(["cert", "trust", &registry.address(), &ca]).ok();
+    other.trust(&registry);
     other
         .run_with_input(
             ["login", &registry.address(), "-u", "admin", "--password-stdin"],

@@ -236,8 +236,7 @@ fn as_an_ordinary_user_caches_travel_in_an_archive() {
 fn caches_travel_through_a_registry() {
     let (one, two, registry) = (User::new(), User::new(), Registry::tls());
     for user in [&one, &two] {
-        let ca = registry.certificate().display().to_string();
-        user.run(["cert", "trust", &registry.address(), &ca]).ok();
+        user.trust(&registry);
         let login = ["login", &registry.address(), "-u", "admin", "--password-stdin"];
         user.run_with_input(login, b"secret\n").ok();
     }

@@ -59,7 +59,7 @@ fn test_connection_tells_trust_and_login_apart() {
     };
     let login = ["--username", "admin", "--token", "secret"];
     ping(&login).fails(5, &["sha256", "cert trust", "--insecure"]);
-    user.run(["cert", "trust", &address, &registry.certificate().display().to_string()]).ok();
+    user.trust(&registry);
     ping(&login).ok();
     ping(&["--username", "admin", "--token", "wrong"]).fails(4, &[&address]);
 }

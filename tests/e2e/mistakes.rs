@@ -121,7 +121,7 @@ fn a_wrong_password_is_no_reason_to_try_again() {
     let registry = Registry::tls();
     let (user, name) = with_image(&registry);
     let address = registry.address();
-    user.run(["cert", "trust", &address, &registry.certificate().display().to_string()]).ok();
+    user.trust(&registry);
     user.run(["push", "--username", "admin", "--token", "wrong", &name])
         .fails(4, &[&address, "refused"]);
     user.run(["push", &name]).fails(4, &[&address, "idpbuilder login"]);

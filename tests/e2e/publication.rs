@@ -81,9 +81,8 @@ fn every_event_is_a_json_object_and_the_last_one_says_how_it_ended() {
 #[test]
 fn a_login_is_kept_only_when_the_registry_takes_it_and_gone_after_logout() {
     let registry = Registry::tls();
-    let user = User::new();
-    let (address, certificate) = (registry.address(), registry.certificate().display().to_string());
-    user.run(["cert", "trust", &address, &certificate]).ok();
+    let (user, address) = (User::new(), registry.address());
+    user.trust(&registry);
     let name = format!("{address}/team/demo:v1");
     user.build("FROM scratch\nENV A=1\n", &["-t", &name]).ok();
     let login = ["login", &address, "--username", USERNAME, "--password-stdin"];

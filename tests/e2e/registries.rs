@@ -12,7 +12,7 @@ const DOCKERFILE: &str = "FROM busybox\nRUN echo one > /one\nRUN echo two > /two
 /// A user who trusts a registry and is known to it.
 fn at(registry: &Registry) -> User {
     let (user, address) = (User::new(), registry.address());
-    user.run(["cert", "trust", &address, &registry.certificate().display().to_string()]).ok();
+    user.trust(registry);
     let login = ["login", &address, "--username", USERNAME, "--password-stdin"];
     user.run_with_input(login, PASSWORD.as_bytes()).ok();
     user
@@ -100,9 +100,8 @@ fn a_build_on_a_pushed_image_moves_no_base_blob_again() {
 #[test]
 fn credentials_of_the_environment_and_of_other_tools_are_found() {
     let registry = Registry::tls();
-    let user = User::new();
-    let (address, certificate) = (registry.address(), registry.certificate().display().to_string());
-    user.run(["cert", "trust", &address, &certificate]).ok();
+    let (user, address) = (User::new(), registry.address());
+    user.trust(&registry);
     let name = format!("{address}/team/demo:v1");
     user.build("FROM scratch\nENV A=1\n", &["-t", &name]).ok();
     for (user_variable, secret_variable) in [

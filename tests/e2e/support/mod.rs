@@ -18,6 +18,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use registry::Registry;
+
 /// Folder of the repository.
 pub(crate) const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -122,6 +124,12 @@ impl User {
         // Scripts find the binary by its name.
         std::os::unix::fs::symlink(binary(), user.folder.path().join("bin/idpbuilder")).unwrap();
         user
+    }
+
+    /// Trusts the certificate of the registry.
+    pub(crate) fn trust(&self, registry: &Registry) {
+        let certificate = registry.certificate().display().to_string();
+        self.run(["cert", "trust", &registry.address(), &certificate]).ok();
     }
 
     /// The ordinary user `idpb` of `tests/setup/packages`, with subordinate ids.

@@ -3,11 +3,12 @@
 //! The certificate signs itself and says CA:TRUE, as that of the CNOE stack does.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -116,7 +117,7 @@ impl Registry {
                 "no registry: {ended:?}\n{}",
                 registry.log()
             );
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5));
         }
         registry
     }
@@ -224,7 +225,18 @@ impl Drop for Registry {
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else gets: below those that the kernel gives to connections, and locked among the tests until this
+/// program ends.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let mut taken = TAKEN.lock().unwrap();
+    for port in 20_000..32_000 {
+        let path = std::env::temp_dir().join(format!("idpbuilder-test-port-{port}.lock"));
+        let file = File::options().create(true).append(true).open(path).unwrap();
+        if file.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            taken.push(file);
+            return port;
+        }
+    }
+    panic!("no port is free");
 }
