@@ -3,6 +3,7 @@
 mod advice;
 mod inputs;
 mod lookup;
+mod stack;
 mod why;
 
 use std::{
@@ -15,20 +16,22 @@ use std::{
 use super::{
     BuildError, BuildFailure, BuildRequest, Built, ContextSource, LATEST_MTIME, NamedSource,
     Workshop, allowed,
-    bases::{Base, Bases},
+    bases::Bases,
     downloads::Local,
     epoch,
     fetch::Errand,
     files::{self, Clock, Context, Key, Making, Root},
     process, reason, result, strict,
 };
+use stack::Stack;
+
 use crate::{
     dag::{self, NodeId, Schedule},
     dockerfile::{self, ImageRequest, Lowered, Warning},
     event::{Event, Outcome},
     graph::{Difference, FilesOp, Op, OpId, OpNode, RunOp},
     image::{self, Image},
-    oci::{DiffId, Platform},
+    oci::{ChainId, DiffId, Platform},
     plan::CacheUse,
     sandbox::{CancelFlag, SandboxError},
     store::CacheRecord,
@@ -138,13 +141,6 @@ fn merge_warnings(known: &mut Vec<Warning>, found: &[Warning]) {
     }
 }
 
-/// Layers that stand on one another, and the base image that the lowest of them came from.
-#[derive(Clone, Default)]
-struct Stack {
-    layers: Vec<DiffId>,
-    base: Option<Arc<Base>>,
-}
-
 /// How an op ended.
 type Ended = (NodeId, std::thread::Result<Result<(), BuildFailure>>);
 
@@ -153,6 +149,13 @@ const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 enum OpResult {
     Stack(Stack),
+    /// One layer more than what another op made, and the chain that ends in it. Whole stacks are put together when
+    /// they are looked at: one of each of thousands of steps would take memory by the square of their number.
+    Layer {
+        below: OpId,
+        layer: DiffId,
+        chain: ChainId,
+    },
     Context(Arc<Context>),
     /// Files that were fetched, in one layer.
     Files(DiffId),
@@ -175,6 +178,8 @@ struct Machine<'a> {
     bases: Bases<'a>,
     mode: Mode,
     results: Vec<OnceLock<OpResult>>,
+    /// Stacks that other ops take files from.
+    sources: Vec<OnceLock<Stack>>,
     /// Number of each op that is a step, from 1.
     steps: Vec<Option<usize>>,
     cached: std::sync::atomic::AtomicUsize,
@@ -201,9 +206,22 @@ impl<'a> Machine<'a> {
         };
         let steps = lowered.graph.ids().map(number).collect();
         let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
+        let sources = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let cached = std::sync::atomic::AtomicUsize::new(0);
         let advice = Mutex::default();
-        Self { workshop, request, lowered, bases, mode, results, steps, cached, epoch, advice }
+        Self {
+            workshop,
+            request,
+            lowered,
+            bases,
+            mode,
+            results,
+            sources,
+            steps,
+            cached,
+            epoch,
+            advice,
+        }
     }
 
     /// Runs every op; independent ones at once, until one fails: then the others end too. `None` when the
@@ -261,7 +279,9 @@ impl<'a> Machine<'a> {
                 Err(failure)
             }
             None => match self.results[self.lowered.result.index()].get() {
-                Some(OpResult::Stack(stack)) => Ok(Some(stack.clone())),
+                Some(OpResult::Stack(_) | OpResult::Layer { .. }) => {
+                    Ok(Some(self.stack(self.lowered.result)))
+                }
                 _ => Ok(None),
             },
         }
@@ -312,7 +332,7 @@ impl<'a> Machine<'a> {
                 let wanted = ImageRequest { name: name.clone(), platform: platform.clone() };
                 let base = self.bases.get(&wanted);
                 let layers = base.image.config.value.rootfs.diff_ids.clone();
-                Ok(OpResult::Stack(Stack { layers, base: Some(base) }))
+                Ok(OpResult::Stack(Stack::of(layers, base)))
             }
             Op::Context { name } => self.open_context(name.as_deref()),
             Op::Files(files) => self.step(id, node, files.base, &StepOp::Files(files)),
@@ -381,9 +401,7 @@ impl<'a> Machine<'a> {
         {
             on_layer(layer);
         }
-        let mut stack = self.stack(base).clone();
-        stack.layers.push(layer);
-        Ok(OpResult::Stack(stack))
+        Ok(OpResult::Layer { below: base, layer, chain: self.chain_on(base, layer) })
     }
 
     /// The op's layer, and for one that had to be made the reason; no layer when it is only explained.
@@ -411,7 +429,7 @@ impl<'a> Machine<'a> {
         op: &StepOp<'_>,
     ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
         let store = &self.workshop.store;
-        let below = self.stack(base);
+        let below = &self.stack(base);
         let errand = Errand::of_a_dockerfile(self.workshop, self.request);
         let local = match op {
             StepOp::Files(files) => Some(Local::get(errand, files, &self.lowered.graph)?),
@@ -473,7 +491,7 @@ impl<'a> Machine<'a> {
             StepOp::Files(files) => {
                 let root_of = |id: OpId| self.root_in(local, id);
                 let files = local.map_or(*files, |local| &local.op);
-                files::key(&self.workshop.store, files, &below.layers, &root_of)?
+                files::key(&self.workshop.store, files, below.chain, &root_of)?
             }
             StepOp::Run(run) => process::key(&self.task(run, below, 0, &|id| self.root(id)))?,
         };
@@ -516,28 +534,6 @@ impl<'a> Machine<'a> {
         local.and_then(|local| local.root(id)).unwrap_or_else(|| self.root(id))
     }
 
-    fn root(&self, id: OpId) -> Root<'_> {
-        match self.results[id.index()].get().expect("inputs are done before") {
-            OpResult::Stack(stack) => Root::Layers(&stack.layers),
-            OpResult::Context(context) => Root::Context(context),
-            OpResult::Stale => {
-                unreachable!("an op with a stale input ends before its sources are opened")
-            }
-            OpResult::Files(layer) => Root::Files(*layer),
-        }
-    }
-
-    fn stack(&self, id: OpId) -> &Stack {
-        match self.results[id.index()].get().expect("inputs are done before") {
-            OpResult::Stack(stack) => stack,
-            OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale => {
-                unreachable!(
-                    "the front end builds on root file systems, and stale inputs end before"
-                )
-            }
-        }
-    }
-
     fn task<'t>(
         &'t self,
         run: &'t RunOp,
@@ -546,8 +542,8 @@ impl<'a> Machine<'a> {
         root_of: &'t dyn Fn(OpId) -> Root<'t>,
     ) -> process::Task<'t> {
         let (workshop, image) = (self.workshop, self.request.name.as_str());
-        let (below, request) = (below.layers.as_slice(), self.request);
-        process::Task { workshop, image, step, run, below, root_of, request }
+        let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
+        process::Task { workshop, image, step, run, below, chain, root_of, request }
     }
 
     /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where

@@ -24,6 +24,7 @@ mod rootfs;
 mod scene;
 mod source;
 mod strict;
+mod wholes;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -40,6 +41,7 @@ pub use pins::{Sources, Targets, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
 pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
+pub use wholes::Wholes;
 
 use crate::{
     event::Emit,
@@ -90,6 +92,8 @@ pub struct Workshop {
     pub targets: Arc<Targets>,
     /// Ops being done right now, so that builds that share one do it once.
     pub flights: Arc<Flights>,
+    /// Deep stacks of layers as directories.
+    pub wholes: Arc<Wholes>,
     /// What the machine's own resolver is configured with.
     pub dns: HostDns,
     /// Reads the secrets that processes mount.

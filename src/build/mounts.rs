@@ -50,7 +50,7 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
         match &mount.kind {
             MountKind::Bind { from, source } => {
                 let op = selection(*from, source);
-                let selected = files::key(&task.workshop.store, &op, &[], &task.root_of)?;
+                let selected = files::key(&task.workshop.store, &op, None, &task.root_of)?;
                 tree.add(&name, format!("bind {}", selected.tree.key().0));
                 for mut selection in selected.selections {
                     selection.component.clone_from(&name);
@@ -192,7 +192,7 @@ pub(super) fn key_of_selection(
     source: &str,
 ) -> Result<String, BuildError> {
     let op = selection(from, source);
-    let selected = files::key(&task.workshop.store, &op, &[], &task.root_of)?;
+    let selected = files::key(&task.workshop.store, &op, None, &task.root_of)?;
     Ok(selected.tree.key().0.to_string())
 }
 

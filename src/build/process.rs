@@ -40,6 +40,8 @@ pub(super) struct Task<'a> {
     pub(super) run: &'a RunOp,
     /// Layers below, bottom first; their bytes are in the store.
     pub(super) below: &'a [DiffId],
+    /// What names them together.
+    pub(super) chain: Option<ChainId>,
     /// Where sources of mounts start; their bytes are in the store.
     pub(super) root_of: &'a dyn Fn(OpId) -> Root<'a>,
     /// What was asked for.
@@ -52,8 +54,7 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     let mut key = Key::new("run");
     let tree = &mut key.tree;
     tree.add("command", format!("{:?}", run.argv));
-    let base = ChainId::of(task.below);
-    tree.add("base", base.map_or_else(|| "scratch".to_owned(), |chain| chain.to_string()));
+    tree.add("base", task.chain.map_or_else(|| "scratch".to_owned(), |chain| chain.to_string()));
     for (name, value) in &run.env {
         tree.add(&format!("environment variable {name}"), value);
     }
@@ -73,11 +74,11 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
 
 /// Runs the process and keeps its changes as a layer.
 pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
-    let Workshop { store, ability, .. } = task.workshop;
+    let Workshop { store, ability, wholes, .. } = task.workshop;
     check_ability(ability)?;
     let view = View::open(store, task.below)?;
     let staging = store.staging()?;
-    let prepared = rootfs::prepare((store, ability), task.below, staging.path())?;
+    let prepared = rootfs::prepare((store, ability, wholes), task.below, staging.path())?;
     make_system_points(&view, &prepared.rootfs.upper)?;
     let mut mounts = Mounts::prepare(task, staging.path())?;
     if ability.privilege == Privilege::SingleId {

@@ -5,23 +5,22 @@
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     BuildError,
     process::{io_error, make_folder},
+    wholes::{self, Whole, Wholes},
 };
 use crate::{
     image,
     layer::{Ownership, UpperForm},
-    oci::DiffId,
+    oci::{ChainId, DiffId},
     sandbox::{Ability, Privilege, RootFs, Snapshotter},
     snapshot,
     store::Store,
 };
-
-/// Layers that are laid over one another; the kernel takes 500 directories, of which the sandbox has one.
-const LOWERS_MAX: usize = 480;
 
 /// A root file system, and what becomes of it afterwards.
 pub(super) struct Prepared {
@@ -32,6 +31,8 @@ pub(super) struct Prepared {
     pub(super) afterwards: Afterwards,
     /// Removed at the end.
     _elsewhere: Option<Elsewhere>,
+    /// One of the lower directories, unless another step stands on it too.
+    _whole: Option<Arc<Whole>>,
 }
 
 /// What becomes of the directory with the changes.
@@ -54,11 +55,10 @@ impl Drop for Elsewhere {
 
 /// Makes what the process is to run on; `staging` is on the store's file system.
 pub(super) fn prepare(
-    (store, ability): (&Store, &Ability),
+    (store, ability, wholes): (&Store, &Ability, &Wholes),
     below: &[DiffId],
     staging: &Path,
 ) -> Result<Prepared, BuildError> {
-    let copy = |into: &Path| copy_root((store, ability), below, into);
     let snapshotter = ability.snapshotter;
     let (folder, elsewhere) = match &ability.scratch {
         Some(scratch) if snapshotter == Snapshotter::OverlayElsewhere => {
@@ -69,21 +69,25 @@ pub(super) fn prepare(
     };
     let upper = make_folder(&folder, "upper")?;
     let work = make_folder(&folder, "work")?;
-    let lowers = match snapshotter {
+    // One directory with nothing gone and nothing hidden needs no marks.
+    let depth = if ability.keeps_marks { wholes::depth(below) } else { below.len() };
+    let (lowest, above) = below.split_at(depth);
+    let (lowers, whole) = match snapshotter {
         Snapshotter::Copy => {
-            copy(&upper)?;
-            Vec::new()
-        }
-        _ if below.len() > LOWERS_MAX || !ability.keeps_marks && !below.is_empty() => {
-            // One directory with nothing gone and nothing hidden needs no marks.
-            let whole = make_folder(staging, "whole")?;
-            copy(&whole)?;
-            vec![whole]
+            copy_root((store, ability), below, &upper)?;
+            (Vec::new(), None)
         }
         Snapshotter::Overlay
         | Snapshotter::OverlayMount
         | Snapshotter::OverlayElsewhere
-        | Snapshotter::FuseOverlay => snapshot::lowers(store, below, super::marks(ability))?,
+        | Snapshotter::FuseOverlay => {
+            let mut lowers = snapshot::lowers(store, above, super::marks(ability))?;
+            let fill = |into: &Path| copy_root((store, ability), lowest, into);
+            let whole = ChainId::of(lowest).map(|chain| wholes.get(store, chain, fill));
+            let whole = whole.transpose()?;
+            lowers.extend(whole.as_ref().map(|whole| whole.path()));
+            (lowers, whole)
+        }
     };
     let keeps = [Snapshotter::Overlay, Snapshotter::OverlayMount].contains(&snapshotter);
     Ok(Prepared {
@@ -97,6 +101,7 @@ pub(super) fn prepare(
         },
         afterwards: if keeps { Afterwards::Snapshot } else { Afterwards::Nothing },
         _elsewhere: elsewhere,
+        _whole: whole,
     })
 }
 

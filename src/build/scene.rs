@@ -7,6 +7,7 @@ use super::{
     mounts::Mounts,
     process::{self, HOSTNAME},
     rootfs::{self, Prepared},
+    wholes::Wholes,
 };
 use crate::{
     image::Image,
@@ -78,7 +79,8 @@ impl Scene {
         let layers = &layers[..layers.len().saturating_sub(layers_off)];
         let view = View::open(store, layers)?;
         let staging = store.staging()?;
-        let prepared = rootfs::prepare((store, ability), layers, staging.path())?;
+        let places = (store, ability, &Wholes::default());
+        let prepared = rootfs::prepare(places, layers, staging.path())?;
         process::make_system_points(&view, &prepared.rootfs.upper)?;
         let user = files::user_ids(&view, &config.config.user)?;
         let mut env = config.config.env.clone();

@@ -135,6 +135,7 @@ pub(super) fn workshop(client: &Client, setup: &Setup) -> Workshop {
         pins: setup.pins.clone(),
         targets: Arc::new(Targets::default()),
         flights: Arc::new(Flights::default()),
+        wholes: Arc::default(),
         dns: setup.dns.clone(),
         read_secret: Arc::clone(&setup.read_secret),
         ssh_agent: setup.ssh_agent.clone(),

@@ -3,6 +3,7 @@
 //!
 //! Layers are unpacked when something needs their directories, never before.
 
+mod index;
 mod unpacking;
 mod view;
 

@@ -254,6 +254,46 @@ proptest! {
     }
 }
 
+/// All that a view says of the paths that its layers can have.
+fn said(view: &View) -> Vec<String> {
+    let mut paths = vec![TreePath::root()];
+    for depth in 1..4 {
+        for number in 0..3_usize.pow(depth) {
+            let parts = (0..depth).map(|at| NAMES[number / 3_usize.pow(at) % 3]);
+            paths.push(path(&parts.collect::<Vec<_>>().join("/")));
+        }
+    }
+    let say =
+        |at: &TreePath| format!("{:?} {:?} {:?}", view.entry(at), view.names(at), view.inode(at));
+    paths.iter().map(say).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_index_of_many_layers_changes_nothing(
+        layers in proptest::collection::vec(
+            proptest::collection::vec((any_path(), any_op()), 0..4), 1..8),
+    ) {
+        let (_folder, store) = open_store();
+        let mut ids = Vec::new();
+        for ops in &layers {
+            let ops: Vec<_> = ops.iter().map(|(at, op)| (at.as_str(), op.clone())).collect();
+            ids.push(layer_on(&store, &ids, &ops));
+        }
+        let indexes = index::Indexes::default();
+        // A stack, its lower half, the stack again, and it with all of its layers once more.
+        let twice = ids.repeat(2);
+        for count in [ids.len(), ids.len() / 2, ids.len(), twice.len()] {
+            let mut view = View::open(&store, &twice[..count]).unwrap();
+            let plain = said(&view);
+            view.index = Some(view.indexed(&indexes));
+            prop_assert_eq!(plain, said(&view));
+        }
+    }
+}
+
 #[test]
 fn links_are_followed_within_the_root() {
     let (_folder, store) = open_store();

@@ -34,16 +34,17 @@ pub(super) fn lowers(
     layers: &[DiffId],
     marks: OverlayMarks,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
-    let mut missing: Vec<_> =
-        layers.iter().copied().filter(|layer| store.snapshot(*layer).is_none()).collect();
-    missing.sort_unstable();
-    missing.dedup();
-    unpack_all(store, &missing, marks)?;
-    let topmost_first = layers.iter().rev();
     let mut seen = BTreeSet::new();
     // A layer that comes again adds nothing where it was before, and overlay refuses it (ELOOP).
-    let once = topmost_first.filter(|layer| seen.insert(**layer));
-    once.map(|layer| store.snapshot(*layer).ok_or(SnapshotError::Missing(*layer))).collect()
+    let once = layers.iter().rev().copied().filter(|layer| seen.insert(*layer));
+    let mut found: Vec<_> = once.map(|layer| (layer, store.snapshot(layer))).collect();
+    let missing = found.iter().filter(|(_, path)| path.is_none());
+    let missing: Vec<_> = missing.map(|(layer, _)| *layer).collect();
+    unpack_all(store, &missing, marks)?;
+    for (layer, path) in found.iter_mut().filter(|(_, path)| path.is_none()) {
+        *path = store.snapshot(*layer);
+    }
+    found.into_iter().map(|(layer, path)| path.ok_or(SnapshotError::Missing(layer))).collect()
 }
 
 fn unpack_all(store: &Store, missing: &[DiffId], marks: OverlayMarks) -> Result<(), SnapshotError> {

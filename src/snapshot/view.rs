@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::snapshot::{
     SnapshotError,
+    index::{Indexed, Indexes, LAYERS_MIN},
     unpacking::{self, broken},
 };
 use crate::{
@@ -37,6 +38,8 @@ pub struct View {
     store: Store,
     /// Topmost first.
     layers: Vec<(DiffId, Arc<Listing>)>,
+    /// Which of them to ask, where they are many.
+    pub(super) index: Option<Indexed>,
 }
 
 /// What one layer says of a path.
@@ -62,7 +65,18 @@ impl View {
     pub fn open(store: &Store, layers: &[DiffId]) -> Result<Self, SnapshotError> {
         let topmost_first = layers.iter().rev();
         let layers = topmost_first.map(|layer| Ok((*layer, listing(store, *layer)?)));
-        Ok(Self { store: store.clone(), layers: layers.collect::<Result<_, SnapshotError>>()? })
+        let layers = layers.collect::<Result<Vec<_>, SnapshotError>>()?;
+        let mut view = Self { store: store.clone(), layers, index: None };
+        if view.layers.len() >= LAYERS_MIN {
+            view.index = Some(view.indexed(&store.beside_listings::<Indexes>()));
+        }
+        Ok(view)
+    }
+
+    pub(super) fn indexed(&self, indexes: &Indexes) -> Indexed {
+        let bottom_first = self.layers.iter().rev();
+        let layers: Vec<_> = bottom_first.map(|(layer, listing)| (*layer, &**listing)).collect();
+        indexes.of(&layers)
     }
 
     /// What stands at exactly this path (links are not followed); the root is a directory always.
@@ -86,7 +100,8 @@ impl View {
             return Vec::new();
         }
         let mut decided: BTreeMap<Vec<u8>, Presence> = BTreeMap::new();
-        for (_, listing) in &self.layers {
+        let asked = self.index.as_ref().map(|index| index.speakers_of_names(directory));
+        for (_, listing) in self.ask(asked) {
             for (name, presence) in children(listing, directory) {
                 decided.entry(name).or_insert(presence);
             }
@@ -176,7 +191,7 @@ impl View {
     /// The topmost line that stands at a path: number of the layer (topmost is 0) and line.
     fn locate(&self, path: &TreePath) -> Option<(usize, &Listed)> {
         let mut implied = false;
-        for (number, (_, listing)) in self.layers.iter().enumerate() {
+        for (number, listing) in self.speakers(path) {
             match says(listing, path) {
                 Said::Entry(listed) => {
                     let fits = !implied || put(listed).is_some_and(Entry::is_directory);
@@ -192,7 +207,7 @@ impl View {
 
     /// Whether a layer implies a directory here that nothing above hides.
     fn is_implied(&self, path: &TreePath) -> bool {
-        for (_, listing) in &self.layers {
+        for (_, listing) in self.speakers(path) {
             match says(listing, path) {
                 Said::Implied | Said::ImpliedAlone => return true,
                 Said::Gone | Said::Entry(_) => return false,
@@ -200,6 +215,20 @@ impl View {
             }
         }
         false
+    }
+
+    /// Layers that may have something to say of what stands at a path, topmost (0) first.
+    fn speakers(&self, path: &TreePath) -> impl Iterator<Item = (usize, &Listing)> {
+        self.ask(self.index.as_ref().map(|index| index.speakers(path)))
+    }
+
+    /// These layers, or all.
+    fn ask(&self, numbers: Option<Vec<usize>>) -> impl Iterator<Item = (usize, &Listing)> {
+        let count = numbers.as_ref().map_or(self.layers.len(), Vec::len);
+        (0..count).map(move |at| {
+            let number = numbers.as_ref().map_or(at, |numbers| numbers[at]);
+            (number, &*self.layers[number].1)
+        })
     }
 
     fn walk(&self, path: &[u8], last: LastLink) -> Result<TreePath, SnapshotError> {

@@ -37,6 +37,8 @@ pub(super) struct Decoded {
     listings: HashMap<DiffId, Arc<dyn Any + Send + Sync>>,
     /// Their size as encoded.
     bytes: usize,
+    /// What their reader keeps of many at once.
+    beside: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Decoded {
@@ -191,6 +193,19 @@ impl Store {
         let shared = Arc::clone(&decoded);
         lock(&self.shared.decoded).keep(layer, shared, bytes.len());
         Ok(Some(decoded))
+    }
+
+    /// What the reader of listings keeps of many at once, for as long as the store is open in this process.
+    #[must_use]
+    pub fn beside_listings<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
+        let mut decoded = lock(&self.shared.decoded);
+        if let Some(known) = decoded.beside.clone().and_then(|known| known.downcast().ok()) {
+            return known;
+        }
+        let new = Arc::<T>::default();
+        let shared = Arc::clone(&new);
+        decoded.beside = Some(shared);
+        new
     }
 
     /// Keeps the encoded listing of a layer.

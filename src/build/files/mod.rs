@@ -198,13 +198,13 @@ const HEREDOC_MODE: u32 = 0o644;
 pub(super) fn key<'a>(
     store: &Store,
     op: &FilesOp,
-    base: &[DiffId],
+    base: Option<ChainId>,
     root_of: &dyn Fn(OpId) -> Root<'a>,
 ) -> Result<Key, FilesError> {
     let mut key = Key::new("files");
     let tree = &mut key.tree;
     if looks_at_base(op) {
-        tree.add("base", chain(base));
+        tree.add("base", name_of(base));
     }
     for action in &op.actions {
         match action {
@@ -295,8 +295,8 @@ fn needs_base(action: &FileAction) -> bool {
     }
 }
 
-fn chain(layers: &[DiffId]) -> String {
-    ChainId::of(layers).map_or_else(|| "scratch".to_owned(), |chain| chain.to_string())
+fn name_of(chain: Option<ChainId>) -> String {
+    chain.map_or_else(|| "scratch".to_owned(), |chain| chain.to_string())
 }
 
 fn add_flags(tree: &mut KeyTree, action: &FileAction) {
@@ -341,7 +341,10 @@ fn add_source<'a>(
         SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         SourceRoot::Op(id) => match root_of(*id) {
             Root::Layers(layers) => {
-                tree.add(&format!("source {path}"), format!("from {}", chain(layers)));
+                tree.add(
+                    &format!("source {path}"),
+                    format!("from {}", name_of(ChainId::of(layers))),
+                );
             }
             Root::Files(layer) => {
                 let files = Tree::open(store, Root::Files(layer))?;

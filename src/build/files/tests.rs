@@ -59,7 +59,7 @@ impl Bench {
 
     fn key(&self, copy: &Copy<'_>) -> KeyTree {
         let context = self.context(copy.ignore);
-        key(&self.store, &copy.op(), &[], &|_| Root::Context(&context)).unwrap().tree
+        key(&self.store, &copy.op(), None, &|_| Root::Context(&context)).unwrap().tree
     }
 
     /// The layer as text, one line a change.
@@ -505,6 +505,6 @@ fn a_download_is_a_private_file_with_the_servers_time() {
     let view = View::open(&bench.store, &[layer]).unwrap();
     let made = view.entry(&TreePath::parse("x/f.txt").unwrap()).unwrap().meta;
     assert_eq!((made.mode, made.uid, made.mtime), (0o600, 0, modified));
-    let tree = key(&bench.store, &op, &[], &root).unwrap().tree;
+    let tree = key(&bench.store, &op, None, &root).unwrap().tree;
     assert_eq!(tree.components().last().unwrap().name, "download f.txt");
 }

@@ -16,7 +16,7 @@ use crate::{
     dockerfile::{self, ContextKind, Epoch, ImageRequest, LowerOptions, Lowered, Lowering},
     graph::{FileAction, Op, OpGraph, SourceRoot},
     layer::LayerWriter,
-    oci::{DiffId, Digest, ImageConfig, Platform},
+    oci::{ChainId, DiffId, Digest, ImageConfig, Platform},
     snapshot::View,
     store::{LayerRecord, Store},
     tree::{Entry, Kind, Meta, Timestamp, TreePath},
@@ -141,11 +141,12 @@ impl Runner {
                         Done::Stack(layers) => Root::Layers(layers),
                         Done::Context(context) => Root::Context(context),
                     };
-                    let before =
-                        key(&self.store, op, below, &root_of).map_err(|e| e.to_string())?;
+                    let before = key(&self.store, op, ChainId::of(below), &root_of)
+                        .map_err(|e| e.to_string())?;
                     let layer = make_layer(&self.store, op, below, &root_of, Making::at(clock));
                     let layer = layer.map_err(|error| error.to_string())?;
-                    let after = key(&self.store, op, below, &root_of).map_err(|e| e.to_string())?;
+                    let after = key(&self.store, op, ChainId::of(below), &root_of)
+                        .map_err(|e| e.to_string())?;
                     assert_eq!(before.tree.key(), after.tree.key(), "looking changes no key");
                     Done::Stack([&below[..], &[layer]].concat())
                 }
