@@ -1,5 +1,7 @@
 //! Contenders measured in turn: every round runs each once, so that what disturbs the machine disturbs
-//! all of them. The first round warms up and does not count.
+//! all of them.
+
+use std::ops::RangeInclusive;
 
 use crate::measure::{Sample, median};
 
@@ -33,10 +35,25 @@ pub(crate) struct Figure {
     pub(crate) seconds: Vec<f64>,
     pub(crate) cpu_seconds: f64,
     pub(crate) memory_bytes: u64,
+    /// The same of its daemon, where it has one.
+    pub(crate) daemon_bytes: Option<u64>,
     pub(crate) failure: Option<String>,
 }
 
 impl Figure {
+    /// Of something that could not even be set up.
+    pub(crate) fn failed(name: &'static str, reason: String) -> Self {
+        let failure = Some(reason);
+        Self {
+            name,
+            seconds: Vec::new(),
+            cpu_seconds: 0.0,
+            memory_bytes: 0,
+            daemon_bytes: None,
+            failure,
+        }
+    }
+
     pub(crate) fn median(&self) -> Option<f64> {
         (self.failure.is_none() && !self.seconds.is_empty()).then(|| median(self.seconds.clone()))
     }
@@ -54,6 +71,11 @@ impl Contest {
         self.contenders.push(contender);
     }
 
+    /// One that could not even be set up is out, and says why.
+    pub(crate) fn add_ready(&mut self, ready: Result<(), String>, contender: Contender) {
+        self.add(Contender { failure: ready.err(), ..contender });
+    }
+
     /// The floor runs first in every round.
     pub(crate) fn floor(&mut self, contender: Contender) {
         self.contenders.insert(0, contender);
@@ -63,9 +85,10 @@ impl Contest {
         self.notes.push(note);
     }
 
-    /// Measures; a contender that fails is out, and says why.
-    pub(crate) fn run(mut self, rounds: usize) -> (Vec<Figure>, Vec<String>) {
-        for round in 0..=rounds {
+    /// Measures; a contender that fails is out, and says why. Round 0 warms up and does not count; without
+    /// it, the first round counts.
+    pub(crate) fn run(mut self, rounds: RangeInclusive<usize>) -> (Vec<Figure>, Vec<String>) {
+        for round in rounds {
             for contender in &mut self.contenders {
                 if contender.failure.is_some() {
                     continue;
@@ -82,6 +105,7 @@ impl Contest {
             seconds: contender.samples.iter().map(|sample| sample.seconds).collect(),
             cpu_seconds: median(contender.samples.iter().map(|it| it.cpu_seconds).collect()),
             memory_bytes: contender.samples.iter().map(|it| it.memory_bytes).max().unwrap_or(0),
+            daemon_bytes: contender.samples.iter().filter_map(|it| it.daemon_bytes).max(),
             failure: contender.failure,
         });
         (figures.collect(), self.notes)

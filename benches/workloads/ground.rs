@@ -29,6 +29,9 @@ pub(crate) fn enter() {
     eprintln!("note: no mount namespace ({error}); workloads share the file system of target/");
 }
 
+/// A file of the context, and what tools that unpack make of it, more than once.
+const INODES_PER_FILE: u64 = 3;
+
 /// A folder to work in.
 pub(crate) struct Ground {
     root: PathBuf,
@@ -36,14 +39,14 @@ pub(crate) struct Ground {
 }
 
 impl Ground {
-    /// A new one below `parent`.
-    pub(crate) fn new(parent: &Path, name: &str) -> io::Result<Self> {
+    /// A new one below `parent`, for about so many files.
+    pub(crate) fn new(parent: &Path, name: &str, files: u64) -> io::Result<Self> {
         let root = parent.join(name);
         drop(fs::remove_dir_all(&root));
         fs::create_dir_all(&root)?;
         let mut ground = Self { root, mounted: false };
         if std::env::var_os(INSIDE).is_some() {
-            ground.mounted = ground.mount(&parent.join(format!("{name}.ext4")));
+            ground.mounted = ground.mount(&parent.join(format!("{name}.ext4")), files);
         }
         Ok(ground)
     }
@@ -56,14 +59,15 @@ impl Ground {
         self.mounted
     }
 
-    fn mount(&self, image: &Path) -> bool {
+    fn mount(&self, image: &Path, files: u64) -> bool {
+        let inodes = (GROUND_MIB << 10 >> 6).max(files.saturating_mul(INODES_PER_FILE)).to_string();
         let made = fs::File::create(image).and_then(|file| file.set_len(GROUND_MIB << 20));
         // Lazy initialisation would go on in the background of the measurement.
         let options = "lazy_itable_init=0,lazy_journal_init=0";
         let mounted = made.is_ok()
             && succeeds(
                 Command::new("mkfs.ext4")
-                    .args(["-q", "-F", "-i", "65536", "-E", options])
+                    .args(["-q", "-F", "-N", &inodes, "-E", options])
                     .arg(image),
             )
             && succeeds(Command::new("mount").args(["-o", "loop"]).arg(image).arg(&self.root));
@@ -127,6 +131,21 @@ pub(crate) fn write_files(folder: &Path, count: usize, size: usize) -> io::Resul
         fs::write(parent.join(format!("file{number}.dat")), &bytes[..length])?;
     }
     Ok(())
+}
+
+/// A folder for what is measured, with a Dockerfile.
+pub(crate) fn context(ground: &Path, dockerfile: &str) -> Result<PathBuf, String> {
+    let folder = ground.join("context");
+    let made = fs::create_dir_all(&folder);
+    made.and_then(|()| fs::write(folder.join("Dockerfile"), dockerfile))
+        .map_err(|error| error.to_string())?;
+    Ok(folder)
+}
+
+/// Files are trusted by their time of change once it is older than a file system's clock may be coarse:
+/// measured is a tree that was there before, not one that was written just now.
+pub(crate) fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(2200));
 }
 
 /// Writes one file of `mib` MiB.

@@ -8,9 +8,8 @@ use idpbuilder::{
 };
 
 use crate::{
-    cases::Settings,
+    cases::Place,
     contest::{Contender, Contest},
-    ground::Ground,
     measure::Sample,
     tools::Tool,
 };
@@ -21,18 +20,14 @@ const PATTERNS: usize = 1000;
 const PATHS: usize = 20_000;
 
 /// Parsing and lowering of a Dockerfile; what was aimed at is 5 ms.
-pub(crate) fn parse_and_lower(
-    _: &Settings,
-    _: &Ground,
-    contest: &mut Contest,
-) -> Result<(), String> {
+pub(crate) fn parse_and_lower(_: &Place<'_>, contest: &mut Contest) -> Result<(), String> {
     let text = dockerfile_of(LINES);
     contest.add(in_process(move || lower(&text)));
     Ok(())
 }
 
 /// An ignore file against the paths of a walk, directories first; what was aimed at is 50 ms.
-pub(crate) fn ignore(_: &Settings, _: &Ground, contest: &mut Contest) -> Result<(), String> {
+pub(crate) fn ignore(_: &Place<'_>, contest: &mut Contest) -> Result<(), String> {
     let patterns: String = (0..PATTERNS).map(pattern).collect();
     contest.add(in_process(move || {
         let ignored = IgnoreFile::parse(&patterns).map_err(|error| error.to_string())?;
@@ -61,7 +56,7 @@ fn in_process(work: impl Fn() -> Result<(), String> + 'static) -> Contender {
             let started = Instant::now();
             work()?;
             let seconds = started.elapsed().as_secs_f64();
-            Ok(Sample { seconds, cpu_seconds: seconds, memory_bytes: 0 })
+            Ok(Sample { cpu_seconds: seconds, ..Sample::of_seconds(seconds) })
         },
     )
 }

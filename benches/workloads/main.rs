@@ -1,50 +1,59 @@
-//! The workloads of idpbuilder beside the floors and the rivals that are installed: `cargo bench`.
+//! The workloads of idpbuilder beside the floors and the rivals that are installed, and how time and memory grow with
+//! sizes: `cargo bench`; `cargo bench -- --help` says how.
 //!
 //! Prints, for every workload, the median of each tool in milliseconds and as a ratio to idpbuilder in
-//! the same run, and its peak memory; writes all figures to `target/bench/workloads.json`. A benchmark:
-//! it fails when a tool fails, never because one is slow.
-//!
-//!     cargo bench                                 everything, W5 with 256 MiB
-//!     cargo bench -- W2 W6 --rounds 15            some, more often
-//!     cargo bench -- --full                       W5 with 1 GiB
-//!     cargo bench -- --only-ours                  without rivals
+//! the same run, and its peak memory. A benchmark: it fails when a tool fails, never because one is slow.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
 
+mod bases;
 mod cases;
 mod contest;
+mod docker;
 mod ground;
+mod growth;
 mod language;
 mod measure;
+mod options;
+mod plot;
 mod registry;
 mod runtimes;
+mod steps;
+mod table;
 mod tools;
+mod transfers;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use cases::{Settings, Workload};
+use bases::Bases;
+use cases::{Outcome, Place, Settings};
 use contest::{Contest, Figure};
 use ground::Ground;
+use options::{Options, Request, Rivals};
+use table::Row;
 use tools::Tool;
-
-/// Rounds that count, unless said otherwise.
-const ROUNDS: usize = 5;
-
-struct Arguments {
-    names: Vec<String>,
-    rounds: usize,
-    large_mib: usize,
-    files: usize,
-    rivals: bool,
-}
 
 fn main() -> ExitCode {
     // `cargo test --all-targets` starts benchmarks too, to see that they start.
     if !std::env::args().any(|argument| argument == "--bench") {
         return ExitCode::SUCCESS;
     }
-    ground::enter();
-    let result = parse(std::env::args().skip(1)).and_then(|arguments| bench(&arguments));
+    let request = options::parse(std::env::args().skip(1));
+    let result = request.and_then(|request| match request {
+        Request::Print(text) => {
+            println!("{text}");
+            Ok(0)
+        }
+        Request::Measure(options) => {
+            ground::enter();
+            bench(&options)
+        }
+    });
     match result {
         Ok(0) => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
@@ -55,139 +64,169 @@ fn main() -> ExitCode {
     }
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments {
-        names: Vec::new(),
-        rounds: ROUNDS,
-        large_mib: 256,
-        files: 20_000,
-        rivals: true,
+/// Measures all that is wanted; the number of failures.
+fn bench(options: &Options) -> Result<usize, String> {
+    let target = target()?;
+    let parent = target.join("bench");
+    fs::create_dir_all(&parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    let mut tools = match options.rivals {
+        Rivals::Measured => tools::installed(),
+        Rivals::LeftOut => vec![Tool::Idpbuilder],
     };
-    while let Some(word) = words.next() {
-        let mut number = || {
-            let value = words.next().and_then(|value| value.parse().ok());
-            value.ok_or_else(|| format!("{word} takes a number"))
-        };
-        match word.as_str() {
-            "--bench" => {}
-            "--full" => arguments.large_mib = 1024,
-            "--only-ours" => arguments.rivals = false,
-            "--rounds" => arguments.rounds = number()?,
-            "--files" => arguments.files = number()?,
-            _ if word.starts_with('-') => return Err(format!("{word}: no such flag")),
-            _ => arguments.names.push(word),
-        }
-    }
-    let known = |name: &String| cases::ALL.iter().any(|workload| workload.name == name);
-    match arguments.names.iter().find(|name| !known(name)) {
-        Some(name) => Err(format!("{name}: no such workload")),
-        None => Ok(arguments),
-    }
+    tools.retain(|tool| !options.without.iter().any(|name| name == tool.name()));
+    let bases = Bases::new(&parent, &target)?;
+    let (rounds, large_mib, files) = (options.rounds, options.large_mib, options.files);
+    let settings = Settings { tools, bases, rounds, large_mib, files };
+    let failures = measure_workloads(&parent, options, &settings)?;
+    Ok(failures + measure_curves(&parent, options, &settings)?)
 }
 
-fn bench(arguments: &Arguments) -> Result<usize, String> {
-    let parent = folder()?;
-    let tools = if arguments.rivals { tools::installed() } else { vec![Tool::Idpbuilder] };
-    let settings = Settings {
-        tools,
-        base: cases::make_base(&parent)?,
-        rounds: arguments.rounds,
-        large_mib: arguments.large_mib,
-        files: arguments.files,
-    };
-    let wanted = |workload: &&Workload| {
-        arguments.names.is_empty() || arguments.names.iter().any(|name| name == workload.name)
-    };
-    let (mut rows, mut failures) = (Vec::new(), 0);
-    for workload in cases::ALL.iter().filter(wanted) {
-        let (figures, notes) = measure_one(&parent, &settings, workload)?;
-        print_row(workload, &figures, &notes);
-        failures += figures.iter().filter(|figure| figure.failure.is_some()).count();
-        rows.push(serde_json::json!({
-            "workload": workload.name,
-            "what": workload.what,
-            "notes": notes,
-            "figures": figures.iter().map(json).collect::<Vec<_>>(),
-        }));
+fn measure_workloads(
+    parent: &Path,
+    options: &Options,
+    settings: &Settings,
+) -> Result<usize, String> {
+    let mut rows = Vec::new();
+    for workload in cases::ALL.iter().filter(|workload| options.wants(workload.name)) {
+        let at = (parent, workload.name, 0);
+        let row = measure(at, settings, 0..=settings.rounds, workload.fill);
+        let row = row.with(workload.name, workload.what);
+        println!("{}", row.lines().trim_end());
+        rows.push(row);
     }
-    let out = parent.join("workloads.json");
+    if rows.is_empty() {
+        return Ok(0);
+    }
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let document = serde_json::json!({
         "cores": cores,
         "rounds": settings.rounds,
         "large_mib": settings.large_mib,
         "files": settings.files,
-        "workloads": rows,
+        "workloads": rows.iter().map(Row::json).collect::<Vec<_>>(),
     });
-    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
-    fs::write(&out, text).map_err(|error| format!("{}: {error}", out.display()))?;
-    println!("\nfigures: {}", out.display());
-    Ok(failures)
+    write(&parent.join("workloads.json"), &format!("{document:#}\n"))?;
+    write(&parent.join("workloads.md"), &table::markdown(&rows))?;
+    Ok(failures(&rows))
 }
 
-fn measure_one(
-    parent: &std::path::Path,
-    settings: &Settings,
-    workload: &Workload,
-) -> Result<(Vec<Figure>, Vec<String>), String> {
-    let ground = Ground::new(parent, workload.name).map_err(|error| error.to_string())?;
-    let mut contest = Contest::default();
-    if !ground.is_fresh() {
-        contest.note("not on a file system of its own".to_owned());
-    }
-    (workload.fill)(settings, &ground, &mut contest)
-        .map_err(|reason| format!("{}: {reason}", workload.name))?;
-    Ok(contest.run(settings.rounds))
-}
-
-/// `target/bench`, where the benchmark was built.
-fn folder() -> Result<PathBuf, String> {
-    let target = PathBuf::from(env!("CARGO_BIN_EXE_idpbuilder"));
-    let target = target.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
-    let folder = target.ok_or("the program is not below a target folder")?.join("bench");
-    fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok(folder)
-}
-
-fn print_row(workload: &Workload, figures: &[Figure], notes: &[String]) {
-    println!("{:<6} {}", workload.name, workload.what);
-    let ours = figures.iter().find(|figure| figure.name == Tool::Idpbuilder.name());
-    let ours = ours.and_then(Figure::median);
-    for figure in figures {
-        let Some(median) = figure.median() else {
-            println!(
-                "       {:<11} failed: {}",
-                figure.name,
-                figure.failure.as_deref().unwrap_or("")
+fn measure_curves(parent: &Path, options: &Options, settings: &Settings) -> Result<usize, String> {
+    let (mut documents, mut failed) = (Vec::new(), 0);
+    for curve in growth::ALL.iter().filter(|curve| options.wants(curve.name)) {
+        let mut rows = Vec::new();
+        println!("{:<6} {}", curve.name, curve.what);
+        for size in options.sizes(curve) {
+            let name = format!("{}-{size}", curve.name);
+            let fill =
+                |place: &Place<'_>, contest: &mut Contest| (curve.fill)(place, contest, *size);
+            let row = measure(
+                (parent, &name, (curve.files)(*size)),
+                settings,
+                curve.rounds.clone(),
+                fill,
             );
-            continue;
-        };
-        let ratio = ours.map_or(f64::NAN, |ours| median / ours);
-        let low = figure.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        let high = figure.seconds.iter().copied().fold(0.0, f64::max);
-        println!(
-            "       {:<11} {:>9.1} ms {:>8.2} x {:>8.1} ms cpu {:>6.1} MiB   ({:.1} to {:.1} ms)",
-            figure.name,
-            median * 1e3,
-            ratio,
-            figure.cpu_seconds * 1e3,
-            figure.memory_bytes as f64 / f64::from(1 << 20),
-            low * 1e3,
-            high * 1e3,
-        );
+            let row = row.with(&name, &format!("{size} {}", curve.unit));
+            println!("{}", row.lines().trim_end());
+            rows.push((*size, row));
+        }
+        draw(parent, curve, &rows)?;
+        let points =
+            rows.iter().map(|(size, row)| serde_json::json!({ "size": size, "point": row.json() }));
+        documents.push(serde_json::json!({
+            "curve": curve.name,
+            "what": curve.what,
+            "unit": curve.unit,
+            "points": points.collect::<Vec<_>>(),
+        }));
+        failed += rows
+            .iter()
+            .flat_map(|(_, row)| &row.figures)
+            .filter(|figure| figure.failure.is_some())
+            .count();
     }
-    for note in notes {
-        println!("       note: {note}");
+    if !documents.is_empty() {
+        write(&parent.join("growth.json"), &format!("{:#}\n", serde_json::Value::from(documents)))?;
+    }
+    Ok(failed)
+}
+
+/// One line a tool.
+fn draw(parent: &Path, curve: &growth::Curve, rows: &[(usize, Row)]) -> Result<(), String> {
+    let mut lines: Vec<plot::Line> = Vec::new();
+    for (size, row) in rows {
+        for figure in &row.figures {
+            let Some(seconds) = figure.median() else { continue };
+            let bytes = figure.memory_bytes + figure.daemon_bytes.unwrap_or(0);
+            let point = (*size as f64, seconds, bytes as f64);
+            match lines.iter_mut().find(|line| line.name == figure.name) {
+                Some(line) => line.points.push(point),
+                None => {
+                    lines.push(plot::Line { name: figure.name.to_owned(), points: vec![point] });
+                }
+            }
+        }
+    }
+    let picture = plot::svg(&format!("{}: {}", curve.name, curve.what), curve.unit, &lines);
+    write(&parent.join(format!("growth-{}.svg", curve.name)), &picture)
+}
+
+/// Runs one contest on a ground of its own, which is gone afterwards. What cannot be set up is a failure of this
+/// workload, not of the others.
+fn measure(
+    (parent, name, files): (&Path, &str, u64),
+    settings: &Settings,
+    rounds: RangeInclusive<usize>,
+    fill: impl Fn(&Place<'_>, &mut Contest) -> Outcome,
+) -> Measured {
+    let measured = || -> Result<Measured, String> {
+        let ground = Ground::new(parent, name, files).map_err(|error| error.to_string())?;
+        let place = Place::new(settings, &ground)?;
+        let mut contest = Contest::default();
+        if !ground.is_fresh() {
+            contest.note("not on a file system of its own".to_owned());
+        }
+        fill(&place, &mut contest)?;
+        let (figures, notes) = contest.run(rounds);
+        Ok(Measured { figures, notes })
+    };
+    measured().unwrap_or_else(|reason| Measured {
+        figures: vec![Figure::failed(Tool::Idpbuilder.name(), reason)],
+        notes: Vec::new(),
+    })
+}
+
+/// What came out of one contest.
+struct Measured {
+    figures: Vec<Figure>,
+    notes: Vec<String>,
+}
+
+impl Measured {
+    fn with(self, name: &str, what: &str) -> Row {
+        Row {
+            name: name.to_owned(),
+            what: what.to_owned(),
+            figures: self.figures,
+            notes: self.notes,
+        }
     }
 }
 
-fn json(figure: &Figure) -> serde_json::Value {
-    serde_json::json!({
-        "tool": figure.name,
-        "median_seconds": figure.median(),
-        "seconds": figure.seconds,
-        "median_cpu_seconds": figure.cpu_seconds,
-        "memory_peak_bytes": figure.memory_bytes,
-        "failure": figure.failure,
-    })
+fn failures(rows: &[Row]) -> usize {
+    rows.iter().flat_map(|row| &row.figures).filter(|figure| figure.failure.is_some()).count()
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    println!("written: {}", path.display());
+    Ok(())
+}
+
+/// The folder `target`, in which the benchmark was built.
+fn target() -> Result<PathBuf, String> {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_idpbuilder"));
+    let folders = program.ancestors().filter(|folder| folder.join("CACHEDIR.TAG").exists());
+    // The folder of the processor that it is built for has a tag too.
+    let folder = folders.last().ok_or("the program is not below a target folder")?;
+    Ok(folder.to_owned())
 }

@@ -1,11 +1,11 @@
-//! One command, measured: wall time and the largest memory of it and what it waited for.
+//! One command, measured: wall time, processor time and the largest memory of it and what it waited for.
 //!
 //! Knows processes; knows no tool and no workload.
 
 #![expect(unsafe_code, reason = "wait4, the only call that tells the memory of one child")]
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     path::Path,
     process::{Command, Stdio},
@@ -13,22 +13,30 @@ use std::{
 };
 
 /// What one run of a command took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     pub(crate) seconds: f64,
-    /// Processor time of the command and of what it waited for: hardly disturbed by what else runs.
+    /// Processor time of the command, of what it waited for, and of its daemon: hardly disturbed by what else runs.
     pub(crate) cpu_seconds: f64,
-    /// Largest resident memory of the command, or of a process that it waited for, in bytes.
+    /// Largest resident memory (`VmHWM`) of the command, or of a process that it waited for, in bytes.
     pub(crate) memory_bytes: u64,
+    /// The same of the daemon that worked for it, since the command was started.
+    pub(crate) daemon_bytes: Option<u64>,
 }
 
 impl Sample {
+    /// Something that is not a process: only time is known.
+    pub(crate) fn of_seconds(seconds: f64) -> Self {
+        Self { seconds, ..Self::default() }
+    }
+
     /// Two commands that make one workload.
     pub(crate) fn then(self, next: Self) -> Self {
         Self {
             seconds: self.seconds + next.seconds,
             cpu_seconds: self.cpu_seconds + next.cpu_seconds,
             memory_bytes: self.memory_bytes.max(next.memory_bytes),
+            daemon_bytes: self.daemon_bytes.max(next.daemon_bytes),
         }
     }
 }
@@ -47,7 +55,7 @@ pub(crate) fn run(command: &mut Command, log: &Path) -> Result<Sample, String> {
     if status == 0 {
         let cpu_seconds = duration(usage.ru_utime) + duration(usage.ru_stime);
         let memory_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-        return Ok(Sample { seconds, cpu_seconds, memory_bytes });
+        return Ok(Sample { seconds, cpu_seconds, memory_bytes, daemon_bytes: None });
     }
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -75,6 +83,56 @@ fn wait(pid: u32) -> io::Result<(i32, libc::rusage)> {
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
         }
+    }
+}
+
+/// Processes that go on between commands, and their children at this moment.
+pub(crate) struct Daemon(Vec<u32>);
+
+impl Daemon {
+    /// A process and those that it has started and still has; their peaks of memory begin anew.
+    pub(crate) fn watch(pid: u32) -> Self {
+        let mut pids = vec![pid];
+        let mut at = 0;
+        while let Some(pid) = pids.get(at).copied() {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+            pids.extend(
+                children
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+            at += 1;
+        }
+        for pid in &pids {
+            // 5 resets the peak (proc_pid_clear_refs(5)); a kernel without it tells the peak of all time.
+            drop(fs::write(format!("/proc/{pid}/clear_refs"), "5"));
+        }
+        Self(pids)
+    }
+
+    /// Peaks of memory since then, added up: they lie in memory at the same time.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let peak = |pid: &u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+            line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+        };
+        self.0.iter().filter_map(peak).sum::<u64>() * 1024
+    }
+
+    /// Processor time that they and what they waited for have used so far.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let ticks = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            // The name is in brackets and may hold anything.
+            let (_, rest) = stat.rsplit_once(") ")?;
+            let times =
+                rest.split(' ').skip(11).take(4).filter_map(|field| field.parse::<u64>().ok());
+            Some(times.sum::<u64>())
+        };
+        let per_second = rustix::param::clock_ticks_per_second();
+        self.0.iter().filter_map(ticks).sum::<u64>() as f64 / per_second as f64
     }
 }
 

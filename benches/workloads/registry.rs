@@ -21,25 +21,42 @@ pub(crate) struct Registry {
     pub(crate) kind: &'static str,
 }
 
+/// What may be done with the content of a registry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Full,
+    ReadOnly,
+}
+
 impl Registry {
+    /// An empty one below `ground`.
     pub(crate) fn start(ground: &Path) -> io::Result<Self> {
+        Self::serve(ground, &ground.join("registry/blobs"), Access::Full)
+    }
+
+    /// One with what is in the storage of another, which stays as it is.
+    pub(crate) fn of(ground: &Path, storage: &Path) -> io::Result<Self> {
+        Self::serve(ground, storage, Access::ReadOnly)
+    }
+
+    fn serve(ground: &Path, storage: &Path, access: Access) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         let folder = ground.join("registry");
         fs::create_dir_all(&folder)?;
         let config = folder.join("config.yml");
-        let blobs = folder.join("blobs");
+        let read_only = access == Access::ReadOnly;
         fs::write(
             &config,
             format!(
-                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
-                blobs.display()
+                "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}, maintenance: {{readonly: {{enabled: {read_only}}}}}}}\nhttp: {{addr: {address}}}\n",
+                storage.display()
             ),
         )?;
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&config);
         let (mut child, mut kind) = (quietly(&mut command), "docker-registry");
-        if child.is_err() {
+        if child.is_err() && access == Access::Full {
             let mut own = tools::ours(&folder);
             own.args(["serve", "--plain-http", "--no-login", "--address", &address]);
             (child, kind) = (quietly(&mut own), "idpbuilder serve");
@@ -55,9 +72,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// One request on a connection of its own: seconds until the answer's end.
-    pub(crate) fn request(&self, method: &str, path: &str) -> io::Result<f64> {
-        let started = Instant::now();
+    /// One request on a connection of its own: what was answered, headers and all.
+    pub(crate) fn request(&self, method: &str, path: &str) -> io::Result<Vec<u8>> {
         let mut stream = TcpStream::connect(&self.address)?;
         let accept = "application/vnd.oci.image.manifest.v1+json";
         let host = &self.address;
@@ -68,7 +84,7 @@ impl Registry {
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer)?;
         if answer.starts_with(b"HTTP/1.1 200") {
-            return Ok(started.elapsed().as_secs_f64());
+            return Ok(answer);
         }
         Err(io::Error::other(
             String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned(),

@@ -39,8 +39,7 @@ pub(crate) fn add(contest: &mut Contest, ground: &Ground) -> Result<(), String> 
     for (name, program) in
         [("crun", "crun --cgroup-manager=disabled run"), ("runc", "runc run --no-new-keyring")]
     {
-        let installed = Command::new(name).arg("--version").output();
-        if !installed.is_ok_and(|output| output.status.success()) {
+        if !tools::is_installed(name) {
             contest.note(format!("{name} is not installed"));
             continue;
         }

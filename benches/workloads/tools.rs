@@ -8,7 +8,10 @@ use std::{
     process::Command,
 };
 
-use crate::measure;
+use crate::{
+    docker::Docker,
+    measure::{self, Daemon, Sample},
+};
 
 /// Name of the base image in every tool's store.
 pub(crate) const BASE: &str = "localhost/base:latest";
@@ -17,23 +20,30 @@ pub(crate) const BASE: &str = "localhost/base:latest";
 pub(crate) enum Tool {
     Idpbuilder,
     Buildah,
-    /// Through its daemon, which must be running.
+    /// Whose builds are buildah's, in a program of its own.
+    Podman,
+    /// Through its daemon, with BuildKit.
     Docker,
 }
 
-/// The tools that answer here; idpbuilder is first.
+/// The tools that are here; idpbuilder is first.
 pub(crate) fn installed() -> Vec<Tool> {
-    let answers = |program: &str, args: &[&str]| {
-        Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
-    };
     let mut tools = vec![Tool::Idpbuilder];
-    if answers("buildah", &["--version"]) {
+    if is_installed("buildah") {
         tools.push(Tool::Buildah);
     }
-    if answers("docker", &["info"]) {
+    if is_installed("podman") {
+        tools.push(Tool::Podman);
+    }
+    if Docker::is_installed() {
         tools.push(Tool::Docker);
     }
     tools
+}
+
+/// Whether a program is here and starts.
+pub(crate) fn is_installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 impl Tool {
@@ -41,14 +51,19 @@ impl Tool {
         match self {
             Self::Idpbuilder => "idpbuilder",
             Self::Buildah => "buildah",
+            Self::Podman => "podman",
             Self::Docker => "docker",
         }
     }
+}
 
-    pub(crate) fn at(self, ground: &Path) -> Bench {
-        let state = ground.join(format!("state-{}", self.name()));
-        Bench { tool: self, state, log: ground.join(format!("{}.log", self.name())) }
-    }
+/// How layers are pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compression {
+    /// What each tool does unasked.
+    Gzip,
+    /// Docker cannot.
+    Zstd,
 }
 
 /// One tool with its state and the log of its last command.
@@ -56,24 +71,61 @@ impl Tool {
 pub(crate) struct Bench {
     pub(crate) tool: Tool,
     state: PathBuf,
-    pub(crate) log: PathBuf,
+    log: PathBuf,
+    docker: Option<Docker>,
 }
 
 impl Bench {
+    /// A tool that works on `ground`; `docker` is where docker is reached.
+    pub(crate) fn new(tool: Tool, ground: &Path, docker: Option<&Docker>) -> Self {
+        let state = ground.join(format!("state-{}", tool.name()));
+        let log = ground.join(format!("{}.log", tool.name()));
+        let docker = docker.filter(|_| tool == Tool::Docker).cloned();
+        Self { tool, state, log, docker }
+    }
+
+    /// Runs one of its commands, and says what it and its daemon took.
+    pub(crate) fn run(&self, command: &mut Command) -> Result<Sample, String> {
+        let pid = self.docker.as_ref().and_then(Docker::pid);
+        let daemon = pid.map(|pid| (Daemon::watch(pid), Daemon::watch(pid).cpu_seconds()));
+        let sample = measure::run(command, &self.log)?;
+        Ok(match daemon {
+            None => sample,
+            Some((daemon, before)) => Sample {
+                cpu_seconds: sample.cpu_seconds + daemon.cpu_seconds() - before,
+                daemon_bytes: Some(daemon.memory_bytes()),
+                ..sample
+            },
+        })
+    }
+
     /// The same tool with another state.
     pub(crate) fn numbered(&self, number: usize) -> Self {
         let name = format!("state-{}-{number}", self.tool.name());
         Self { state: self.state.with_file_name(name), ..self.clone() }
     }
 
-    /// A state with nothing in it but the base image, an OCI layout.
-    pub(crate) fn fresh(&self, base: &Path) -> Result<(), String> {
+    /// A state with nothing in it.
+    pub(crate) fn empty(&self) -> Result<(), String> {
         drop(fs::remove_dir_all(&self.state));
         fs::create_dir_all(&self.state).map_err(|error| error.to_string())?;
+        let Some(docker) = &self.docker else { return Ok(()) };
+        // Of a daemon that is the user's, only the cache of builds goes.
+        let mut prune = self.command();
+        match docker.is_ours() {
+            true => prune.args(["system", "prune", "--all", "--force"]),
+            false => prune.args(["builder", "prune", "--all", "--force"]),
+        };
+        measure::run(&mut prune, &self.log).map(drop)
+    }
+
+    /// A state with nothing in it but the base image, an OCI layout.
+    pub(crate) fn fresh(&self, base: &Path) -> Result<(), String> {
+        self.empty()?;
         let mut loads = Vec::new();
         match self.tool {
             Tool::Idpbuilder => loads.push(load_base(&self.state, base)),
-            Tool::Buildah => {
+            Tool::Buildah | Tool::Podman => {
                 let mut pull = self.command();
                 pull.args(["pull", "-q"]).arg(format!("oci:{}:latest", base.display()));
                 let mut tag = self.command();
@@ -81,19 +133,21 @@ impl Bench {
                 loads.extend([pull, tag]);
             }
             Tool::Docker => {
-                // The daemon's state is the user's: only the cache of builds goes.
-                let mut prune = self.command();
-                prune.args(["builder", "prune", "--all", "--force"]);
                 let archive = self.state.join("base.tar");
                 let home = self.state.join("for-archive");
                 let mut save = ours(&home);
                 save.args(["save", "--form", "docker", "-o"]).arg(&archive).arg(BASE);
                 let mut load = self.command();
                 load.arg("load").arg("-i").arg(&archive);
-                loads.extend([load_base(&home, base), save, prune, load]);
+                loads.extend([load_base(&home, base), save, load]);
             }
         }
         loads.iter_mut().try_for_each(|load| measure::run(load, &self.log).map(drop))
+    }
+
+    /// Removes the state: what it took is not needed any more.
+    pub(crate) fn discard(&self) {
+        drop(fs::remove_dir_all(&self.state));
     }
 
     /// Builds `context` with its Dockerfile as `tag`.
@@ -106,10 +160,22 @@ impl Bench {
         match self.tool {
             Tool::Idpbuilder => command.args(["build", "-q", "-t", tag]),
             Tool::Buildah => {
-                command.args(["bud", "-q", "--layers", "--pull-never", "--isolation", "chroot"]);
-                command.args(["-t", tag])
+                command.args(["bud", "-q", "--layers", "--pull=false", "--isolation", "chroot"]);
+                command.args(["--tls-verify=false", "-t", tag])
             }
-            Tool::Docker => command.args(["build", "-q", "-t", tag]),
+            Tool::Podman => {
+                command.args([
+                    "build",
+                    "-q",
+                    "--layers",
+                    "--pull=missing",
+                    "--isolation",
+                    "chroot",
+                ]);
+                command.args(["--tls-verify=false", "-t", tag])
+            }
+            // The machine's network, as with the others: a daemon of our own has no bridge.
+            Tool::Docker => command.args(["build", "-q", "--network", "host", "-t", tag]),
         };
         if let Some(target) = target {
             command.args(["--target", target]);
@@ -119,13 +185,23 @@ impl Bench {
     }
 
     /// Pushes `tag`, which names a registry on this machine without TLS.
-    pub(crate) fn push(&self, tag: &str) -> Command {
+    pub(crate) fn push(&self, tag: &str, compression: Compression) -> Command {
         let mut command = self.command();
-        match self.tool {
-            Tool::Idpbuilder => command.args(["push", "-q", "--insecure", tag]),
-            Tool::Buildah => command.args(["push", "-q", "--tls-verify=false", tag]),
-            Tool::Docker => command.args(["push", "-q", tag]),
+        match (self.tool, compression) {
+            (Tool::Idpbuilder, _) => command.args(["push", "-q", "--insecure"]),
+            (Tool::Buildah | Tool::Podman, _) => command.args(["push", "-q", "--tls-verify=false"]),
+            (Tool::Docker, _) => command.args(["push", "-q"]),
         };
+        match (self.tool, compression) {
+            (_, Compression::Gzip) | (Tool::Docker, Compression::Zstd) => {}
+            (Tool::Idpbuilder, Compression::Zstd) => {
+                command.args(["--compression", "zstd"]);
+            }
+            (Tool::Buildah | Tool::Podman, Compression::Zstd) => {
+                command.args(["--compression-format", "zstd"]);
+            }
+        }
+        command.arg(tag);
         command
     }
 
@@ -138,18 +214,14 @@ impl Bench {
     pub(crate) fn command(&self) -> Command {
         match self.tool {
             Tool::Idpbuilder => ours(&self.state),
-            Tool::Buildah => {
-                let mut command = Command::new("buildah");
+            Tool::Buildah | Tool::Podman => {
+                let mut command = Command::new(self.tool.name());
                 command.arg("--root").arg(self.state.join("root"));
                 command.arg("--runroot").arg(self.state.join("run"));
                 command.args(["--storage-driver", "overlay"]);
                 command
             }
-            Tool::Docker => {
-                let mut command = Command::new("docker");
-                command.env("DOCKER_BUILDKIT", "1");
-                command
-            }
+            Tool::Docker => self.docker.as_ref().expect("docker was started for it").command(),
         }
     }
 }
