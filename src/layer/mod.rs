@@ -7,6 +7,7 @@ mod compress;
 mod contents;
 mod decompress;
 mod gzip;
+mod hashing;
 mod header;
 mod listing;
 mod read;

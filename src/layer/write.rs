@@ -8,18 +8,16 @@ use std::io::{self, Read, Write};
 use super::{
     LayerError, LayerSummary, attributes,
     contents::Contents,
+    hashing::PieceHasher,
     header::{self, BLOCK, Header, OCTAL_7_MAX, OCTAL_11_MAX},
 };
 use crate::{
-    oci::{DiffId, Hasher},
+    oci::DiffId,
     tree::{Change, Entry, Kind, Timestamp, TreePath},
 };
 
-/// Size of the piece in which content is copied, in bytes.
-const COPY_BYTES: usize = 256 << 10;
-
-/// Content is fed to the archive with headers in one piece of about this size, in bytes.
-const BUFFER_BYTES: usize = 64 << 10;
+/// The archive is written and hashed in pieces of about this size, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Prefix of the name that takes something of a lower layer away.
 pub(super) const WHITEOUT: &[u8] = b".wh.";
@@ -30,11 +28,11 @@ pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Writes changes as a deterministic tar (PAX where USTAR is too small) and hashes it as it goes.
 pub struct LayerWriter<W: Write> {
     out: W,
-    hasher: Hasher,
+    hasher: PieceHasher,
     position: u64,
+    /// What is neither written nor hashed yet.
     pending: Vec<u8>,
     contents: Contents,
-    copy: Vec<u8>,
     latest: Option<Timestamp>,
 }
 
@@ -43,11 +41,10 @@ impl<W: Write> LayerWriter<W> {
     pub fn new(out: W) -> Self {
         Self {
             out,
-            hasher: Hasher::new(),
+            hasher: PieceHasher::new(),
             position: 0,
-            pending: Vec::with_capacity(BUFFER_BYTES + 4 * BLOCK),
+            pending: Vec::new(),
             contents: Contents::default(),
-            copy: Vec::new(),
             latest: None,
         }
     }
@@ -148,22 +145,23 @@ impl<W: Write> LayerWriter<W> {
     fn copy_exactly(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
         let size = entry.size();
         let mut left = size;
-        let mut buffer = std::mem::take(&mut self.copy);
-        if left > 0 {
-            buffer.resize(COPY_BYTES, 0);
-        }
         while left > 0 {
-            let wanted = usize::try_from(left).unwrap_or(COPY_BYTES).min(COPY_BYTES);
-            let count = read_some(content, &mut buffer[..wanted])?;
-            if count == 0 {
-                let reason =
-                    format!("its content ended {left} bytes early; it changed while it was read");
+            // Read to where it is written from.
+            let room = PIECE_BYTES.saturating_sub(self.pending.len()).max(BLOCK) as u64;
+            let wanted = left.min(room);
+            let count = (&mut *content).take(wanted).read_to_end(&mut self.pending)?;
+            let count = count as u64;
+            if count < wanted {
+                let missing = left - count;
+                let reason = format!(
+                    "its content ended {missing} bytes early; it changed while it was read"
+                );
                 return Err(LayerError::entry(entry.path.as_bytes(), reason));
             }
-            self.feed(&buffer[..count])?;
-            left -= count as u64;
+            self.position += count;
+            left -= count;
+            self.drain_full()?;
         }
-        self.copy = buffer;
         if matches!(entry.kind, Kind::File { .. }) && read_some(content, &mut [0])? != 0 {
             let reason =
                 format!("its content goes on after {size} bytes; it changed while it was read");
@@ -182,19 +180,17 @@ impl<W: Write> LayerWriter<W> {
 
     fn feed(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.position += bytes.len() as u64;
-        if bytes.len() >= BUFFER_BYTES {
-            self.drain()?;
-            self.hasher.update(bytes);
-            return self.out.write_all(bytes);
-        }
         self.pending.extend_from_slice(bytes);
-        if self.pending.len() >= BUFFER_BYTES { self.drain() } else { Ok(()) }
+        self.drain_full()
+    }
+
+    fn drain_full(&mut self) -> io::Result<()> {
+        if self.pending.len() >= PIECE_BYTES { self.drain() } else { Ok(()) }
     }
 
     fn drain(&mut self) -> io::Result<()> {
-        self.hasher.update(&self.pending);
         self.out.write_all(&self.pending)?;
-        self.pending.clear();
+        self.pending = self.hasher.take(std::mem::take(&mut self.pending));
         Ok(())
     }
 }

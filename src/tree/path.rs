@@ -1,6 +1,6 @@
 //! A path within a tree that cannot name anything outside of it.
 
-use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{cmp::Ordering, ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
 
 use thiserror::Error;
 
@@ -172,15 +172,41 @@ impl TreePath {
 }
 
 impl Ord for TreePath {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // A slash sorts below every other byte, so that a directory is followed by its content.
-        let rank = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-        self.0.iter().map(rank).cmp(other.0.iter().map(rank))
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (one, other) = (self.0.as_slice(), other.0.as_slice());
+        let same = common(one, other);
+        match (one.get(same), other.get(same)) {
+            // A slash sorts below every other byte, so that a directory is followed by its content.
+            (Some(b'/'), Some(_)) => Ordering::Less,
+            (Some(_), Some(b'/')) => Ordering::Greater,
+            (one, other) => one.cmp(&other),
+        }
     }
 }
 
+/// How many bytes are the same at the beginning of both. By words: neighbours in an order begin alike, and look-ups
+/// compare them all the time.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    let shorter = one.len().min(other.len());
+    let (one, other) = (&one[..shorter], &other[..shorter]);
+    let (words, others) = (one.as_chunks::<8>().0, other.as_chunks::<8>().0);
+    let mut at = 0;
+    while at < words.len() {
+        let differing = u64::from_le_bytes(words[at]) ^ u64::from_le_bytes(others[at]);
+        if differing != 0 {
+            return 8 * at + differing.trailing_zeros() as usize / 8;
+        }
+        at += 1;
+    }
+    let mut same = 8 * at;
+    while same < shorter && one[same] == other[same] {
+        same += 1;
+    }
+    same
+}
+
 impl PartialOrd for TreePath {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -215,6 +241,24 @@ mod tests {
         assert!(TreePath::parse("a/../b").is_err());
         assert!(TreePath::parse(b"a\0b").is_err());
         assert_eq!(TreePath::parse_clamped("../../a/../b").unwrap(), path("b"));
+    }
+
+    #[test]
+    fn paths_sort_by_their_components_whatever_they_have_in_common() {
+        let ends =
+            ["", "a", "b", "a/b", "a/a", "a-", "a-/b", "ab", "a/b/c", "~", "a~", "!", "a!/x"];
+        for length in 0..20 {
+            let beginning: String = "long/name".repeat(3).chars().take(length).collect();
+            let paths: Vec<_> = ends.iter().map(|end| path(&format!("{beginning}{end}"))).collect();
+            for (one, other) in
+                paths.iter().flat_map(|one| paths.iter().map(move |other| (one, other)))
+            {
+                let parts = |path: &TreePath| -> Vec<Vec<u8>> {
+                    path.components().map(<[u8]>::to_vec).collect()
+                };
+                assert_eq!(one.cmp(other), parts(one).cmp(&parts(other)), "{one} {other}");
+            }
+        }
     }
 
     #[test]
