@@ -35,6 +35,8 @@ pub(crate) struct Figure {
     pub(crate) seconds: Vec<f64>,
     pub(crate) cpu_seconds: f64,
     pub(crate) memory_bytes: u64,
+    /// The same of its first process alone: what steps run is no part of it.
+    pub(crate) own_bytes: Option<u64>,
     /// The same of its daemon, where it has one.
     pub(crate) daemon_bytes: Option<u64>,
     pub(crate) failure: Option<String>,
@@ -49,6 +51,7 @@ impl Figure {
             seconds: Vec::new(),
             cpu_seconds: 0.0,
             memory_bytes: 0,
+            own_bytes: None,
             daemon_bytes: None,
             failure,
         }
@@ -105,6 +108,7 @@ impl Contest {
             seconds: contender.samples.iter().map(|sample| sample.seconds).collect(),
             cpu_seconds: median(contender.samples.iter().map(|it| it.cpu_seconds).collect()),
             memory_bytes: contender.samples.iter().map(|it| it.memory_bytes).max().unwrap_or(0),
+            own_bytes: contender.samples.iter().filter_map(|it| it.own_bytes).max(),
             daemon_bytes: contender.samples.iter().filter_map(|it| it.daemon_bytes).max(),
             failure: contender.failure,
         });

@@ -51,7 +51,9 @@ fn main() -> ExitCode {
         }
         Request::Measure(options) => {
             ground::enter();
-            bench(&options)
+            let done = bench(&options);
+            drop(fs::remove_dir_all(tools::run_roots()));
+            done
         }
     });
     match result {

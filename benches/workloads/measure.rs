@@ -9,7 +9,9 @@ use std::{
     io,
     path::Path,
     process::{Command, Stdio},
-    time::Instant,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 /// What one run of a command took.
@@ -20,6 +22,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_seconds: f64,
     /// Largest resident memory (`VmHWM`) of the command, or of a process that it waited for, in bytes.
     pub(crate) memory_bytes: u64,
+    /// The same of the command itself, as far as it ran long enough to be looked at: without what its steps take.
+    pub(crate) own_bytes: Option<u64>,
     /// The same of the daemon that worked for it, since the command was started.
     pub(crate) daemon_bytes: Option<u64>,
 }
@@ -36,6 +40,7 @@ impl Sample {
             seconds: self.seconds + next.seconds,
             cpu_seconds: self.cpu_seconds + next.cpu_seconds,
             memory_bytes: self.memory_bytes.max(next.memory_bytes),
+            own_bytes: self.own_bytes.max(next.own_bytes),
             daemon_bytes: self.daemon_bytes.max(next.daemon_bytes),
         }
     }
@@ -50,18 +55,55 @@ pub(crate) fn run(command: &mut Command, log: &Path) -> Result<Sample, String> {
     command.stdin(Stdio::null()).stdout(output).stderr(errors);
     let started = Instant::now();
     let child = command.spawn().map_err(failed)?;
+    let watched = Watched::start(child.id());
     let (status, usage) = wait(child.id()).map_err(failed)?;
     let seconds = started.elapsed().as_secs_f64();
+    let own_bytes = watched.finish();
     if status == 0 {
         let cpu_seconds = duration(usage.ru_utime) + duration(usage.ru_stime);
         let memory_bytes = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
-        return Ok(Sample { seconds, cpu_seconds, memory_bytes, daemon_bytes: None });
+        return Ok(Sample { seconds, cpu_seconds, memory_bytes, own_bytes, daemon_bytes: None });
     }
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().rev().take(8).collect();
     let tail: Vec<&str> = lines.into_iter().rev().collect();
     Err(format!("{shown}: status {status}\n{}", tail.join("\n")))
+}
+
+/// How often a process is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The peak of one process's memory, asked for while it runs: at its end only the largest of it and its children is told.
+struct Watched {
+    ended: Sender<()>,
+    peak: JoinHandle<Option<u64>>,
+}
+
+impl Watched {
+    fn start(pid: u32) -> Self {
+        let (ended, end) = mpsc::channel::<()>();
+        let peak = std::thread::spawn(move || {
+            let mut peak = None;
+            while matches!(end.recv_timeout(LOOK_EVERY), Err(RecvTimeoutError::Timeout)) {
+                peak = peak.max(peak_of(pid));
+            }
+            peak
+        });
+        Self { ended, peak }
+    }
+
+    fn finish(self) -> Option<u64> {
+        drop(self.ended);
+        self.peak.join().ok().flatten()
+    }
+}
+
+/// `VmHWM` of a process, in bytes.
+fn peak_of(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 fn duration(time: libc::timeval) -> f64 {
@@ -113,12 +155,7 @@ impl Daemon {
 
     /// Peaks of memory since then, added up: they lie in memory at the same time.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        let peak = |pid: &u32| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-            line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
-        };
-        self.0.iter().filter_map(peak).sum::<u64>() * 1024
+        self.0.iter().filter_map(|pid| peak_of(*pid)).sum()
     }
 
     /// Processor time that they and what they waited for have used so far.

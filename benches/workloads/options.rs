@@ -18,7 +18,7 @@ The workloads of idpbuilder beside their floors and the rivals that are installe
   --only-ours            no rivals; floors are measured
   --without TOOL         not this one: buildah, podman, docker; may be given several times
   --list                 names what there is
-  --full                 see above
+  --full                 see above; rivals take hours for it, --only-ours an hour
 
 Rivals: buildah, podman, docker (its daemon, or a dockerd of the benchmark's own), umoci, crun, runc.
 As root, each workload has a loop-mounted file system of its own. Results are written below target/bench:

@@ -70,7 +70,8 @@ pub(crate) fn add_rootless(
         return Ok(());
     }
     // Folders above target/ may be closed to other users.
-    let folder = std::env::temp_dir().join(format!("idpbuilder-bench-{}", std::process::id()));
+    let folder =
+        std::env::temp_dir().join(format!("idpbuilder-bench-rootless-{}", std::process::id()));
     let place = Place(folder.clone());
     let script = format!(
         "mkdir -p {0}/context; cp {1} {0}/idpbuilder; cp -r {2} {0}/base; chown -R {USER}: {0}",

@@ -97,13 +97,14 @@ pub(crate) fn twelve_targets(place: &Place<'_>, contest: &mut Contest) -> Outcom
 pub(crate) fn targets(place: &Place<'_>, contest: &mut Contest, count: usize) -> Outcome {
     let context = context(place.path(), "")?;
     for bench in place.benches() {
-        bench.fresh(&place.settings.bases.busybox)?;
+        let ready = bench.fresh(&place.settings.bases.busybox);
         let (folder, second) = (context.clone(), context.clone());
-        contest.add(Contender::new(
+        let contender = Contender::new(
             bench.tool.name(),
             move |round| write_targets(&folder, round, count).map_err(text),
             move |_| build_targets(&bench, &second, count),
-        ));
+        );
+        contest.add_ready(ready, contender);
     }
     Ok(())
 }
@@ -163,9 +164,9 @@ pub(crate) fn two_stages(place: &Place<'_>, contest: &mut Contest) -> Outcome {
 pub(crate) fn many(place: &Place<'_>, contest: &mut Contest, count: usize) -> Outcome {
     let context = context(place.path(), "")?;
     for bench in place.benches() {
-        bench.fresh(&place.settings.bases.busybox)?;
+        let ready = bench.fresh(&place.settings.bases.busybox);
         let (folder, second) = (context.clone(), context.clone());
-        contest.add(Contender::new(
+        let contender = Contender::new(
             bench.tool.name(),
             move |round| {
                 let mut dockerfile = format!("FROM {BASE}\n");
@@ -180,7 +181,8 @@ pub(crate) fn many(place: &Place<'_>, contest: &mut Contest, count: usize) -> Ou
                 fs::write(folder.join("Dockerfile"), dockerfile).map_err(text)
             },
             move |_| bench.run(&mut bench.build(&second, "localhost/work:1")),
-        ));
+        );
+        contest.add_ready(ready, contender);
     }
     Ok(())
 }

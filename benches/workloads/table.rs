@@ -51,15 +51,13 @@ impl Row {
 fn measured(figure: &Figure, median: f64, ours: Option<f64>) -> String {
     let low = figure.seconds.iter().copied().fold(f64::INFINITY, f64::min);
     let high = figure.seconds.iter().copied().fold(0.0, f64::max);
-    let daemon =
-        figure.daemon_bytes.map_or_else(String::new, |bytes| format!(" + {:.1}", mebibytes(bytes)));
     format!(
-        "       {:<15} {:>9.1} ms {:>8.2} x {:>8.1} ms cpu {:>6.1}{daemon} MiB   ({:.1} to {:.1} ms)",
+        "       {:<15} {:>9.1} ms {:>8.2} x {:>8.1} ms cpu {} MiB   ({:.1} to {:.1} ms)",
         figure.name,
         median * 1e3,
         ours.map_or(f64::NAN, |ours| median / ours),
         figure.cpu_seconds * 1e3,
-        mebibytes(figure.memory_bytes),
+        memory(figure),
         low * 1e3,
         high * 1e3,
     )
@@ -87,14 +85,16 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     }
     let peak = |tool: &&str| {
         let figures = rows.iter().filter_map(|row| row.of(tool));
-        let most =
-            figures.map(|figure| figure.memory_bytes + figure.daemon_bytes.unwrap_or(0)).max();
+        let of_tool = |figure: &Figure| {
+            figure.own_bytes.unwrap_or(figure.memory_bytes) + figure.daemon_bytes.unwrap_or(0)
+        };
+        let most = figures.map(of_tool).max();
         most.map_or_else(|| "–".to_owned(), |bytes| format!("{:.0} MiB", mebibytes(bytes)))
     };
     add(
         &mut out,
         &format!(
-            "| mem: the largest of these | {} |",
+            "| mem: the largest of these, without what steps run | {} |",
             tools.iter().map(peak).collect::<Vec<_>>().join(" | ")
         ),
     );
@@ -104,9 +104,16 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
 fn cell(figure: &Figure, ours: Option<f64>) -> String {
     let Some(median) = figure.median() else { return "failed".to_owned() };
     let ratio = ours.map_or_else(String::new, |ours| format!(", {:.2} x", median / ours));
+    format!("{median:.4} s{ratio}, {} MiB", memory(figure).trim())
+}
+
+/// Peak of the largest process, of the tool itself where a step's process was larger, and of the daemon.
+fn memory(figure: &Figure) -> String {
+    let itself = figure.own_bytes.filter(|own| *own < figure.memory_bytes / 10 * 9);
+    let itself = itself.map_or_else(String::new, |own| format!(" (itself {:.1})", mebibytes(own)));
     let daemon =
-        figure.daemon_bytes.map_or_else(String::new, |bytes| format!(" + {:.0}", mebibytes(bytes)));
-    format!("{median:.4} s{ratio}, {:.0}{daemon} MiB", mebibytes(figure.memory_bytes))
+        figure.daemon_bytes.map_or_else(String::new, |bytes| format!(" + {:.1}", mebibytes(bytes)));
+    format!("{:>6.1}{itself}{daemon}", mebibytes(figure.memory_bytes))
 }
 
 fn figure_json(figure: &Figure) -> Value {
@@ -116,6 +123,7 @@ fn figure_json(figure: &Figure) -> Value {
         "seconds": figure.seconds,
         "median_cpu_seconds": figure.cpu_seconds,
         "memory_peak_bytes": figure.memory_bytes,
+        "own_memory_peak_bytes": figure.own_bytes,
         "daemon_memory_peak_bytes": figure.daemon_bytes,
         "failure": figure.failure,
     })

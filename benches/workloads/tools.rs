@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -107,7 +108,7 @@ impl Bench {
 
     /// A state with nothing in it.
     pub(crate) fn empty(&self) -> Result<(), String> {
-        drop(fs::remove_dir_all(&self.state));
+        self.discard();
         fs::create_dir_all(&self.state).map_err(|error| error.to_string())?;
         let Some(docker) = &self.docker else { return Ok(()) };
         // Of a daemon that is the user's, only the cache of builds goes.
@@ -147,7 +148,15 @@ impl Bench {
 
     /// Removes the state: what it took is not needed any more.
     pub(crate) fn discard(&self) {
+        drop(fs::remove_dir_all(self.run_root()));
         drop(fs::remove_dir_all(&self.state));
+    }
+
+    /// What buildah and podman keep while they run; podman refuses long paths.
+    fn run_root(&self) -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        self.state.hash(&mut hasher);
+        run_roots().join(format!("{:x}", hasher.finish()))
     }
 
     /// Builds `context` with its Dockerfile as `tag`.
@@ -217,13 +226,18 @@ impl Bench {
             Tool::Buildah | Tool::Podman => {
                 let mut command = Command::new(self.tool.name());
                 command.arg("--root").arg(self.state.join("root"));
-                command.arg("--runroot").arg(self.state.join("run"));
+                command.arg("--runroot").arg(self.run_root());
                 command.args(["--storage-driver", "overlay"]);
                 command
             }
             Tool::Docker => self.docker.as_ref().expect("docker was started for it").command(),
         }
     }
+}
+
+/// The folder of all [`Bench::run_root`]s, which is removed at the end.
+pub(crate) fn run_roots() -> PathBuf {
+    std::env::temp_dir().join(format!("idpbuilder-bench-{}", std::process::id()))
 }
 
 fn load_base(home: &Path, base: &Path) -> Command {

@@ -84,16 +84,16 @@ pub(crate) fn again(place: &Place<'_>, contest: &mut Contest) -> Outcome {
     let registry = Rc::new(Registry::start(place.path()).map_err(text)?);
     contest.note(format!("registry: {}", registry.kind));
     for bench in place.benches() {
-        bench.fresh(&place.settings.bases.busybox)?;
         let tag = format!("{}/{}:1", registry.address, bench.tool.name());
-        bench.run(&mut bench.build(&context, &tag))?;
-        bench.run(&mut bench.push(&tag, Compression::Gzip))?;
+        let ready = bench.fresh(&place.settings.bases.busybox);
+        let ready = ready.and_then(|()| bench.run(&mut bench.build(&context, &tag)));
+        let ready = ready.and_then(|_| bench.run(&mut bench.push(&tag, Compression::Gzip)));
         let (keep, name) = (Rc::clone(&registry), bench.tool.name());
         let run = move |_| {
             let _running = &keep;
             bench.run(&mut bench.push(&tag, Compression::Gzip))
         };
-        contest.add(Contender::new(name, |_| Ok(()), run));
+        contest.add_ready(ready.map(drop), Contender::new(name, |_| Ok(()), run));
     }
     let run = move |_| timed(|| registry.request("HEAD", "/v2/idpbuilder/manifests/1").map(drop));
     contest.floor(Contender::new("floor", |_| Ok(()), run));

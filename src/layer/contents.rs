@@ -4,6 +4,7 @@
 //! bytes of tar.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeSet, HashMap},
     hash::{BuildHasher as _, RandomState},
 };
@@ -69,26 +70,26 @@ impl Contents {
         self.bytes
     }
 
-    /// Sorts, and drops what later entries of the same layer replaced.
+    /// Sorts, and drops what later entries of the same layer replaced. In place: a layer may have millions.
     pub(super) fn into_listing(self) -> Listing {
-        let Self { changes, replacements, .. } = self;
-        let mut changes: Vec<_> = changes.into_iter().enumerate().collect();
-        changes.sort_by(|(left_at, left), (right_at, right)| {
-            let order = left.change.path().cmp(right.change.path());
-            order.then(rank(&left.change).cmp(&rank(&right.change))).then(left_at.cmp(right_at))
-        });
+        let Self { mut changes, replacements, positions, .. } = self;
+        drop(positions);
         if replacements > 0 {
-            drop_buried(&mut changes);
+            let mut numbered: Vec<_> = changes.into_iter().enumerate().collect();
+            numbered.sort_by(|(_, left), (_, right)| by_place(left, right));
+            drop_buried(&mut numbered);
+            changes = numbered.into_iter().map(|(_, listed)| listed).collect();
+        } else if !changes.is_sorted_by(|left, right| by_place(left, right).is_le()) {
+            changes.sort_by(by_place);
         }
-        let mut listing = Listing::default();
-        for (_, listed) in changes {
-            let last = listing.changes.last_mut();
-            match last {
-                Some(last) if same_place(&last.change, &listed.change) => *last = listed,
-                _ => listing.changes.push(listed),
+        changes.dedup_by(|next, kept| {
+            let is_newer = same_place(&kept.change, &next.change);
+            if is_newer {
+                std::mem::swap(kept, next);
             }
-        }
-        listing
+            is_newer
+        });
+        Listing { changes }
     }
 
     fn check_parents(&self, path: &TreePath) -> Result<(), LayerError> {
@@ -171,6 +172,12 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+/// The order of a listing; what was added later for the same place stays behind.
+fn by_place(left: &Listed, right: &Listed) -> Ordering {
+    let order = left.change.path().cmp(right.change.path());
+    order.then(rank(&left.change).cmp(&rank(&right.change)))
 }
 
 /// Whiteouts first, opaque marks last.
