@@ -176,13 +176,16 @@ fn merge(listings: &[Listing]) -> Merged {
             if !entry.is_directory() {
                 remove(&mut merged, &entry.path, Keep::Nothing);
             }
-            for parent in entry.path.ancestors() {
-                let there = merged.get(&parent).is_some_and(|there| there.entry.is_directory());
-                if !there {
-                    let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
-                    let entry = Entry::directory(parent.clone(), meta);
-                    merged.insert(parent, Standing { layer, entry, offset: 0 });
+            let mut above = entry.path.parent();
+            while let Some(parent) = above.filter(|path| !path.is_root()) {
+                // What stands above a directory are directories: it was made so.
+                if merged.get(&parent).is_some_and(|there| there.entry.is_directory()) {
+                    break;
                 }
+                let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
+                let entry = Entry::directory(parent.clone(), meta);
+                above = parent.parent();
+                merged.insert(parent, Standing { layer, entry, offset: 0 });
             }
             let standing = Standing { layer, entry: entry.clone(), offset: listed.offset };
             merged.insert(entry.path.clone(), standing);

@@ -25,6 +25,9 @@ pub(super) struct Contents {
     targets: BTreeSet<TreePath>,
     /// How often something of another type took a place.
     replacements: usize,
+    /// The parent of the last entry: nothing but directories is there and above it. The next entry is most often near,
+    /// and a tree may be thousands of names deep.
+    sound: TreePath,
 }
 
 /// Most changes of type within one layer; each costs a pass over the layer, and honest layers have none.
@@ -92,14 +95,15 @@ impl Contents {
         Listing { changes }
     }
 
-    fn check_parents(&self, path: &TreePath) -> Result<(), LayerError> {
-        for parent in path.ancestors() {
+    fn check_parents(&mut self, path: &TreePath) -> Result<(), LayerError> {
+        for parent in path.ancestors_beyond(path.common(&self.sound)) {
             let Some(entry) = self.last_put(&parent) else { continue };
             if !entry.is_directory() {
                 let reason = format!("`{parent}` is no directory in the same layer");
                 return Err(LayerError::entry(path.as_bytes(), reason));
             }
         }
+        self.sound = path.parent().unwrap_or_default();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
     fs::File,
     io::{self, Read, Seek as _, SeekFrom},
     os::fd::{AsFd as _, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -37,9 +37,24 @@ const IMPLIED_MODE: u32 = 0o755;
 pub struct View {
     store: Store,
     /// Topmost first.
-    layers: Vec<(DiffId, Arc<Listing>)>,
+    layers: Vec<(DiffId, Sheet)>,
     /// Which of them to ask, where they are many.
     pub(super) index: Option<Indexed>,
+}
+
+/// One layer of a view.
+struct Sheet {
+    listing: Arc<Listing>,
+    /// What was found above the path that was asked for last: the next one is most often near it.
+    above: Mutex<Above>,
+}
+
+/// What a layer does to what is below it, at a directory and above.
+struct Above {
+    directory: TreePath,
+    /// Length of the outermost path on the way, root and the directory itself included, at which the layer hides what
+    /// lower layers have.
+    cover: Option<usize>,
 }
 
 /// What one layer says of a path.
@@ -64,7 +79,7 @@ impl View {
     /// When a layer is missing or damaged.
     pub fn open(store: &Store, layers: &[DiffId]) -> Result<Self, SnapshotError> {
         let topmost_first = layers.iter().rev();
-        let layers = topmost_first.map(|layer| Ok((*layer, listing(store, *layer)?)));
+        let layers = topmost_first.map(|layer| Ok((*layer, Sheet::new(listing(store, *layer)?))));
         let layers = layers.collect::<Result<Vec<_>, SnapshotError>>()?;
         let mut view = Self { store: store.clone(), layers, index: None };
         if view.layers.len() >= LAYERS_MIN {
@@ -75,7 +90,7 @@ impl View {
 
     pub(super) fn indexed(&self, indexes: &Indexes) -> Indexed {
         let bottom_first = self.layers.iter().rev();
-        let layers: Vec<_> = bottom_first.map(|(layer, listing)| (*layer, &**listing)).collect();
+        let layers: Vec<_> = bottom_first.map(|(layer, sheet)| (*layer, &*sheet.listing)).collect();
         indexes.of(&layers)
     }
 
@@ -101,11 +116,11 @@ impl View {
         }
         let mut decided: BTreeMap<Vec<u8>, Presence> = BTreeMap::new();
         let asked = self.index.as_ref().map(|index| index.speakers_of_names(directory));
-        for (_, listing) in self.ask(asked) {
-            for (name, presence) in children(listing, directory) {
+        for (_, sheet) in self.ask(asked) {
+            for (name, presence) in children(sheet, directory) {
                 decided.entry(name).or_insert(presence);
             }
-            if covers(listing, directory) || hides(listing, directory) {
+            if sheet.covers(directory) || sheet.hides(directory) {
                 break;
             }
         }
@@ -178,7 +193,7 @@ impl View {
     /// and its line.
     fn file(&self, path: &TreePath) -> Option<(usize, &Listed)> {
         let (layer, mut listed) = self.locate(path)?;
-        let (_, listing) = &self.layers[layer];
+        let listing = &self.layers[layer].1.listing;
         for _ in 0..LINKS_MAX {
             let Kind::Hardlink { target } = &put(listed)?.kind else {
                 return Some((layer, listed));
@@ -191,8 +206,8 @@ impl View {
     /// The topmost line that stands at a path: number of the layer (topmost is 0) and line.
     fn locate(&self, path: &TreePath) -> Option<(usize, &Listed)> {
         let mut implied = false;
-        for (number, listing) in self.speakers(path) {
-            match says(listing, path) {
+        for (number, sheet) in self.speakers(path) {
+            match sheet.says(path) {
                 Said::Entry(listed) => {
                     let fits = !implied || put(listed).is_some_and(Entry::is_directory);
                     return fits.then_some((number, listed));
@@ -207,8 +222,8 @@ impl View {
 
     /// Whether a layer implies a directory here that nothing above hides.
     fn is_implied(&self, path: &TreePath) -> bool {
-        for (_, listing) in self.speakers(path) {
-            match says(listing, path) {
+        for (_, sheet) in self.speakers(path) {
+            match sheet.says(path) {
                 Said::Implied | Said::ImpliedAlone => return true,
                 Said::Gone | Said::Entry(_) => return false,
                 Said::Nothing => {}
@@ -218,16 +233,16 @@ impl View {
     }
 
     /// Layers that may have something to say of what stands at a path, topmost (0) first.
-    fn speakers(&self, path: &TreePath) -> impl Iterator<Item = (usize, &Listing)> {
+    fn speakers(&self, path: &TreePath) -> impl Iterator<Item = (usize, &Sheet)> {
         self.ask(self.index.as_ref().map(|index| index.speakers(path)))
     }
 
     /// These layers, or all.
-    fn ask(&self, numbers: Option<Vec<usize>>) -> impl Iterator<Item = (usize, &Listing)> {
+    fn ask(&self, numbers: Option<Vec<usize>>) -> impl Iterator<Item = (usize, &Sheet)> {
         let count = numbers.as_ref().map_or(self.layers.len(), Vec::len);
         (0..count).map(move |at| {
             let number = numbers.as_ref().map_or(at, |numbers| numbers[at]);
-            (number, &*self.layers[number].1)
+            (number, &self.layers[number].1)
         })
     }
 
@@ -305,39 +320,64 @@ fn put(listed: &Listed) -> Option<&Entry> {
     }
 }
 
-fn says<'a>(listing: &'a Listing, path: &TreePath) -> Said<'a> {
-    if let Some(listed) = listing.at(path) {
-        return match listed.change {
-            Change::Put(_) => Said::Entry(listed),
-            Change::Whiteout(_) | Change::Opaque(_) if has_entries_below(listing, path) => {
-                Said::ImpliedAlone
-            }
-            Change::Whiteout(_) | Change::Opaque(_) => Said::Gone,
+impl Sheet {
+    fn new(listing: Arc<Listing>) -> Self {
+        let above = Above { directory: TreePath::root(), cover: None };
+        let sheet = Self { listing, above: Mutex::new(above) };
+        let cover = sheet.covers(&TreePath::root()).then_some(0);
+        sheet.above.lock().unwrap_or_else(PoisonError::into_inner).cover = cover;
+        sheet
+    }
+
+    fn says(&self, path: &TreePath) -> Said<'_> {
+        if let Some(listed) = self.listing.at(path) {
+            return match listed.change {
+                Change::Put(_) => Said::Entry(listed),
+                Change::Whiteout(_) | Change::Opaque(_) if self.has_entries_below(path) => {
+                    Said::ImpliedAlone
+                }
+                Change::Whiteout(_) | Change::Opaque(_) => Said::Gone,
+            };
+        }
+        match (self.has_entries_below(path), self.hides(path)) {
+            (true, true) => Said::ImpliedAlone,
+            (true, false) => Said::Implied,
+            (false, true) => Said::Gone,
+            (false, false) => Said::Nothing,
+        }
+    }
+
+    /// Whether the layer hides what lower layers have at `path` by a mark or an entry above it.
+    fn hides(&self, path: &TreePath) -> bool {
+        let Some(parent) = path.parent() else { return false };
+        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
+        let common = path.common(&above.directory);
+        // All that is above both is known.
+        if above.cover.is_some_and(|cover| cover <= common && cover < path.as_bytes().len()) {
+            return true;
+        }
+        let mut beyond = path.ancestors_beyond(common).peekable();
+        if beyond.peek().is_none() {
+            return false;
+        }
+        let cover = beyond.find(|directory| self.covers(directory));
+        let cover = cover.map(|directory| directory.as_bytes().len());
+        *above = Above { directory: parent, cover };
+        cover.is_some()
+    }
+
+    /// Whether the layer hides what lower layers have below `directory`, looking at that path alone.
+    fn covers(&self, directory: &TreePath) -> bool {
+        let replaced = || {
+            let entry = self.listing.at(directory).and_then(put);
+            entry.is_some_and(|entry| !entry.is_directory())
         };
+        self.listing.is_opaque(directory) || replaced()
     }
-    if has_entries_below(listing, path) {
-        return if hides(listing, path) { Said::ImpliedAlone } else { Said::Implied };
+
+    fn has_entries_below(&self, directory: &TreePath) -> bool {
+        self.listing.below(directory).any(|listed| put(listed).is_some())
     }
-    if hides(listing, path) { Said::Gone } else { Said::Nothing }
-}
-
-/// Whether the layer hides what lower layers have at `path` by a mark or an entry above it.
-fn hides(listing: &Listing, path: &TreePath) -> bool {
-    if path.is_root() {
-        return false;
-    }
-    covers(listing, &TreePath::root()) || path.ancestors().any(|above| covers(listing, &above))
-}
-
-/// Whether the layer hides what lower layers have below `directory`, looking at that path alone.
-fn covers(listing: &Listing, directory: &TreePath) -> bool {
-    let replaced =
-        || listing.at(directory).and_then(put).is_some_and(|entry| !entry.is_directory());
-    listing.is_opaque(directory) || replaced()
-}
-
-fn has_entries_below(listing: &Listing, directory: &TreePath) -> bool {
-    listing.below(directory).any(|listed| put(listed).is_some())
 }
 
 /// Whether a name is in a directory, as far as one layer decides it.
@@ -348,15 +388,15 @@ enum Presence {
 }
 
 /// The names that a layer has to say something about, directly in `directory`.
-fn children(listing: &Listing, directory: &TreePath) -> Vec<(Vec<u8>, Presence)> {
-    let changes = &listing.changes;
+fn children(sheet: &Sheet, directory: &TreePath) -> Vec<(Vec<u8>, Presence)> {
+    let changes = &sheet.listing.changes;
     let mut index = changes.partition_point(|listed| listed.change.path() <= directory);
     let mut found = Vec::new();
     while let Some(listed) = changes.get(index) {
         let Some(rest) = listed.change.path().strip_prefix(directory) else { break };
         let Some(name) = rest.components().next() else { break };
         let Ok(child) = directory.child(name) else { break };
-        match says(listing, &child) {
+        match sheet.says(&child) {
             Said::Entry(_) | Said::Implied | Said::ImpliedAlone => {
                 found.push((name.to_vec(), Presence::There));
             }

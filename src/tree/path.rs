@@ -112,8 +112,33 @@ impl TreePath {
 
     /// Every directory above this path, outermost first, root and itself excluded.
     pub fn ancestors(&self) -> impl Iterator<Item = Self> {
-        let slashes = self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        self.ancestors_beyond(0)
+    }
+
+    /// Those directories above this path whose own paths are longer than `length` bytes: who knows what is above
+    /// another path asks for what [`TreePath::common`] leaves. Trees may be thousands of names deep.
+    pub fn ancestors_beyond(&self, length: usize) -> impl Iterator<Item = Self> {
+        let bytes = self.0.iter().enumerate().skip(length + 1);
+        let slashes = bytes.filter(|(_, byte)| **byte == b'/');
         slashes.map(|(index, _)| Self(self.0[..index].to_vec()))
+    }
+
+    /// Length in bytes of the deepest path that this one and `other` both are, or are below.
+    #[must_use]
+    pub fn common(&self, other: &Self) -> usize {
+        let shared = shared(&self.0, &other.0);
+        let ends = |path: &Self| path.0.get(shared).is_none_or(|byte| *byte == b'/');
+        if ends(self) && ends(other) {
+            return shared;
+        }
+        self.0[..shared].iter().rposition(|byte| *byte == b'/').unwrap_or(0)
+    }
+
+    /// The path that this one's first `length` bytes are, which end at a component, as those of
+    /// [`TreePath::common`] do.
+    #[must_use]
+    pub fn upper(&self, length: usize) -> Self {
+        Self(self.0[..length].to_vec())
     }
 
     /// This path followed by `below`.
@@ -174,7 +199,7 @@ impl TreePath {
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
         let (one, other) = (self.0.as_slice(), other.0.as_slice());
-        let same = common(one, other);
+        let same = shared(one, other);
         match (one.get(same), other.get(same)) {
             // A slash sorts below every other byte, so that a directory is followed by its content.
             (Some(b'/'), Some(_)) => Ordering::Less,
@@ -186,7 +211,7 @@ impl Ord for TreePath {
 
 /// How many bytes are the same at the beginning of both. By words: neighbours in an order begin alike, and look-ups
 /// compare them all the time.
-fn common(one: &[u8], other: &[u8]) -> usize {
+fn shared(one: &[u8], other: &[u8]) -> usize {
     let shorter = one.len().min(other.len());
     let (one, other) = (&one[..shorter], &other[..shorter]);
     let (words, others) = (one.as_chunks::<8>().0, other.as_chunks::<8>().0);
@@ -279,6 +304,27 @@ mod tests {
         assert_eq!(TreePath::parse(deepest.as_bytes()), Ok(deepest.clone()));
         let longer = [deepest.as_bytes(), b"/", &name].concat();
         assert_eq!(TreePath::parse(&longer), Err(ParseTreePathError::TooLong(longer.len())));
+    }
+
+    #[test]
+    fn what_two_paths_have_in_common_ends_at_a_component() {
+        for (one, other, common) in [
+            ("a/bc", "a/bd", "a"),
+            ("a/b", "a/b/c", "a/b"),
+            ("a/b", "a/b", "a/b"),
+            ("ab", "ac", ""),
+            ("a", "b", ""),
+            ("", "a", ""),
+            ("a/b/c", "a/bb", "a"),
+        ] {
+            assert_eq!(path(one).common(&path(other)), common.len(), "{one} {other}");
+            assert_eq!(path(other).common(&path(one)), common.len(), "{other} {one}");
+        }
+        let (long, other) = (path(&"d/".repeat(100)), path(&["d/"; 70].join("")));
+        assert_eq!(long.common(&other), 139);
+        assert_eq!(long.ancestors_beyond(139).count(), 29);
+        assert_eq!(path("a/b/c").ancestors_beyond(1).collect::<Vec<_>>(), [path("a/b")]);
+        assert_eq!(other.cmp(&long), std::cmp::Ordering::Less);
     }
 
     #[test]

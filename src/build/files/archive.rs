@@ -78,6 +78,7 @@ pub(super) fn unpack(
         spool_index,
         position,
         relinked: HashMap::new(),
+        walked: TreePath::root(),
     };
     let plain = decompressed(file).map_err(failed)?;
     let mut archive = tar::Archive::new(bounded(plain, most));
@@ -125,6 +126,8 @@ struct Unpacking<'u, 't> {
     position: u64,
     /// Metadata that a hard link gave to the file, whatever its names.
     relinked: HashMap<*const Content, Meta>,
+    /// A directory with no link on the way to it, that of the last member or one above: the next one is most often near.
+    walked: TreePath,
 }
 
 impl Unpacking<'_, '_> {
@@ -150,7 +153,10 @@ impl Unpacking<'_, '_> {
     /// The directory that a member goes into, made when nothing of that name is there.
     fn directory(&mut self, below: &TreePath) -> Result<TreePath, FilesError> {
         let above = below.parent().unwrap_or_default();
-        let directory = self.target.resolve_within(&self.root, above.as_bytes())?;
+        let directory = self.resolved(&above)?;
+        // Members are put below it, so that it stays a directory until the next one.
+        self.walked =
+            if directory == self.root.join(&above) { above.clone() } else { TreePath::root() };
         if self.target.at(&directory).is_some_and(|standing| standing.is_directory()) {
             return Ok(directory);
         }
@@ -160,6 +166,13 @@ impl Unpacking<'_, '_> {
         let maker = Maker { mode: 0o755, uid: 0, gid: 0, mtime: self.now };
         self.target.make_directories_at(&directory, maker)?;
         Ok(directory)
+    }
+
+    /// Where a directory of the archive is, links followed.
+    fn resolved(&self, directory: &TreePath) -> Result<TreePath, FilesError> {
+        let start = directory.upper(directory.common(&self.walked));
+        let rest = directory.strip_prefix(&start).expect("it starts above the directory");
+        self.target.resolve_within(&self.root, start, rest.as_bytes())
     }
 
     fn hard_link<R: Read>(
@@ -175,7 +188,7 @@ impl Unpacking<'_, '_> {
         };
         let name = link.file_name().ok_or_else(|| nothing(self))?;
         let above = link.parent().unwrap_or_default();
-        let path = child(&self.target.resolve_within(&self.root, above.as_bytes())?, name)?;
+        let path = child(&self.resolved(&above)?, name)?;
         if let Some(entry) = self.target.base_entry(&path) {
             self.take_up(&path, entry);
         }

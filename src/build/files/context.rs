@@ -10,6 +10,7 @@ use std::{
         unix::ffi::OsStrExt as _,
     },
     path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::fs::{
@@ -40,13 +41,25 @@ pub struct Context {
     folder: Option<OwnedFd>,
     shown: String,
     ignore: IgnoreFile,
+    walked: Mutex<Walked>,
+}
+
+/// What the last look at the context said of directories: the next one is most often near it.
+#[derive(Default)]
+struct Walked {
+    /// A directory, and what the ignore file says of it and of each one above it, outermost first.
+    directory: TreePath,
+    verdicts: Vec<Verdict>,
+    /// Something that is taken back out of a directory that is ignored.
+    taken_back: Option<TreePath>,
 }
 
 impl Context {
     /// A context without files.
     #[must_use]
     pub fn empty() -> Self {
-        Self { folder: None, shown: String::new(), ignore: IgnoreFile::default() }
+        let (ignore, walked) = Default::default();
+        Self { folder: None, shown: String::new(), ignore, walked }
     }
 
     /// Opens a folder with the text of its ignore file (`None` when there is none).
@@ -61,14 +74,14 @@ impl Context {
             .map_err(|error| FilesError::Io { path: shown.clone(), source: error.into() })?;
         let ignore = IgnoreFile::parse(ignore.unwrap_or_default())
             .map_err(|error| FilesError::Invalid(error.to_string()))?;
-        Ok(Self { folder: Some(opened), shown, ignore })
+        Ok(Self { folder: Some(opened), shown, ignore, walked: Mutex::default() })
     }
 
     /// What stands at exactly this path; links are not followed. What is ignored is not there.
     pub(super) fn node(&self, path: &TreePath) -> Result<Option<Node>, FilesError> {
         let Some(node) = self.node_unfiltered(path)? else { return Ok(None) };
         let there = path.is_root()
-            || !self.ignore.is_excluded(path.as_bytes())
+            || !self.verdict(path).matched
             || (node.kind == Kind::Directory && self.holds_something(path)?);
         Ok(there.then_some(node))
     }
@@ -216,32 +229,50 @@ impl Context {
     }
 
     fn verdict(&self, directory: &TreePath) -> Verdict {
-        let ends = directory.ancestors().chain((!directory.is_root()).then(|| directory.clone()));
-        let judge = |above: Verdict, path: TreePath| self.ignore.judge(&above, path.as_bytes());
-        ends.fold(Verdict::default(), judge)
+        if self.ignore.is_empty() {
+            return Verdict::default();
+        }
+        let mut walked = self.walked();
+        let common = directory.common(&walked.directory);
+        let known = directory.upper(common).components().count();
+        walked.verdicts.truncate(known);
+        let beyond = directory.ancestors_beyond(common);
+        let itself = (directory.as_bytes().len() > common).then(|| directory.clone());
+        for path in beyond.chain(itself) {
+            let above = walked.verdicts.last().cloned().unwrap_or_default();
+            walked.verdicts.push(self.ignore.judge(&above, path.as_bytes()));
+        }
+        walked.directory = directory.clone();
+        walked.verdicts.last().cloned().unwrap_or_default()
+    }
+
+    fn walked(&self) -> MutexGuard<'_, Walked> {
+        self.walked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether an ignored directory holds something that is taken back.
     fn holds_something(&self, directory: &TreePath) -> Result<bool, FilesError> {
-        if !self.ignore.may_reinclude_below(directory.as_bytes()) {
-            return Ok(false);
+        if self.walked().taken_back.as_ref().is_some_and(|path| path.starts_with(directory)) {
+            return Ok(true);
         }
-        let opened = self.open_confined(directory, OFlags::DIRECTORY)?;
-        let above = self.verdict(directory);
-        let mut directories = Vec::new();
-        for name in self.names(&opened, directory)? {
-            let path = child(directory, &name)?;
-            if !self.ignore.judge(&above, path.as_bytes()).matched {
-                return Ok(true);
+        // The stack is our own: a tree may be deeper than a thread's.
+        let mut pending = vec![(directory.clone(), self.verdict(directory))];
+        while let Some((directory, above)) = pending.pop() {
+            if !self.ignore.may_reinclude_below(directory.as_bytes()) {
+                continue;
             }
-            let is_directory = |node: Node| node.kind == Kind::Directory;
-            if self.stat_listed(&opened, &name, &path)?.is_some_and(is_directory) {
-                directories.push(path);
-            }
-        }
-        for path in directories {
-            if self.holds_something(&path)? {
-                return Ok(true);
+            let opened = self.open_confined(&directory, OFlags::DIRECTORY)?;
+            for name in self.names(&opened, &directory)? {
+                let path = child(&directory, &name)?;
+                let verdict = self.ignore.judge(&above, path.as_bytes());
+                if !verdict.matched {
+                    self.walked().taken_back = Some(path);
+                    return Ok(true);
+                }
+                let is_directory = |node: Node| node.kind == Kind::Directory;
+                if self.stat_listed(&opened, &name, &path)?.is_some_and(is_directory) {
+                    pending.push((path, verdict));
+                }
             }
         }
         Ok(false)

@@ -21,8 +21,16 @@ pub(super) fn resolve(
     path: &[u8],
     stand: impl Fn(&TreePath) -> Result<Stand, FilesError>,
 ) -> Result<TreePath, FilesError> {
+    resolve_from(TreePath::root(), path, stand)
+}
+
+/// As [`resolve`], of a path that begins at a place without links on the way to it.
+pub(super) fn resolve_from(
+    mut at: TreePath,
+    path: &[u8],
+    stand: impl Fn(&TreePath) -> Result<Stand, FilesError>,
+) -> Result<TreePath, FilesError> {
     let mut pending = parts_reversed(path);
-    let mut at = TreePath::root();
     let mut links = 0;
     while let Some(part) = pending.pop() {
         if part == b".." {

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     FilesError,
-    resolve::{Stand, child, resolve},
+    resolve::{Stand, child, resolve_from},
     source::travels,
 };
 use crate::{
@@ -101,17 +101,19 @@ impl<'a, C> Target<'a, C> {
 
     /// What the base still has at a path.
     fn in_base(&self, path: &TreePath) -> Option<Entry> {
-        let hidden = self.gone.contains(path)
-            || path
-                .ancestors()
-                .any(|above| self.gone.contains(&above) || self.opaque.contains(&above));
+        let hidden = covers(&self.gone, path) || self.is_below_hidden(path);
         if hidden { None } else { self.base?.entry(path) }
     }
 
     /// What the base has at a path, whatever the layer puts there.
     pub(super) fn before(&self, path: &TreePath) -> Option<Entry> {
-        let hidden = |above: TreePath| self.gone.contains(&above) || self.opaque.contains(&above);
-        if path.ancestors().any(hidden) { None } else { layer::Below::entry(self.base?, path) }
+        if self.is_below_hidden(path) { None } else { layer::Below::entry(self.base?, path) }
+    }
+
+    /// Whether what the base has in a directory above this path is gone.
+    fn is_below_hidden(&self, path: &TreePath) -> bool {
+        let above = path.parent();
+        above.is_some_and(|above| covers(&self.gone, &above) || covers(&self.opaque, &above))
     }
 
     /// What the layer will hold at a path.
@@ -126,16 +128,18 @@ impl<'a, C> Target<'a, C> {
 
     /// Follows links inside of the target, the last component included.
     pub(super) fn resolve(&self, path: &[u8]) -> Result<TreePath, FilesError> {
-        self.resolve_within(&TreePath::root(), path)
+        self.resolve_within(&TreePath::root(), TreePath::root(), path)
     }
 
-    /// As [`Target::resolve`], with `root` as the root that absolute links and `..` stop at.
+    /// As [`Target::resolve`], with `root` as the root that absolute links and `..` stop at, of a path that begins at
+    /// `start` below that root, with no link on the way to it.
     pub(super) fn resolve_within(
         &self,
         root: &TreePath,
+        start: TreePath,
         path: &[u8],
     ) -> Result<TreePath, FilesError> {
-        let below = resolve(path, |at| {
+        let below = resolve_from(start, path, |at| {
             Ok(match self.at(&root.join(at)) {
                 Some(Standing { kind: Kind::Symlink { target }, .. }) => Stand::Link(target),
                 _ => Stand::Other,
@@ -245,7 +249,12 @@ impl<'a, C> Target<'a, C> {
         let mut paths: BTreeSet<TreePath> = self.made.keys().cloned().collect();
         let marked = self.gone.iter().chain(&self.opaque);
         paths.extend(marked.cloned());
-        let above: Vec<_> = paths.iter().flat_map(TreePath::ancestors).collect();
+        let mut before = &TreePath::root();
+        let mut above = Vec::new();
+        for path in &paths {
+            above.extend(path.ancestors_beyond(path.common(before)));
+            before = path;
+        }
         paths.extend(above);
         let mut lines = Vec::new();
         for path in paths {
@@ -273,9 +282,49 @@ impl<'a, C> Target<'a, C> {
     }
 }
 
+/// Whether a path, or one above it, is in the set; in a few steps, however deep the path is.
+fn covers(set: &BTreeSet<TreePath>, path: &TreePath) -> bool {
+    let mut at = path.clone();
+    // What is above `at` sorts before it, and whatever sorts between the two is below what is above.
+    while let Some(before) = set.range(..=&at).next_back() {
+        if path.starts_with(before) {
+            return true;
+        }
+        at = at.upper(at.common(before));
+    }
+    false
+}
+
 /// Where a destination is, as typed: its last name, unless it ends in a slash.
 pub(super) fn destination_parent(destination: &str) -> &str {
     let end = destination.rfind('/').map_or(0, |slash| slash + 1);
     let (directory, name) = destination.split_at(end);
     if name.is_empty() || name == "." { destination } else { directory }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_covers_what_is_in_it_and_what_is_below() {
+        let path = |text: &str| TreePath::parse(text).unwrap();
+        let set: BTreeSet<_> = ["a/b", "a/b.c", "a/d/e/f", "x"].into_iter().map(path).collect();
+        for (text, covered) in [
+            ("a/b", true),
+            ("a/b/c/d", true),
+            ("a/b.d", false),
+            ("a/c", false),
+            ("a/d/e/g", false),
+            ("a", false),
+            ("", false),
+            ("x/y/z", true),
+            ("xy", false),
+        ] {
+            assert_eq!(covers(&set, &path(text)), covered, "{text}");
+        }
+        // What sorts in between is below something else that is covered.
+        let set: BTreeSet<_> = ["a", "a/b/c"].into_iter().map(path).collect();
+        assert!(covers(&set, &path("a/b/d")) && !covers(&BTreeSet::new(), &path("a")));
+    }
 }
