@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BuildError, BuildRequest, ContextSource, DockerfileText, LATEST_MTIME, Workshop, downloads,
-    files::{self, Clock, Context, Download, Making, Root},
+    files::{self, Clock, Context, Download, Root},
 };
 use crate::{
     event::Event,
@@ -341,7 +341,7 @@ impl<'a> Errand<'a> {
         let forever = Timestamp { seconds: i64::MAX, nanos: 0 };
         let clock = Clock { now: LATEST_MTIME, epoch: None, commit: Some(forever) };
         let store = &self.workshop.store;
-        Ok(files::make_layer(store, &op, &[], &|_| root, Making::at(clock))?)
+        Ok(files::make_layer(store, &op, &[], &|_| root, clock)?)
     }
 
     fn known(self, name: &str) -> Result<Option<Fetched>, BuildError> {

@@ -2,6 +2,7 @@
 
 mod advice;
 mod inputs;
+mod layers;
 mod lookup;
 mod stack;
 mod why;
@@ -20,7 +21,7 @@ use super::{
     downloads::Local,
     epoch,
     fetch::Errand,
-    files::{self, Clock, Context, Key, Making, Root},
+    files::{self, Clock, Context, Key, Making, Parting, Root},
     process, reason, result, strict,
 };
 use stack::Stack;
@@ -34,7 +35,7 @@ use crate::{
     oci::{ChainId, DiffId, Platform},
     plan::CacheUse,
     sandbox::{CancelFlag, SandboxError},
-    store::CacheRecord,
+    store::{CacheRecord, Made},
     tree::Timestamp,
 };
 
@@ -89,6 +90,7 @@ fn perform(
     let started = Instant::now();
     let fail = |error: BuildError| BuildFailure::new(request, None, error);
     let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
+    request.split.iter().try_for_each(files::check_split).map_err(|error| fail(error.into()))?;
     let mut built = Built::default();
     let mut is_whole = true;
     let host = [Platform::host()];
@@ -141,6 +143,9 @@ fn merge_warnings(known: &mut Vec<Warning>, found: &[Warning]) {
     }
 }
 
+/// The layers of an op, and for one that had to be made the reason; no layers when it is only explained.
+type Found = (Option<Vec<DiffId>>, Option<Difference>);
+
 /// How an op ended.
 type Ended = (NodeId, std::thread::Result<Result<(), BuildFailure>>);
 
@@ -149,11 +154,11 @@ const CANCEL_POLL: Duration = Duration::from_millis(20);
 
 enum OpResult {
     Stack(Stack),
-    /// One layer more than what another op made, and the chain that ends in it. Whole stacks are put together when
+    /// Layers on top of what another op made, bottom first, and the chain that ends in them. Whole stacks are put together when
     /// they are looked at: one of each of thousands of steps would take memory by the square of their number.
-    Layer {
+    Layers {
         below: OpId,
-        layer: DiffId,
+        layers: Vec<DiffId>,
         chain: ChainId,
     },
     Context(Arc<Context>),
@@ -279,7 +284,7 @@ impl<'a> Machine<'a> {
                 Err(failure)
             }
             None => match self.results[self.lowered.result.index()].get() {
-                Some(OpResult::Stack(_) | OpResult::Layer { .. }) => {
+                Some(OpResult::Stack(_) | OpResult::Layers { .. }) => {
                     Ok(Some(self.stack(self.lowered.result)))
                 }
                 _ => Ok(None),
@@ -393,25 +398,24 @@ impl<'a> Machine<'a> {
         if outcome == Outcome::Cached {
             self.cached.fetch_add(1, Ordering::Relaxed);
         }
-        let (layer, _) = done?;
-        let Some(layer) = layer else { return Ok(OpResult::Stale) };
+        let (layers, _) = done?;
+        let Some(layers) = layers else { return Ok(OpResult::Stale) };
         if let Some(on_layer) = &self.request.on_layer
             && outcome == Outcome::Built
             && self.is_of_image(id)
         {
-            on_layer(layer);
+            layers.iter().for_each(|layer| on_layer(*layer));
         }
-        Ok(OpResult::Layer { below: base, layer, chain: self.chain_on(base, layer) })
+        Ok(OpResult::Layers { below: base, chain: self.chain_on(base, &layers), layers })
     }
 
-    /// The op's layer, and for one that had to be made the reason; no layer when it is only explained.
     fn find_or_make(
         &self,
         id: OpId,
         base: OpId,
         op: &StepOp<'_>,
         step: usize,
-    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
+    ) -> Result<Found, BuildError> {
         if let Some(stale) = self.stale_input(id) {
             return Ok((None, Some(stale)));
         }
@@ -427,7 +431,7 @@ impl<'a> Machine<'a> {
         &self,
         (id, base, step): (OpId, OpId, usize),
         op: &StepOp<'_>,
-    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
+    ) -> Result<Found, BuildError> {
         let store = &self.workshop.store;
         let below = &self.stack(base);
         let errand = Errand::of_a_dockerfile(self.workshop, self.request);
@@ -435,7 +439,7 @@ impl<'a> Machine<'a> {
             StepOp::Files(files) => Some(Local::get(errand, files, &self.lowered.graph)?),
             StepOp::Run(_) => None,
         };
-        let key_parts = self.key(op, below, local.as_ref())?;
+        let key_parts = self.key((id, op), below, local.as_ref())?;
         let key = key_parts.tree.key();
         let flight = self.workshop.flights.of(key);
         let _alone = flight.lock().expect("a build that panics takes the program with it");
@@ -457,7 +461,7 @@ impl<'a> Machine<'a> {
             return self.take(id, below, local.as_ref(), known);
         }
         let started = Instant::now();
-        let diff_id = match op {
+        let made = match op {
             StepOp::Files(files) => {
                 self.fetch_for_files(files, below)?;
                 let local = local.as_ref().expect("made for files above");
@@ -465,25 +469,26 @@ impl<'a> Machine<'a> {
             }
             StepOp::Run(run) => {
                 self.fetch_for_run(run, below)?;
-                process::run(&self.task(run, below, step, &|id| self.root(id)))?
+                process::run(&self.task(run, below, step, &|id| self.root(id)))?.into()
             }
         };
         let made_at = jiff::Timestamp::now().as_second();
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let selections = reason::keep(store, &key_parts);
         let tree = key_parts.tree;
+        let layers = made.layers().to_vec();
         if self.request.cache != CacheUse::Discard {
-            let record = CacheRecord { diff_id, tree, site, made_at, took_ms, selections };
+            let record = CacheRecord { made, tree, site, made_at, took_ms, selections };
             store.put_cached(key, &record)?;
             store.put_site(&self.site_of_any_platform(id), key);
         }
-        self.look(id, below, local.as_ref(), diff_id)?;
-        Ok((Some(diff_id), Some(reason)))
+        self.look(id, below, local.as_ref(), &layers)?;
+        Ok((Some(layers), Some(reason)))
     }
 
     fn key(
         &self,
-        op: &StepOp<'_>,
+        (id, op): (OpId, &StepOp<'_>),
         below: &Stack,
         local: Option<&Local>,
     ) -> Result<Key, BuildError> {
@@ -495,6 +500,9 @@ impl<'a> Machine<'a> {
             }
             StepOp::Run(run) => process::key(&self.task(run, below, 0, &|id| self.root(id)))?,
         };
+        if let Some(split) = self.split_of(id, below) {
+            key.tree.add("layers", split);
+        }
         if let Some(epoch) = self.epoch {
             key.tree.lead("source date epoch", epoch);
         }
@@ -508,15 +516,18 @@ impl<'a> Machine<'a> {
         local: &Local,
         below: &Stack,
         key: &Key,
-    ) -> Result<DiffId, BuildError> {
+    ) -> Result<Made, BuildError> {
         let epoch = self.epoch.map(|seconds| Timestamp { seconds, nanos: 0 });
         let clock = Clock { now: LATEST_MTIME, epoch, commit: local.commit };
         let root_of = |id: OpId| self.root_in(Some(local), id);
         let store = &self.workshop.store;
         let last = store.last_at(&self.site(id))?;
         let earlier = last.and_then(|last| files::Earlier::find(store, key, &last));
-        let making = Making { clock, selections: &key.selections, earlier: earlier.as_ref() };
-        let made = files::make_layer(store, &local.op, &below.layers, &root_of, making)?;
+        let split = self.split_of(id, below);
+        let parting = split.as_ref().map(|split| Parting { split, cache: self.request.cache });
+        let selections = &key.selections;
+        let making = Making { clock, selections, earlier: earlier.as_ref(), parting };
+        let made = files::make_layers(store, &local.op, &below.layers, &root_of, making)?;
         // What was copied must be what the key says, or a later build would find it there.
         for selection in &key.selections {
             // What was fetched is what it is.
@@ -550,7 +561,7 @@ impl<'a> Machine<'a> {
     /// they are: their descriptors are known, and so is the registry that has them.
     fn finish(&self, stack: Stack) -> Result<Image, BuildError> {
         let seconds = self.epoch.unwrap_or(LATEST_MTIME.seconds);
-        let config = result::complete(self.lowered, &stack.layers, seconds);
+        let config = result::complete(self.lowered, (&stack.layers, &stack.steps), seconds);
         Ok(image::assemble(&self.workshop.store, &config, &stack.layers)?)
     }
 

@@ -49,7 +49,7 @@ use crate::{
     graph::CacheKey,
     image::Refresh,
     layer::OverlayMarks,
-    limits::Limits,
+    limits::{Limits, Split},
     oci::{DiffId, Platform},
     plan::{CacheUse, Entitlement, NetworkPlan, Pins, SecretSource, SshSource},
     registry::Client,
@@ -151,6 +151,8 @@ pub struct BuildRequest {
     pub strict: bool,
     /// What processes may use.
     pub limits: Limits,
+    /// How a large COPY or ADD becomes several layers, when it does.
+    pub split: Option<Split>,
 }
 
 /// Takes a layer that was made.

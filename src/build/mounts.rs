@@ -9,7 +9,7 @@ use std::{
 use super::{
     BuildError, LATEST_MTIME, agents,
     caches::{self, Caches},
-    files::{self, Clock, Key, Making},
+    files::{self, Clock, Key},
     process::{Task, io_error},
 };
 use crate::{
@@ -211,7 +211,7 @@ pub(super) fn materialize(
     let store = &task.workshop.store;
     let clock = Clock { now: LATEST_MTIME, epoch: None, commit: None };
     let op = selection(from, source);
-    let layer = files::make_layer(store, &op, &[], &task.root_of, Making::at(clock))?;
+    let layer = files::make_layer(store, &op, &[], &task.root_of, clock)?;
     fs::create_dir(folder).map_err(|source| io_error(folder, source))?;
     let directory = File::open(folder).map_err(|source| io_error(folder, source))?;
     let tar = std::io::BufReader::new(store.open_blob(layer.0)?);

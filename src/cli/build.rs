@@ -10,6 +10,7 @@ use std::{
 use idpbuilder::{
     dockerfile::Warning,
     exec::{ImageReport, ImageState},
+    limits::Split,
     plan::{
         CacheUse, ContextPlan, DockerfileSource, Entitlement, OutputPlan, Plan, Publication,
         RegistryPlan, SecretSource, SshSource,
@@ -85,6 +86,10 @@ pub(super) struct RecipeArgs {
     /// ID=KEY[,KEY] for private keys.
     #[arg(long, value_name = "ID[=PATH]")]
     ssh: Vec<String>,
+    /// Makes several layers of a COPY or ADD that is large, so that a change of one file sends one of them: with
+    /// =size=16m,most=32,often=PATTERN, each where it is wanted.
+    #[arg(long, value_name = "SPEC", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    split_layers: Option<String>,
     /// Lets a build do more: security.insecure, network.host (RUN), network.private (ADD from this machine
     /// or a private network).
     #[arg(long, value_name = "ENTITLEMENT", value_delimiter = ',')]
@@ -100,6 +105,11 @@ impl RecipeArgs {
         flags.ssh = self.ssh.iter().map(|text| ssh(text)).collect::<Result<_, _>>()?;
         flags.allow = self.allow.iter().map(|text| entitlement(text)).collect::<Result<_, _>>()?;
         flags.source_date_epoch = source_date_epoch(&flags.args)?;
+        let split = self.split_layers.as_deref().map(Split::parse).transpose();
+        flags.split = split.map_err(|reason| {
+            CliError::new(CONFIGURATION, format!("--split-layers: {reason}"))
+                .with_help("for example: --split-layers, or --split-layers=size=8m,often=app/src")
+        })?;
         Ok(ReadFlags { flags, input })
     }
 }

@@ -185,6 +185,7 @@ pub(super) fn build_request(
         allow: plan.allow.clone(),
         strict: plan.strict,
         limits: plan.limits.clone(),
+        split: plan.split.clone(),
     })
 }
 

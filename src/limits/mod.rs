@@ -1,11 +1,13 @@
-//! What a process may use of a machine: memory, processors, processes; the values and how they are written.
+//! What a process may use of a machine, and how large layers are: values and how they are written.
 //!
 //! Knows no kernel interface: whoever starts a process finds out what can be enforced.
 
+mod split;
 mod unpack;
 
 use serde::Serialize;
 
+pub use split::{IMAGE_LAYERS_MAX, Split};
 pub use unpack::{TooLarge, UnpackLimits};
 
 /// Processes that a step may have at once when nobody says otherwise: far more than a parallel build of a

@@ -17,6 +17,7 @@ use super::RegistryPlan;
 use super::SecretSource;
 use super::SshSource;
 use crate::limits::Limits;
+use crate::limits::Split;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -67,6 +68,8 @@ pub struct BuildFlags {
     pub strict: bool,
     /// What processes may use.
     pub limits: Limits,
+    /// How a large COPY or ADD becomes several layers, when it does.
+    pub split: Option<Split>,
 }
 
 /// Whether an image leaves the machine.
@@ -111,6 +114,7 @@ impl BuildFlags {
             allow: BTreeSet::new(),
             strict: false,
             limits: Limits::default(),
+            split: None,
         }
     }
 }
@@ -157,6 +161,7 @@ impl Plan {
             allow: flags.allow,
             strict: flags.strict,
             limits: flags.limits,
+            split: flags.split,
         };
         let by_address = |registry: RegistryPlan| (registry.address.clone(), registry);
         let mut plan = Self {

@@ -230,6 +230,7 @@ fn plan_image(image: &Image, root: &Path, needs: &[String]) -> ImagePlan {
         allow: BTreeSet::new(),
         strict: image.strict,
         limits: image.limits.clone(),
+        split: image.split.clone(),
     }
 }
 

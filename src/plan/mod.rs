@@ -17,7 +17,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    limits::Limits,
+    limits::{Limits, Split},
     oci::{Codec, Platform, Reference},
     remote::{Remote, without_login},
 };
@@ -95,6 +95,9 @@ pub struct ImagePlan {
     /// What its processes may use.
     #[serde(skip_serializing_if = "Limits::is_default")]
     pub limits: Limits,
+    /// How a large COPY or ADD becomes several layers, when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
 }
 
 /// What a build may do only when the user allows it.

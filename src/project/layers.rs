@@ -29,6 +29,7 @@ use super::template::Scope;
 use super::value::Data;
 use super::value::Value;
 use crate::limits::Limits;
+use crate::limits::Split;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -136,6 +137,7 @@ pub(super) fn resolve_image(
         strict: matches!(strict, Some(Value { data: Data::Flag(true), .. })),
         ssh: ssh(&layers, fill),
         limits: limits(&layers, fill),
+        split: layers.single("layers").map(|node| split(node, fill)),
         network: layers.single("network").and_then(|node| network(node, fill)),
         hosts: hosts(&layers, fill),
         name,
@@ -164,6 +166,21 @@ fn limits(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> Limits {
         fill.problems.add(node.at, Fault::WrongValue(reason)).label("these limits");
     }
     limits
+}
+
+fn split(node: &Node, fill: &mut Filler<'_, '_>) -> Split {
+    let mut split = Split::default();
+    for name in ["size", "most"] {
+        let Some(text) = fill.prop(node, name) else { continue };
+        if let Err(reason) = split.set(name, &text) {
+            let at = node.prop(name).map_or(node.at, |value| value.at);
+            fill.problems.add(at, Fault::WrongValue(reason)).label(format!("this {name}"));
+        }
+    }
+    for often in &node.children {
+        split.often.push(often.args.iter().filter_map(|value| fill.text(value)).collect());
+    }
+    split
 }
 
 fn dockerfile(

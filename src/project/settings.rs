@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits::Limits;
+use crate::limits::Split;
 use crate::oci::Codec;
 use crate::oci::Platform;
 use crate::oci::Reference;
@@ -148,6 +149,8 @@ pub struct Image {
     pub ssh: BTreeMap<String, Option<PathBuf>>,
     /// What its processes may use.
     pub limits: Limits,
+    /// How a large COPY or ADD becomes several layers, when it does.
+    pub split: Option<Split>,
     /// Network of its processes; `None` for the default.
     pub network: Option<ProjectNetwork>,
     /// Names that its processes know besides, with their addresses or `host-gateway`.

@@ -2,10 +2,12 @@
 //!
 //! Data only. What nodes mean together (references, inheritance) is in `links` and `resolve`.
 
+mod layers;
 mod processes;
 
 use serde::Serialize;
 
+use layers::LAYERS;
 use processes::{HOSTS, LIMITS, NETWORK};
 
 /// One node of the language.
@@ -440,6 +442,7 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     COMPRESSION,
     STRICT,
     LIMITS,
+    LAYERS,
     NETWORK,
     HOSTS,
     NodeSpec::later("cache"),
@@ -508,6 +511,7 @@ static IMAGE_NODES: &[NodeSpec] = &[
     COMPRESSION,
     STRICT,
     LIMITS,
+    LAYERS,
     NodeSpec::new(
         "secrets",
         "Secrets that `RUN --mount=type=secret,id=NAME` may read.",

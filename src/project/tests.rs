@@ -151,6 +151,30 @@ fn a_slashdash_switches_off_and_is_listed() {
 }
 
 #[test]
+fn layers_are_split_by_the_strongest_block_that_says_so() {
+    let split = |text: &str| {
+        let project = Project::parse("idpbuilder.kdl", text).unwrap();
+        project.resolve(&facts()).unwrap().images.pop().unwrap().split
+    };
+    let defaults =
+        "defaults { layers split size=\"8m\" most=9 { often \"src\" \"*.json\"; often x } }\n";
+    let inherited = split(&format!("{defaults}image a\n")).unwrap();
+    assert_eq!((inherited.size_bytes, inherited.layers_max), (8 << 20, 9));
+    assert_eq!(inherited.often, [vec!["src", "*.json"], vec!["x"]]);
+    assert_eq!(split(&format!("{defaults}image a {{ layers #null }}\n")), None);
+    assert_eq!(
+        split(&format!("{defaults}image a {{ layers split }}\n")),
+        Some(crate::limits::Split::default())
+    );
+    assert_eq!(split("image a\n"), None);
+    for text in ["layers", "layers whole", "layers split size=\"1k\"", "layers split most=1"] {
+        let text = format!("image a {{ {text} }}\n");
+        let parsed = Project::parse("idpbuilder.kdl", &text);
+        assert!(parsed.is_err() || parsed.unwrap().resolve(&facts()).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn limits_hold_before_the_parser_sees_the_text() {
     for (text, message) in [
         (" ".repeat((4 << 20) + 1), "the file has 4194305 bytes, the limit is 4194304"),

@@ -189,6 +189,13 @@ impl View {
         Some((self.layers.len() - 1 - layer, listed.change.path().clone()))
     }
 
+    /// The layer that a path's file is in, and its path there: whatever has the same is the same file.
+    #[must_use]
+    pub fn origin(&self, path: &TreePath) -> Option<(DiffId, TreePath)> {
+        let (layer, listed) = self.file(path)?;
+        Some((self.layers[layer].0, listed.change.path().clone()))
+    }
+
     /// The entry at a path, hard links followed to the file that they name: the layer (topmost is 0)
     /// and its line.
     fn file(&self, path: &TreePath) -> Option<(usize, &Listed)> {

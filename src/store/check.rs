@@ -212,7 +212,7 @@ impl Store {
             let (Some(key), Some(record)) = (digest(&key), parse::<CacheRecord>(&value)) else {
                 continue;
             };
-            if !self.has_layer(record.diff_id)? {
+            if !self.has_all(&record.made)? {
                 damages.insert(Damage::LostLayer(key));
             }
         }

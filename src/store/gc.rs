@@ -209,13 +209,13 @@ impl Store {
         let mut bytes_left = policy.cache_bytes_max.unwrap_or(u64::MAX);
         let mut gone: HashSet<Vec<u8>> = state.damaged.iter().cloned().collect();
         for (last_use, key, record) in cache {
-            let layer = record.diff_id.0;
-            let cost =
-                if verdict.live.contains(&layer) { 0 } else { self.layer_bytes(layer, state) };
-            let leased = leases.contains(&layer);
+            let layers: Vec<Digest> = record.made.layers().iter().map(|layer| layer.0).collect();
+            let not_kept = layers.iter().filter(|layer| !verdict.live.contains(*layer));
+            let cost = not_kept.map(|layer| self.layer_bytes(*layer, state)).sum();
+            let leased = layers.iter().all(|layer| leases.contains(layer));
             if leased || !is_old(last_use) && cost <= bytes_left {
                 bytes_left = bytes_left.saturating_sub(cost);
-                let kept = record.selections.values().copied().chain([layer]);
+                let kept = record.selections.values().copied().chain(layers);
                 self.mark(kept.collect(), state, &mut verdict.live);
             } else {
                 gone.insert(key.as_bytes().to_vec());

@@ -13,7 +13,7 @@ use crate::{
     graph::CacheKey,
     oci::{DiffId, Digest, Hasher},
     store::{
-        CacheRecord, FileStamp, LayerRecord, Store, StoreError,
+        CacheRecord, FileStamp, LayerRecord, Made, Store, StoreError,
         facts::{Access, Table},
         lock,
         row::{FileRow, Note},
@@ -109,7 +109,7 @@ impl Store {
     pub fn cached(&self, key: CacheKey) -> Result<Option<CacheRecord>, StoreError> {
         let record: Option<CacheRecord> = self.record(Table::Cache, key.0.as_bytes())?;
         let Some(record) = record else { return Ok(None) };
-        if !self.has_layer(record.diff_id)? {
+        if !self.has_all(&record.made)? {
             return Ok(None);
         }
         self.note_use(key, &record)?;
@@ -129,6 +129,16 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the content of all that an op made is here.
+    pub(super) fn has_all(&self, made: &Made) -> Result<bool, StoreError> {
+        for layer in made.layers() {
+            if !self.has_layer(*layer)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether the layer's content is here in any form.
     pub(super) fn has_layer(&self, layer: DiffId) -> Result<bool, StoreError> {
         if self.snapshot(layer).is_some() || self.blob_size(layer.0).is_some() {
@@ -144,7 +154,9 @@ impl Store {
     ///
     /// When LMDB fails.
     pub fn put_cached(&self, key: CacheKey, record: &CacheRecord) -> Result<(), StoreError> {
-        self.protect(record.diff_id.0)?;
+        for layer in record.made.layers() {
+            self.protect(layer.0)?;
+        }
         let mut queue = lock(&self.shared.queue);
         queue.put(Table::Cache, key.0.as_bytes(), json(record));
         queue.put(

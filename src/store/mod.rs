@@ -44,7 +44,7 @@ pub use self::{
     gc::{GcMode, GcPolicy, GcReport},
     lease::Lease,
     names::REF_NAME,
-    record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord},
+    record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord, Made},
     turn::{Turn, Waiting},
 };
 use self::{

@@ -58,8 +58,9 @@ pub struct CompressedForm {
 /// Result of an op, by cache key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheRecord {
-    /// The layer that the op made.
-    pub diff_id: DiffId,
+    /// What the op made.
+    #[serde(flatten)]
+    pub made: Made,
     /// Parts of the key, for explanations.
     pub tree: KeyTree,
     /// Where the op stands (project image and Dockerfile line), to find the record of the last run.
@@ -71,6 +72,48 @@ pub struct CacheRecord {
     /// Blobs with the listings of the files that parts of the key stand for, by name of the part.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub selections: BTreeMap<String, Digest>,
+}
+
+/// What an op made: a layer, or several when it was split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Made {
+    /// One layer.
+    Layer {
+        /// Which.
+        diff_id: DiffId,
+    },
+    /// Several.
+    Layers {
+        /// Bottom first.
+        diff_ids: Vec<DiffId>,
+    },
+}
+
+impl Made {
+    /// The layers, bottom first.
+    #[must_use]
+    pub fn layers(&self) -> &[DiffId] {
+        match self {
+            Self::Layer { diff_id } => std::slice::from_ref(diff_id),
+            Self::Layers { diff_ids } => diff_ids,
+        }
+    }
+}
+
+impl From<DiffId> for Made {
+    fn from(diff_id: DiffId) -> Self {
+        Self::Layer { diff_id }
+    }
+}
+
+impl From<Vec<DiffId>> for Made {
+    fn from(diff_ids: Vec<DiffId>) -> Self {
+        match diff_ids.as_slice() {
+            [only] => (*only).into(),
+            _ => Self::Layers { diff_ids },
+        }
+    }
 }
 
 /// Identity and state of a file on disk, as `statx` gives it.

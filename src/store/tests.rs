@@ -51,7 +51,7 @@ fn image(store: &Store, name: Option<&str>, seed: usize) -> ImageRecord {
 fn cache_record(layer: DiffId, site: &str) -> CacheRecord {
     CacheRecord {
         selections: std::collections::BTreeMap::new(),
-        diff_id: layer,
+        made: layer.into(),
         tree: KeyTree::new("run"),
         site: site.to_owned(),
         made_at: 1,

@@ -27,7 +27,7 @@ const SEARCH_BITS: u32 = 0o111;
 /// A rule that has something to say, and what.
 pub type Advice = (&'static str, String);
 
-/// What the files of an op show, by rule; `layer` is what was made of it on top of `base`.
+/// What the files of an op show, by rule; `layers` are what was made of it on top of `base`.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub type Advice = (&'static str, String);
 pub fn advice<'a>(
     store: &Store,
     op: &FilesOp,
-    (base, layer): (&[DiffId], DiffId),
+    (base, layers): (&[DiffId], &[DiffId]),
     root_of: &dyn Fn(OpId) -> Root<'a>,
 ) -> Result<Vec<Advice>, FilesError> {
     let mut found = Vec::new();
@@ -48,9 +48,12 @@ pub fn advice<'a>(
                 .push((UNMATCHED_WILDCARD, format!("{path:?} matches no file: nothing is copied")));
         }
     }
-    if let Some(path) = unusable(store, layer)? {
-        let message = format!("by --chmod nobody may enter {path}, which is a directory");
-        found.push((UNUSABLE_DIRECTORY, message));
+    for layer in layers {
+        if let Some(path) = unusable(store, *layer)? {
+            let message = format!("by --chmod nobody may enter {path}, which is a directory");
+            found.push((UNUSABLE_DIRECTORY, message));
+            break;
+        }
     }
     Ok(found)
 }

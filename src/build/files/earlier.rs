@@ -13,20 +13,19 @@ use crate::{
     layer::Listing,
     oci::{DiffId, Digest},
     store::{CacheRecord, Store},
-    tree::{Change, Entry, Kind, TreePath},
+    tree::{Change, Kind, TreePath},
 };
 
-/// The layer that the same step made before, as far as it is of use.
+/// The layers that the same step made before, as far as they are of use.
 pub(in crate::build) struct Earlier {
-    pub(super) tar: File,
-    listing: Listing,
+    layers: Vec<(File, Listing)>,
     /// Paths of the context whose files were the same then.
     same: HashSet<TreePath>,
 }
 
 impl Earlier {
-    /// The layer of `record`, when it differs from what `key` asks for in the content of files of
-    /// contexts alone, and each of its files came from one of them.
+    /// The layers of `record`, when they differ from what `key` asks for in the content of files of
+    /// contexts alone, and each of their files came from one of them.
     pub(in crate::build) fn find(store: &Store, key: &Key, record: &CacheRecord) -> Option<Self> {
         let names: BTreeSet<&str> =
             key.selections.iter().map(|selection| selection.component.as_str()).collect();
@@ -38,8 +37,9 @@ impl Earlier {
         {
             return None;
         }
-        store.blob_size(record.diff_id.0)?;
-        let listing = decode(store, record.diff_id)?;
+        let layers: Option<Vec<_>> =
+            record.made.layers().iter().map(|layer| open(store, *layer)).collect();
+        let layers = layers?;
         let (mut files, mut same) = (0, HashSet::new());
         for selection in &key.selections {
             let blob = *record.selections.get(&selection.component)?;
@@ -48,31 +48,29 @@ impl Earlier {
             add_same(&mut same, selection, &before);
         }
         // Two sources that met in one place would leave one file of two.
-        let made = listing.changes.iter().filter(|listed| is_file(&listed.change)).count();
+        let listed = layers.iter().flat_map(|(_, listing)| &listing.changes);
+        let made = listed.filter(|listed| is_file(&listed.change)).count();
         if made != files {
             return None;
         }
-        let tar = store.open_blob(record.diff_id.0).ok()?;
-        Some(Self { tar, listing, same })
+        Some(Self { layers, same })
     }
 
-    /// Where the tar has the content of a file of the context that goes to `destination`.
-    pub(super) fn offset(
+    /// The tar that has the content of a file of the context that goes to `destination`, and where.
+    pub(super) fn place(
         &self,
         source: &TreePath,
         destination: &TreePath,
         size: u64,
-    ) -> Option<u64> {
+    ) -> Option<(&File, u64)> {
         if !self.same.contains(source) {
             return None;
         }
-        let listed = self.listing.at(destination)?;
-        match &listed.change {
-            Change::Put(Entry { kind: Kind::File { size: before }, .. }) if *before == size => {
-                Some(listed.offset)
-            }
-            Change::Put(_) | Change::Whiteout(_) | Change::Opaque(_) => None,
-        }
+        self.layers.iter().find_map(|(tar, listing)| {
+            let listed = listing.at(destination)?;
+            let Change::Put(entry) = &listed.change else { return None };
+            (entry.kind == Kind::File { size }).then_some((tar, listed.offset))
+        })
     }
 }
 
@@ -91,8 +89,10 @@ fn differs_in(now: &KeyTree, before: &KeyTree, names: &BTreeSet<&str>) -> bool {
         })
 }
 
-fn decode(store: &Store, layer: DiffId) -> Option<Listing> {
-    Listing::decode(&store.listing(layer).ok()??).ok()
+fn open(store: &Store, layer: DiffId) -> Option<(File, Listing)> {
+    store.blob_size(layer.0)?;
+    let listing = Listing::decode(&store.listing(layer).ok()??).ok()?;
+    Some((store.open_blob(layer.0).ok()?, listing))
 }
 
 fn is_file(change: &Change) -> bool {

@@ -105,6 +105,14 @@ impl Selection {
         })
     }
 
+    /// Every file that was hashed: path in the source, content and attributes.
+    pub(super) fn files(&self) -> impl Iterator<Item = (TreePath, Digest, &Xattrs)> {
+        self.items().filter_map(|(pick, item, print)| {
+            let print = print?;
+            Some((pick.path.join(&item.below), print.content?, &print.xattrs))
+        })
+    }
+
     /// In words: how many files, and a digest over all that counts of them.
     pub(super) fn describe(&self) -> String {
         let mut hasher = Hasher::new();

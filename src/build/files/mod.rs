@@ -13,7 +13,7 @@ use crate::{
     layer::LayerError,
     oci::{ChainId, DiffId, Digest},
     snapshot::{SnapshotError, View},
-    store::{Store, StoreError},
+    store::{Made, Store, StoreError},
     tree::{Kind, Meta, Timestamp, TreePath},
 };
 
@@ -25,9 +25,11 @@ mod copy;
 mod earlier;
 mod keys;
 mod mode;
+mod parts;
 mod resolve;
 mod select;
 mod source;
+mod split;
 mod stored;
 mod target;
 #[cfg(test)]
@@ -36,6 +38,8 @@ mod write;
 
 pub(super) use earlier::Earlier;
 pub(super) use keys::{CONTENT, Selection};
+pub(super) use parts::Parting;
+pub(super) use split::check_split;
 
 pub use accounts::user_ids;
 pub use advice::{Advice, advice};
@@ -47,6 +51,7 @@ pub use archive::is_archive;
 use accounts::{Lookup, owner_ids};
 use copy::{Content, Manner};
 use mode::ModeChange;
+use parts::KnownFiles;
 use select::{Item, Parents, Pick, Role, select};
 use source::{Node, Opened, Tree};
 use target::{Maker, Target};
@@ -73,12 +78,14 @@ pub(super) struct Making<'m> {
     pub(super) selections: &'m [Selection],
     /// What the same step made before.
     pub(super) earlier: Option<&'m Earlier>,
+    /// Whether it may become several layers.
+    pub(super) parting: Option<Parting<'m>>,
 }
 
 impl Making<'_> {
     /// Without anything known before.
     pub(super) fn at(clock: Clock) -> Self {
-        Self { clock, selections: &[], earlier: None }
+        Self { clock, selections: &[], earlier: None, parting: None }
     }
 }
 
@@ -224,7 +231,7 @@ pub(super) fn key<'a>(
     Ok(key)
 }
 
-/// Makes the op's layer: plain tar blob, listing and layer record in the store.
+/// Makes the op's one layer: plain tar blob, listing and layer record in the store.
 ///
 /// # Errors
 ///
@@ -234,9 +241,25 @@ pub(super) fn make_layer<'a>(
     op: &FilesOp,
     base: &[DiffId],
     root_of: &dyn Fn(OpId) -> Root<'a>,
-    making: Making<'_>,
+    clock: Clock,
 ) -> Result<DiffId, FilesError> {
-    let Making { clock, selections, earlier } = making;
+    let made = make_layers(store, op, base, root_of, Making::at(clock))?;
+    Ok(made.layers()[0])
+}
+
+/// Makes the op's layer, or the layers that it is split into.
+///
+/// # Errors
+///
+/// As [`make_layer`].
+pub(super) fn make_layers<'a>(
+    store: &Store,
+    op: &FilesOp,
+    base: &[DiffId],
+    root_of: &dyn Fn(OpId) -> Root<'a>,
+    making: Making<'_>,
+) -> Result<Made, FilesError> {
+    let Making { clock, selections, earlier, parting } = making;
     let below = looks_at_base(op) && !base.is_empty();
     let view = below.then(|| View::open(store, base)).transpose()?;
     let mut work = Work {
@@ -252,18 +275,15 @@ pub(super) fn make_layer<'a>(
     for action in &op.actions {
         work.act(action, root_of)?;
     }
-    let Work { target, trees, spools, .. } = work;
-    write::write(
-        &target,
-        &write::Origins {
-            store,
-            base: view.as_ref(),
-            trees: &trees,
-            spools: &spools,
-            earlier,
-            latest: clock.latest(),
-        },
-    )
+    let Work { target, trees, spools, opened, .. } = work;
+    let (base, trees, spools, latest) = (view.as_ref(), &trees, &spools, clock.latest());
+    let origins = write::Origins { store, base, trees, spools, earlier, latest };
+    let Some(parting) = parting else { return Ok(write::write(&target, &origins)?.into()) };
+    let mut files = KnownFiles::default();
+    for selection in selections {
+        opened.get(&selection.from).into_iter().for_each(|source| files.add(*source, selection));
+    }
+    Ok(parts::write_parts(&target, &origins, (parting, &files))?.into())
 }
 
 /// Mode and owner of what a source path stands for.

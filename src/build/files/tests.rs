@@ -1,6 +1,7 @@
 //! Laws of file operations: what escapes, what changes meanwhile, what a key depends on.
 
 mod corpus;
+mod splits;
 
 use std::{
     fs,
@@ -54,7 +55,7 @@ impl Bench {
     fn layer(&self, base: &[DiffId], copy: &Copy<'_>) -> Result<DiffId, FilesError> {
         let context = self.context(copy.ignore);
         let op = copy.op();
-        make_layer(&self.store, &op, base, &|_| Root::Context(&context), Making::at(CLOCK))
+        make_layer(&self.store, &op, base, &|_| Root::Context(&context), CLOCK)
     }
 
     fn key(&self, copy: &Copy<'_>) -> KeyTree {
@@ -469,8 +470,7 @@ fn a_directory_made_for_a_process_is_made_once() {
     let op = FilesOp { base: id, actions: vec![make("/l/a/b"), make("/real")] };
     let epoch = Timestamp { seconds: 7, nanos: 0 };
     let clock = Clock { epoch: Some(epoch), ..CLOCK };
-    let layer =
-        make_layer(&bench.store, &op, &[base], &|_| Root::Layers(&[]), Making::at(clock)).unwrap();
+    let layer = make_layer(&bench.store, &op, &[base], &|_| Root::Layers(&[]), clock).unwrap();
     assert_eq!(bench.listing(layer), ["/real/", "/real/a/", "/real/a/b/"]);
     let view = View::open(&bench.store, &[base, layer]).unwrap();
     let made = view.entry(&TreePath::parse("real/a").unwrap()).unwrap().meta;
@@ -500,7 +500,7 @@ fn a_download_is_a_private_file_with_the_servers_time() {
     let download = Download { name: "f.txt".to_owned(), content, size: 4, modified };
     let op = copy("ignored", "/x/").op();
     let root = |_| Root::Download(&download);
-    let layer = make_layer(&bench.store, &op, &[], &root, Making::at(CLOCK)).unwrap();
+    let layer = make_layer(&bench.store, &op, &[], &root, CLOCK).unwrap();
     assert_eq!(bench.listing(layer), ["/x/", "/x/f.txt 4"]);
     let view = View::open(&bench.store, &[layer]).unwrap();
     let made = view.entry(&TreePath::parse("x/f.txt").unwrap()).unwrap().meta;

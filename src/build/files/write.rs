@@ -36,33 +36,72 @@ pub(super) struct Origins<'a> {
     pub(super) latest: Timestamp,
 }
 
-/// Writes a layer and all that the store keeps of it.
+/// A line of a layer, as it will be written.
+pub(super) enum Planned<'t> {
+    Whiteout(&'t TreePath),
+    Opaque(&'t TreePath),
+    /// A directory of the base.
+    Above(Entry),
+    /// Another name of the file on an earlier line, by number.
+    Link(Entry, usize),
+    Put(TreePath, &'t Made<Content>),
+}
+
+/// Writes a target as one layer, and all that the store keeps of it.
 pub(super) fn write(
     target: &Target<'_, Content>,
+    origins: &Origins<'_>,
+) -> Result<DiffId, FilesError> {
+    write_lines(plan(target, origins)?.iter(), origins)
+}
+
+/// What will be written, in path order: without files that the base has already.
+pub(super) fn plan<'t>(
+    target: &'t Target<'_, Content>,
+    origins: &Origins<'_>,
+) -> Result<Vec<Planned<'t>>, FilesError> {
+    let mut planned = Vec::new();
+    // The first name of each file that has several.
+    let mut first_names: HashMap<*const Content, (TreePath, usize)> = HashMap::new();
+    for line in target.lines()? {
+        match line {
+            Line::Whiteout(path) => planned.push(Planned::Whiteout(path)),
+            Line::Opaque(directory) => planned.push(Planned::Opaque(directory)),
+            Line::Above(entry) => planned.push(Planned::Above(entry)),
+            Line::Put(path, made) => {
+                let known = made.content.as_ref().map(Rc::as_ptr);
+                let first = known.and_then(|known| first_names.get(&known)).cloned();
+                if let Some((target, line)) = first {
+                    let kind = Kind::Hardlink { target };
+                    let entry = Entry { path, kind, meta: made.meta.clone() };
+                    planned.push(Planned::Link(entry, line));
+                } else if !is_as_before(target, &path, made, origins)? {
+                    let line = planned.len();
+                    first_names.extend(known.map(|known| (known, (path.clone(), line))));
+                    planned.push(Planned::Put(path, made));
+                }
+            }
+        }
+    }
+    Ok(planned)
+}
+
+/// Writes lines as a layer, and all that the store keeps of it.
+pub(super) fn write_lines<'l>(
+    lines: impl Iterator<Item = &'l Planned<'l>>,
     origins: &Origins<'_>,
 ) -> Result<DiffId, FilesError> {
     let store = origins.store;
     let mut layer =
         LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(origins.latest);
-    // The first name of each file that has several.
-    let mut first_names: HashMap<*const Content, TreePath> = HashMap::new();
-    for line in target.lines()? {
+    for line in lines {
         match line {
-            Line::Whiteout(path) => layer.whiteout(path)?,
-            Line::Opaque(directory) => layer.opaque(directory)?,
-            Line::Above(entry) => layer.put(&entry, &mut io::empty())?,
-            Line::Put(path, made) => {
-                let known = made.content.as_ref().map(Rc::as_ptr);
-                let first = known.and_then(|known| first_names.get(&known)).cloned();
-                if let Some(target) = first {
-                    let kind = Kind::Hardlink { target };
-                    let entry = Entry { path, kind, meta: made.meta.clone() };
-                    layer.put(&entry, &mut io::empty())?;
-                } else if !is_as_before(target, &path, made, origins)? {
-                    first_names.extend(known.map(|known| (known, path.clone())));
-                    put(&mut layer, path, made, origins)?;
-                }
+            Planned::Whiteout(path) => layer.whiteout(path)?,
+            Planned::Opaque(directory) => layer.opaque(directory)?,
+            Planned::Above(entry) | Planned::Link(entry, _) => {
+                layer.put(entry, &mut io::empty())?;
             }
+            Planned::Put(path, made) => put(&mut layer, path.clone(), made, origins)?,
         }
     }
     let (blob, summary) = layer.finish()?;
@@ -179,8 +218,8 @@ fn kept<'o>(
 ) -> Option<Slice<'o>> {
     let earlier = origins.earlier.filter(|_| matches!(tree, Tree::Folder(_)))?;
     let Kind::File { size } = entry.kind else { return None };
-    let offset = earlier.offset(source, &entry.path, size)?;
-    Some(Slice { file: &earlier.tar, offset, left: size })
+    let (tar, offset) = earlier.place(source, &entry.path, size)?;
+    Some(Slice { file: tar, offset, left: size })
 }
 
 /// A part of a file, read without moving its position.

@@ -11,13 +11,13 @@ use crate::{
 };
 
 impl Machine<'_> {
-    /// Looks for what rules of our own ask of the files of a step that made `layer`.
+    /// Looks for what rules of our own ask of the files of a step that made `layers`.
     pub(super) fn look(
         &self,
         id: OpId,
         below: &Stack,
         local: Option<&Local>,
-        layer: DiffId,
+        layers: &[DiffId],
     ) -> Result<(), BuildError> {
         let (Some(asked), Some(local)) = (self.lowered.file_rules.get(&id), local) else {
             return Ok(());
@@ -25,7 +25,7 @@ impl Machine<'_> {
         self.fetch_for_files(&local.op, below)?;
         let root_of = |id: OpId| self.root_in(Some(local), id);
         let store = &self.workshop.store;
-        let mut found = files::advice(store, &local.op, (&below.layers, layer), &root_of)?;
+        let mut found = files::advice(store, &local.op, (&below.layers, layers), &root_of)?;
         found.retain(|(rule, _)| asked.rules.contains(rule));
         let location = || asked.location.clone();
         let warning = |(rule, message)| Warning { rule, message, location: location() };

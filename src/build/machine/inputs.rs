@@ -30,7 +30,7 @@ impl Machine<'_> {
         // What an op adds from other machines has an id beyond those of the graph, and is here already.
         match self.results.get(input.index()).and_then(OnceLock::get) {
             Some(OpResult::Stack(stack)) => self.fetch(stack),
-            Some(OpResult::Layer { .. }) => self.fetch(&self.stack(input)),
+            Some(OpResult::Layers { .. }) => self.fetch(&self.stack(input)),
             Some(OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale) | None => Ok(()),
         }
     }

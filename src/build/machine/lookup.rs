@@ -4,11 +4,11 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Local, Machine, Mode, Stack};
+use super::{Found, Local, Machine, Mode, Stack};
 use crate::{
     build::{BuildError, BuildRequest},
     event::Event,
-    graph::{CacheKey, Difference, Op, OpId},
+    graph::{CacheKey, Op, OpId},
     oci::DiffId,
     plan::CacheUse,
     store::{Turn, Waiting},
@@ -20,7 +20,7 @@ impl Machine<'_> {
         &self,
         id: OpId,
         key: CacheKey,
-    ) -> Result<Result<DiffId, Option<String>>, BuildError> {
+    ) -> Result<Result<Vec<DiffId>, Option<String>>, BuildError> {
         let BuildRequest { cache, cache_rules: rules, .. } = self.request;
         let node = self.lowered.graph.node(id);
         let stage = &node.place.stage;
@@ -36,7 +36,7 @@ impl Machine<'_> {
         let limit_s = rules.run_age_max_s.filter(|_| is_run);
         match limit_s.filter(|limit| u64::try_from(age_s).is_ok_and(|age| age >= *limit)) {
             Some(_) => Ok(Err(Some(format!("its result is {age_s} s old")))),
-            None => Ok(Ok(record.diff_id)),
+            None => Ok(Ok(record.made.layers().to_vec())),
         }
     }
 
@@ -68,10 +68,10 @@ impl Machine<'_> {
         id: OpId,
         below: &Stack,
         local: Option<&Local>,
-        known: DiffId,
-    ) -> Result<(Option<DiffId>, Option<Difference>), BuildError> {
+        known: Vec<DiffId>,
+    ) -> Result<Found, BuildError> {
         if self.request.strict && self.mode == Mode::Build {
-            self.look(id, below, local, known)?;
+            self.look(id, below, local, &known)?;
         }
         Ok((Some(known), None))
     }

@@ -19,34 +19,40 @@ pub(super) struct Stack {
     /// What names them together.
     pub(super) chain: Option<ChainId>,
     pub(super) base: Option<Arc<Base>>,
+    /// How many layers each step on the base made, bottom first.
+    pub(super) steps: Vec<usize>,
 }
 
 impl Stack {
     /// The layers of a base image.
     pub(super) fn of(layers: Vec<DiffId>, base: Arc<Base>) -> Self {
-        Self { chain: ChainId::of(&layers), layers, base: Some(base) }
+        Self { chain: ChainId::of(&layers), layers, base: Some(base), steps: Vec::new() }
     }
 }
 
 impl Machine<'_> {
     /// All layers of an op's result, which is a root file system.
     pub(super) fn stack(&self, id: OpId) -> Stack {
-        let mut above = Vec::new();
+        let mut above: Vec<&[DiffId]> = Vec::new();
         let mut top = None;
         let mut at = id;
         loop {
             match self.result(at) {
-                OpResult::Layer { below, layer, chain } => {
+                OpResult::Layers { below, layers, chain } => {
                     top.get_or_insert(*chain);
-                    above.push(*layer);
+                    above.push(layers);
                     at = *below;
                 }
                 OpResult::Stack(stack) => {
-                    let mut layers = Vec::with_capacity(stack.layers.len() + above.len());
-                    layers.extend_from_slice(&stack.layers);
-                    layers.extend(above.iter().rev());
-                    let base = stack.base.clone();
-                    return Stack { layers, chain: top.or(stack.chain), base };
+                    above.push(&stack.layers);
+                    above.reverse();
+                    let steps = above[1..].iter().map(|layers| layers.len());
+                    return Stack {
+                        layers: above.concat(),
+                        chain: top.or(stack.chain),
+                        base: stack.base.clone(),
+                        steps: stack.steps.iter().copied().chain(steps).collect(),
+                    };
                 }
                 OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale => {
                     unreachable!(
@@ -57,21 +63,24 @@ impl Machine<'_> {
         }
     }
 
-    /// The chain of a layer on an op's result.
-    pub(super) fn chain_on(&self, below: OpId, layer: DiffId) -> ChainId {
+    /// The chain of layers, at least one, on an op's result.
+    pub(super) fn chain_on(&self, below: OpId, layers: &[DiffId]) -> ChainId {
         let chain = match self.result(below) {
-            OpResult::Layer { chain, .. } => Some(*chain),
+            OpResult::Layers { chain, .. } => Some(*chain),
             OpResult::Stack(stack) => stack.chain,
             OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale => None,
         };
-        chain.map_or_else(|| ChainId::bottom(layer), |chain| chain.push(layer))
+        let put = |chain: Option<ChainId>, layer: &DiffId| {
+            Some(chain.map_or_else(|| ChainId::bottom(*layer), |chain| chain.push(*layer)))
+        };
+        layers.iter().fold(chain, put).expect("a step makes a layer")
     }
 
     /// Where sources of copies and mounts start.
     pub(super) fn root(&self, id: OpId) -> Root<'_> {
         match self.result(id) {
             OpResult::Stack(stack) => Root::Layers(&stack.layers),
-            OpResult::Layer { .. } => {
+            OpResult::Layers { .. } => {
                 Root::Layers(&self.sources[id.index()].get_or_init(|| self.stack(id)).layers)
             }
             OpResult::Context(context) => Root::Context(context),

@@ -117,7 +117,8 @@ proptest! {
                 prop_assert_eq!(note, now.notes.get(&number).map(|value| vec![*value]));
                 let cached = store.cached(CacheKey(Digest::of(&[number]))).unwrap();
                 let layer = now.cached.get(&number).filter(|layer| now.layers.contains(layer));
-                prop_assert_eq!(cached.map(|record| record.diff_id.0.as_bytes()[0]), layer.copied());
+                let made = cached.map(|record| record.made.layers()[0]);
+                prop_assert_eq!(made.map(|layer| layer.0.as_bytes()[0]), layer.copied());
             }
         }
     }

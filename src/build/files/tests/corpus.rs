@@ -12,7 +12,7 @@ use base64::Engine as _;
 use serde_json::Value;
 
 use crate::{
-    build::files::{Clock, Context, Making, Root, key, make_layer},
+    build::files::{Clock, Context, Root, key, make_layer},
     dockerfile::{self, ContextKind, Epoch, ImageRequest, LowerOptions, Lowered, Lowering},
     graph::{FileAction, Op, OpGraph, SourceRoot},
     layer::LayerWriter,
@@ -143,7 +143,7 @@ impl Runner {
                     };
                     let before = key(&self.store, op, ChainId::of(below), &root_of)
                         .map_err(|e| e.to_string())?;
-                    let layer = make_layer(&self.store, op, below, &root_of, Making::at(clock));
+                    let layer = make_layer(&self.store, op, below, &root_of, clock);
                     let layer = layer.map_err(|error| error.to_string())?;
                     let after = key(&self.store, op, ChainId::of(below), &root_of)
                         .map_err(|e| e.to_string())?;
