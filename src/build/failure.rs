@@ -246,6 +246,14 @@ pub enum BuildError {
         /// What was tried.
         tried: String,
     },
+    /// A pattern of `layers split` that is none.
+    #[error("layers split: often {pattern:?}: {reason}")]
+    SplitPattern {
+        /// As it is written.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Stopped because the user asked.
     #[error("cancelled")]
     Cancelled,

@@ -214,6 +214,7 @@ fn build_code(error: &BuildError) -> u8 {
         | BuildError::NoDockerfile { .. }
         | BuildError::NoText { .. }
         | BuildError::Epoch(_)
+        | BuildError::SplitPattern { .. }
         | BuildError::Unsupported { .. } => CONFIGURATION,
         BuildError::NoStage { source, .. } => build_code(source),
         BuildError::Download(error) => match error {

@@ -10,6 +10,7 @@ mod failure;
 mod lock;
 mod prepare;
 mod run;
+mod told;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 

@@ -13,6 +13,7 @@ use super::{
     early::Early,
     embedded::{self, Embedded},
     prepare::{self, BuiltImages},
+    told,
 };
 use crate::{
     build::{self, BuildError, Built, Workshop},
@@ -30,6 +31,7 @@ use crate::{
 pub async fn run(plan: &Plan, setup: &Setup) -> Report {
     let started = Instant::now();
     let images = plan.images.iter().map(|image| image.name.clone()).collect();
+    let setup = &Setup { emit: told::once(&setup.emit), ..setup.clone() };
     (setup.emit)(Event::Planned { images, steps: plan.steps.len() });
     setup.store.stop_writing_when(&setup.cancel);
     // Nothing that the run makes or counts on is collected while it lasts.

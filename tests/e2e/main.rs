@@ -40,6 +40,7 @@ mod registries;
 mod repeat;
 mod resources;
 mod shell;
+mod splits;
 mod ssh;
 mod strict;
 mod support;

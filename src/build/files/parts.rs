@@ -56,7 +56,8 @@ pub(super) fn write_parts(
 ) -> Result<Vec<DiffId>, FilesError> {
     let lines = plan(target, origins)?;
     let outlines: Vec<_> = lines.iter().map(outline).collect();
-    let groups = Groups::of(parting.split)?;
+    let groups =
+        Groups::of(parting.split).expect("whoever asks for parts has checked the patterns");
     let mut parts = Vec::new();
     for numbers in split::divide(&outlines, parting.split, &groups) {
         let of_part = || numbers.iter().map(|number| &lines[*number]);

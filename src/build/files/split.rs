@@ -8,13 +8,12 @@
 //! has one to itself. Knows neither sources nor tar.
 
 use crate::{
+    build::BuildError,
     dockerfile::pattern::PatternSet,
     limits::Split,
     oci::Digest,
     tree::{Kind, TreePath},
 };
-
-use super::FilesError;
 
 /// A line without content takes a block of an archive.
 const LINE_BYTES: u64 = 512;
@@ -54,17 +53,18 @@ struct Place<'a> {
 type Merit = (u32, u64);
 
 /// Whether the patterns can be read.
-pub(in crate::build) fn check_split(split: &Split) -> Result<(), FilesError> {
-    Groups::of(split).map(drop)
+pub(in crate::build) fn check_split(split: &Split) -> Result<(), BuildError> {
+    Groups::of(split)
+        .map(drop)
+        .map_err(|(pattern, reason)| BuildError::SplitPattern { pattern, reason })
 }
 
 impl Groups {
-    /// Reads the patterns.
-    pub(super) fn of(split: &Split) -> Result<Self, FilesError> {
+    /// Reads the patterns; the error is one that is none, and why.
+    pub(super) fn of(split: &Split) -> Result<Self, (String, String)> {
         let compile = |patterns: &Vec<String>| {
-            PatternSet::new(patterns).map_err(|(index, error)| {
-                FilesError::Invalid(format!("layers split: often {:?}: {error}", patterns[index]))
-            })
+            PatternSet::new(patterns)
+                .map_err(|(index, error)| (patterns[index].clone(), error.to_string()))
         };
         Ok(Self(split.often.iter().map(compile).collect::<Result<_, _>>()?))
     }
