@@ -15,8 +15,7 @@ use std::{
 };
 
 use super::{
-    BuildError, BuildFailure, BuildRequest, Built, ContextSource, LATEST_MTIME, NamedSource,
-    Workshop, allowed,
+    BuildError, BuildFailure, BuildRequest, Built, ContextSource, LATEST_MTIME, Workshop, allowed,
     bases::Bases,
     downloads::Local,
     epoch,
@@ -346,14 +345,7 @@ impl<'a> Machine<'a> {
     }
 
     fn open_context(&self, name: Option<&str>) -> Result<OpResult, BuildError> {
-        let source = match name {
-            None => self.request.context.as_ref(),
-            Some(name) => match self.request.named.get(name) {
-                Some(NamedSource::Files(source)) => Some(source),
-                Some(NamedSource::Images(_) | NamedSource::Reference(_) | NamedSource::Scratch)
-                | None => None,
-            },
-        };
+        let source = self.request.files_of(name);
         let errand =
             Errand::of_the_user(self.workshop, (&self.request.name, &self.request.secrets));
         let fetched = source.map(|source| errand.context(source)).transpose()?.flatten();

@@ -37,7 +37,7 @@ pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
 pub use machine::{build, check, explain};
 pub use network::HostDns;
-pub use pins::{Sources, Targets, sources};
+pub use pins::{Sources, Targets, source_of_dockerfile, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
 pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
@@ -153,6 +153,18 @@ pub struct BuildRequest {
     pub limits: Limits,
     /// How a large COPY or ADD becomes several layers, when it does.
     pub split: Option<Split>,
+}
+
+impl BuildRequest {
+    /// Where the files of a context are: of the build's own, or of a named one that is made of files.
+    pub(crate) fn files_of(&self, name: Option<&str>) -> Option<&ContextSource> {
+        let Some(name) = name else { return self.context.as_ref() };
+        match self.named.get(name) {
+            Some(NamedSource::Files(source)) => Some(source),
+            Some(NamedSource::Images(_) | NamedSource::Reference(_) | NamedSource::Scratch)
+            | None => None,
+        }
+    }
 }
 
 /// Takes a layer that was made.

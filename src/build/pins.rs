@@ -3,12 +3,12 @@
 //! Knows names and digests; knows no Dockerfile.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     sync::{Arc, Mutex},
 };
 
 use super::{
-    BuildError, BuildFailure, BuildRequest, NamedSource, Workshop,
+    BuildError, BuildFailure, BuildRequest, ContextSource, NamedSource, Workshop,
     bases::{self, Bases},
     downloads,
     fetch::Errand,
@@ -19,8 +19,8 @@ use crate::{
     graph::{FileAction, FilesOp, Op, SourceRoot},
     image::{self, Image, Refresh},
     oci::{Digest, Platform, Reference},
-    plan::{Lock, PinMode},
-    remote::{GitSource, without_login},
+    plan::{Lock, PinMode, SecretSource},
+    remote::{GitSource, Remote, without_login},
 };
 
 /// What each tag stood for when this run looked at it first: two images of one run, and two platforms
@@ -161,11 +161,27 @@ pub fn sources(workshop: &Workshop, request: &BuildRequest) -> Result<Sources, B
             let added = match &node.op {
                 Op::Image { name, .. } => sources.add_image(workshop, request, name),
                 Op::Files(files) => sources.add_remote(workshop, request, files),
-                Op::Scratch | Op::Context { .. } | Op::Run(_) => Ok(()),
+                Op::Context { name } => sources.add_context(workshop, request, name.as_deref()),
+                Op::Scratch | Op::Run(_) => Ok(()),
             };
             added.map_err(|error| BuildFailure::new(request, Some(node.place.clone()), error))?;
         }
     }
+    Ok(sources)
+}
+
+/// What the place that an image's Dockerfile is read from stands for, for an image (by name) with these secrets.
+///
+/// # Errors
+///
+/// When it cannot be had.
+pub fn source_of_dockerfile(
+    workshop: &Workshop,
+    owner: (&str, &BTreeMap<String, SecretSource>),
+    remote: &Remote,
+) -> Result<Sources, BuildError> {
+    let mut sources = Sources::default();
+    sources.add_place(Errand::of_the_user(workshop, owner), remote)?;
     Ok(sources)
 }
 
@@ -203,6 +219,38 @@ impl Sources {
         Ok(())
     }
 
+    fn add_context(
+        &mut self,
+        workshop: &Workshop,
+        request: &BuildRequest,
+        name: Option<&str>,
+    ) -> Result<(), BuildError> {
+        let Some(ContextSource::Remote(remote)) = request.files_of(name) else { return Ok(()) };
+        let owner = (request.name.as_str(), &request.secrets);
+        self.add_place(Errand::of_the_user(workshop, owner), remote)
+    }
+
+    fn add_place(&mut self, errand: Errand<'_>, remote: &Remote) -> Result<(), BuildError> {
+        match remote {
+            Remote::Git(git) if git.checksum.is_some() => Ok(()),
+            Remote::Git(git) => self.add_git(errand, git),
+            Remote::Web(url) => self.add_web(errand, url),
+        }
+    }
+
+    fn add_git(&mut self, errand: Errand<'_>, git: &GitSource) -> Result<(), BuildError> {
+        if let Entry::Vacant(place) = self.lock.git.entry(git.to_string()) {
+            place.insert(errand.locked_commit(git)?);
+        }
+        Ok(())
+    }
+
+    fn add_web(&mut self, errand: Errand<'_>, url: &str) -> Result<(), BuildError> {
+        let known = downloads::get(errand, url, None)?;
+        self.lock.urls.insert(without_login(url), known.content);
+        Ok(())
+    }
+
     fn add_remote(
         &mut self,
         workshop: &Workshop,
@@ -214,13 +262,8 @@ impl Sources {
             let FileAction::Copy { sources, .. } = action else { continue };
             for source in sources {
                 match &source.root {
-                    SourceRoot::Url { url, checksum: None } => {
-                        let known = downloads::get(errand, url, None)?;
-                        self.lock.urls.insert(without_login(url), known.content);
-                    }
-                    SourceRoot::Git(git) if git.checksum.is_none() => {
-                        self.lock.git.insert(git.to_string(), errand.locked_commit(git)?);
-                    }
+                    SourceRoot::Url { url, checksum: None } => self.add_web(errand, url)?,
+                    SourceRoot::Git(git) if git.checksum.is_none() => self.add_git(errand, git)?,
                     SourceRoot::Url { .. }
                     | SourceRoot::Git(_)
                     | SourceRoot::Op(_)

@@ -7,9 +7,10 @@ use super::{
     prepare::{self, BuiltImages},
 };
 use crate::{
-    build,
-    plan::{Lock, PinMode, Pins, Plan},
+    build::{self, Sources, Workshop},
+    plan::{ContextPlan, DockerfileSource, ImagePlan, Lock, PinMode, Pins, Plan},
     registry::Client,
+    remote::Remote,
 };
 
 /// Looks up every name that is not in `kept`, and drops what is not used any more. Returns the lock, and
@@ -31,11 +32,7 @@ pub async fn lock(
     let mut found = build::Sources::default();
     for image in &plan.images {
         let (image, setup, workshop) = (image.clone(), setup.clone(), workshop.clone());
-        let work = tokio::task::spawn_blocking(move || {
-            let nothing = BuiltImages::new();
-            let request = prepare::build_request(&image, (&setup, &workshop), &nothing)?;
-            build::sources(&workshop, &request).map_err(ExecError::Build)
-        });
+        let work = tokio::task::spawn_blocking(move || sources(&image, (&setup, workshop)));
         let sources = match work.await {
             Ok(sources) => sources?,
             Err(error) => match error.try_into_panic() {
@@ -47,4 +44,38 @@ pub async fn lock(
     }
     setup.store.flush()?;
     Ok((found.lock, found.notes))
+}
+
+/// What the names of one image stand for. Its Dockerfile is read as of what its place was found to be.
+fn sources(image: &ImagePlan, (setup, workshop): (&Setup, Workshop)) -> Result<Sources, ExecError> {
+    let mut found = Sources::default();
+    let mut workshop = workshop;
+    if let Some(remote) = place_of_dockerfile(image) {
+        let owner = (image.name.as_str(), &image.secrets);
+        found = build::source_of_dockerfile(&workshop, owner, &remote).map_err(|source| {
+            ExecError::Context { image: image.name.clone(), source: Box::new(source) }
+        })?;
+        let mut pins = workshop.pins.as_deref().cloned().unwrap_or_default();
+        pins.lock.urls.extend(found.lock.urls.clone());
+        pins.lock.git.extend(found.lock.git.clone());
+        workshop.pins = Some(Arc::new(pins));
+    }
+    let nothing = BuiltImages::new();
+    let request = prepare::build_request(image, (setup, &workshop), &nothing)?;
+    found.add(build::sources(&workshop, &request).map_err(ExecError::Build)?);
+    Ok(found)
+}
+
+/// The place of another machine that a Dockerfile is read from.
+fn place_of_dockerfile(image: &ImagePlan) -> Option<Remote> {
+    match (&image.dockerfile, &image.context) {
+        (DockerfileSource::Url(url), _) => Some(Remote::Web(url.clone())),
+        (DockerfileSource::Context(_), Some(ContextPlan::Remote { remote })) => {
+            Some(remote.clone())
+        }
+        (
+            DockerfileSource::Context(_) | DockerfileSource::File(_) | DockerfileSource::Inline(_),
+            _,
+        ) => None,
+    }
 }

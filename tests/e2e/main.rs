@@ -31,6 +31,7 @@ mod output;
 mod outputs;
 mod overlap;
 mod packages;
+mod pins;
 mod platforms;
 mod projects;
 mod publication;
