@@ -276,22 +276,25 @@ impl<'a> Machine<'a> {
                 schedule.finish(node, ended);
             }
         });
+        let kept = self.keep_steps();
         match first_failure {
             Some(failure) => {
                 // What was done before the failure is found again by the next build.
                 drop(self.workshop.store.flush());
                 Err(failure)
             }
-            None => match self.results[self.lowered.result.index()].get() {
-                Some(OpResult::Stack(_) | OpResult::Layers { .. }) => {
-                    Ok(Some(self.stack(self.lowered.result)))
+            None => {
+                kept.map_err(|error| BuildFailure::new(self.request, None, error))?;
+                match self.results[self.lowered.result.index()].get() {
+                    Some(OpResult::Stack(_) | OpResult::Layers { .. }) => {
+                        Ok(Some(self.stack(self.lowered.result)))
+                    }
+                    _ => Ok(None),
                 }
-                _ => Ok(None),
-            },
+            }
         }
     }
 
-    /// A place that can run no process says so before anything is done.
     /// Waits for the next op that ends, and hands the user's cancellation on to all that run.
     fn next_of(&self, finished: &mpsc::Receiver<Ended>, cancel: &CancelFlag) -> Ended {
         loop {
@@ -309,6 +312,7 @@ impl<'a> Machine<'a> {
         }
     }
 
+    /// A place that can run no process says so before anything is done.
     fn check_sandbox(&self) -> Result<(), BuildFailure> {
         let Err(obstacle) = &self.workshop.ability.run else { return Ok(()) };
         let is_process = |id: &OpId| matches!(self.lowered.graph.node(*id).op, Op::Run(_));

@@ -23,6 +23,7 @@ mod result;
 mod rootfs;
 mod scene;
 mod source;
+mod steps;
 mod strict;
 mod wholes;
 
@@ -41,6 +42,7 @@ pub use pins::{Sources, Targets, source_of_dockerfile, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
 pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
+pub use steps::{Step, Steps};
 pub use wholes::Wholes;
 
 use crate::{

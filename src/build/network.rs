@@ -26,12 +26,19 @@ pub struct HostDns {
 
 /// The network of a step: its own choice, or what the build was started with.
 pub(super) fn mode(task: &Task<'_>) -> NetworkMode {
-    match (task.run.network, task.request.network.mode) {
-        (Network::None, _) | (Network::Default, Some(PlannedNetwork::None)) => NetworkMode::None,
-        (Network::Default, Some(PlannedNetwork::Sandbox)) => NetworkMode::Sandbox,
-        (Network::Host, _) | (Network::Default, None | Some(PlannedNetwork::Host)) => {
-            NetworkMode::Host
-        }
+    match task.run.network {
+        Network::None => NetworkMode::None,
+        Network::Host => NetworkMode::Host,
+        Network::Default => asked(&task.request.network),
+    }
+}
+
+/// The network of a process that does not choose for itself.
+pub(super) fn asked(plan: &NetworkPlan) -> NetworkMode {
+    match plan.mode {
+        Some(PlannedNetwork::None) => NetworkMode::None,
+        Some(PlannedNetwork::Sandbox) => NetworkMode::Sandbox,
+        None | Some(PlannedNetwork::Host) => NetworkMode::Host,
     }
 }
 

@@ -162,7 +162,7 @@ fn specify(
         privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
-        emulator: foreign::emulator(task.workshop, run)?,
+        emulator: foreign::emulator(&task.workshop.ability, &run.architecture)?,
     })
 }
 

@@ -3,15 +3,19 @@
 use std::{fmt, sync::Arc};
 
 use super::{
-    BuildError, Workshop, files,
+    BuildError, HostDns, Workshop, files, foreign,
     mounts::Mounts,
+    network,
     process::{self, HOSTNAME},
     rootfs::{self, Prepared},
     wholes::Wholes,
 };
 use crate::{
+    graph::Setting,
     image::Image,
     limits::Limits,
+    oci::{DiffId, ImageConfig},
+    plan::NetworkPlan,
     sandbox::{
         self, Ability, CancelFlag, NetworkMode, Privileges, ProcessSpec, SandboxError, Terminal,
     },
@@ -62,32 +66,34 @@ impl Scene {
         Ok(Some(Arc::new(scene)))
     }
 
-    /// An image of the store as its process would see it, without its last `layers_off` layers.
+    /// Layers of the store, bottom first, as a process would see them that is started in `setting`.
     ///
     /// # Errors
     ///
-    /// When a layer is not in the store, or the image's user is unknown.
-    pub fn of_image(
+    /// When a layer is not in the store, the user is unknown, or nothing here runs its programs.
+    pub fn of_layers(
         (store, ability): (&Store, &Ability),
-        image: &Image,
-        layers_off: usize,
+        layers: &[DiffId],
+        setting: &Setting,
     ) -> Result<Self, BuildError> {
         process::check_ability(ability)?;
+        let emulator = match setting.architecture.as_str() {
+            "" => None,
+            architecture => foreign::emulator(ability, architecture)?,
+        };
         let lease = store.lease()?;
-        let config = &image.config.value;
-        let layers = &config.rootfs.diff_ids;
-        let layers = &layers[..layers.len().saturating_sub(layers_off)];
         let view = View::open(store, layers)?;
         let staging = store.staging()?;
         let places = (store, ability, &Wholes::default());
         let prepared = rootfs::prepare(places, layers, staging.path())?;
         process::make_system_points(&view, &prepared.rootfs.upper)?;
-        let user = files::user_ids(&view, &config.config.user)?;
-        let mut env = config.config.env.clone();
-        if !env.iter().any(|entry| entry.starts_with("HOME=")) {
+        let user = files::user_ids(&view, &setting.user)?;
+        let mut env: Vec<String> =
+            setting.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if !setting.env.iter().any(|(name, _)| name == "HOME") {
             env.push(format!("HOME={}", user.home));
         }
-        let cwd = Some(&config.config.working_dir).filter(|cwd| cwd.starts_with('/'));
+        let cwd = Some(&setting.cwd).filter(|cwd| cwd.starts_with('/'));
         let spec = ProcessSpec {
             rootfs: prepared.rootfs.clone(),
             argv: Vec::new(),
@@ -106,24 +112,55 @@ impl Scene {
             insecure: false,
             privileges: Privileges::MayGrow,
             limits: Limits::default(),
-            emulator: None,
+            emulator,
         };
-        let shell = config.config.shell.first().cloned();
-        let mounts = Mounts::default();
+        let (shell, mounts) = (setting.shell.first().cloned(), Mounts::default());
         Ok(Self { spec, shell, _mounts: mounts, _root: prepared, _staging: staging, _lease: lease })
+    }
+
+    /// An image of the store as its process would see it, without its last `layers_off` layers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Scene::of_layers`].
+    pub fn of_image(
+        store: (&Store, &Ability),
+        image: &Image,
+        layers_off: usize,
+    ) -> Result<Self, BuildError> {
+        let ImageConfig { config, rootfs, .. } = &image.config.value;
+        let layers = &rootfs.diff_ids[..rootfs.diff_ids.len().saturating_sub(layers_off)];
+        let pair = |entry: &String| {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        let setting = Setting {
+            env: config.env.iter().map(pair).collect(),
+            cwd: config.working_dir.clone(),
+            user: config.user.clone(),
+            shell: config.shell.clone(),
+            architecture: image.config.value.platform().normalized().architecture,
+        };
+        Self::of_layers(store, layers, &setting)
+    }
+
+    /// With this network, and what it says of names.
+    ///
+    /// # Errors
+    ///
+    /// When `host-gateway` is asked for and this machine has no address.
+    pub fn with_network(mut self, plan: &NetworkPlan, dns: &HostDns) -> Result<Self, BuildError> {
+        let mode = network::asked(plan);
+        self.spec.network = mode;
+        self.spec.hosts = network::hosts(plan, mode)?;
+        self.spec.resolv_conf = network::resolv_conf(dns, plan, mode);
+        Ok(self)
     }
 
     /// With these chances of a program to have more rights than the shell.
     #[must_use]
     pub fn with_privileges(mut self, privileges: Privileges) -> Self {
         self.spec.privileges = privileges;
-        self
-    }
-
-    /// With this text of `/etc/resolv.conf`.
-    #[must_use]
-    pub fn with_resolv_conf(mut self, text: Vec<u8>) -> Self {
-        self.spec.resolv_conf = text;
         self
     }
 

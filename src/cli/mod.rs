@@ -35,6 +35,7 @@ mod setup;
 mod shell;
 mod show;
 mod sources;
+mod step;
 mod verify;
 mod watch;
 

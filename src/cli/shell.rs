@@ -7,16 +7,22 @@ use std::{
 };
 
 use idpbuilder::{
-    build::{FailedSteps, Scene},
+    build::{BuildError, FailedSteps, Scene},
     exec::{ExecError, Report, Setup},
+    image::Image,
+    report,
     sandbox::{self, CancelFlag, Terminal},
+    snapshot::SnapshotError,
+    store::Store,
 };
 
 use super::{
-    failure::{CONFIGURATION, CliError},
+    failure::{CONFIGURATION, CliError, NOT_FOUND},
     images,
+    network::NetworkArgs,
     sandbox::SandboxArgs,
     setup, show,
+    step::{Found, StepArgs},
 };
 
 /// What comes after a failed step.
@@ -47,14 +53,21 @@ pub(super) enum DebugVerb {
 #[command(after_help = concat!(
     "Examples:\n",
     "  idpbuilder debug shell demo:v1\n",
-    "  idpbuilder debug shell demo:v1~2    (as it was before its last two layers)"
+    "  idpbuilder debug shell demo:v1~2           (as it was before its last two layers)\n",
+    "  idpbuilder debug shell demo:v1 --step 3    (what step 3 of its last build left)\n",
+    "  idpbuilder debug shell web --line 7        (the same, by the line of the Dockerfile)"
 ))]
 pub(super) struct ShellArgs {
-    /// Image of the store; `~N` behind it takes its last N layers off.
+    /// Image of the store; `~N` behind it takes its last N layers off. With `--step` or `--line`, a name as progress
+    /// shows it in front of steps.
     #[arg(value_name = "IMAGE[~N]")]
     image: String,
     #[command(flatten)]
+    step: StepArgs,
+    #[command(flatten)]
     sandbox: SandboxArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl FailureArgs {
@@ -78,31 +91,64 @@ pub(super) fn look_around(report: &Report, cancel: &CancelFlag) -> Result<(), Cl
     let title = failure.place.as_ref().map_or("a step", |place| place.title.as_str());
     setup::tell(&format!(
         "\n`{}` failed: this is a shell where it did. Its end ends the build.",
-        idpbuilder::report::safe(title)
+        report::safe(title)
     ));
     open(scene, "--on-failure=shell", cancel).map(drop)
 }
 
 pub(super) fn debug(verb: &DebugVerb) -> Result<ExitCode, CliError> {
     let DebugVerb::Shell(args) = verb;
-    let (name, layers_off) = split(&args.image);
-    let store = setup::store()?;
-    let record = images::find_one(&store, name)?;
-    let image = show::load(&store, &record)?;
-    let layers = image.config.value.rootfs.diff_ids.len();
-    if layers_off > layers {
-        let message = format!("{}: {name} has {layers} layers", args.image);
-        return Err(CliError::new(CONFIGURATION, message));
-    }
+    let (store, network) = (setup::store()?, args.network.plan()?);
+    let choice = match args.step.find(&store, &args.image)? {
+        Some(step) => Choice::Step(step),
+        None => of_image(&store, &args.image)?,
+    };
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     let ability = sandbox::ability(store.root(), &args.sandbox.wanted()?);
-    let scene = Scene::of_image((&store, &ability), &image, layers_off)
-        .map_err(|error| CliError::from_build(&error))?
-        .with_privileges(args.sandbox.privileges())
-        .with_resolv_conf(setup::dns().resolv_conf);
+    let (scene, what) = match &choice {
+        Choice::Step(Found { layers, setting, words }) => {
+            (Scene::of_layers((&store, &ability), layers, setting), words.as_str())
+        }
+        Choice::Image(image, layers_off) => {
+            (Scene::of_image((&store, &ability), image, *layers_off), args.image.as_str())
+        }
+    };
+    let failed = |error: BuildError| {
+        if let BuildError::Snapshot(SnapshotError::Missing(_)) = error {
+            let message = format!("{} is not in the store any more", report::safe(what));
+            return CliError::new(NOT_FOUND, message)
+                .with_help("a part was pruned: build it again");
+        }
+        CliError::from_build(&error)
+    };
+    let scene = scene
+        .and_then(|scene| scene.with_network(&network, &setup::dns()))
+        .map_err(failed)?
+        .with_privileges(args.sandbox.privileges());
+    with_terminal("debug shell", |_| Ok(()))?;
+    let what = report::safe(what);
+    setup::tell(&format!("this is a shell in {what}: what is changed here is discarded"));
     let code = open(&scene, "debug shell", &cancel)?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+}
+
+/// What is looked into.
+enum Choice {
+    Step(Found),
+    /// An image, without so many of its layers.
+    Image(Box<Image>, usize),
+}
+
+fn of_image(store: &Store, typed: &str) -> Result<Choice, CliError> {
+    let (name, layers_off) = split(typed);
+    let record = images::find_one(store, name)?;
+    let image = show::load(store, &record)?;
+    let layers = image.config.value.rootfs.diff_ids.len();
+    if layers_off > layers {
+        return Err(CliError::new(CONFIGURATION, format!("{typed}: {name} has {layers} layers")));
+    }
+    Ok(Choice::Image(Box::new(image), layers_off))
 }
 
 /// `IMAGE~N`.

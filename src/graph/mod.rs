@@ -8,5 +8,5 @@ mod op;
 pub use key::{CacheKey, Component, Difference, KeyTree};
 pub use op::{
     Chmod, CopySource, FileAction, FilesOp, MountKind, MountOp, Network, Op, OpGraph, OpId, OpNode,
-    PipeFile, Place, RunOp, Security, Sharing, SourceRoot, Unpack,
+    PipeFile, Place, RunOp, Security, Setting, Sharing, SourceRoot, Unpack,
 };

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{oci::Platform, remote::GitSource};
 
 /// Index of an op in its graph.
@@ -21,6 +23,23 @@ pub struct OpNode {
     pub op: Op,
     /// Where it was written.
     pub place: Place,
+    /// What a process would find there.
+    pub setting: Setting,
+}
+
+/// What a process finds at a place of a Dockerfile besides its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setting {
+    /// Environment in order, arguments of the build among it.
+    pub env: Vec<(String, String)>,
+    /// Working directory, absolute; empty for `/`.
+    pub cwd: String,
+    /// `USER`; empty for root.
+    pub user: String,
+    /// `SHELL`; empty for the default.
+    pub shell: Vec<String>,
+    /// The processor that the files are for, as image configs name it; empty for this machine's.
+    pub architecture: String,
 }
 
 /// The piece of a Dockerfile that an op came from.

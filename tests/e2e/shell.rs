@@ -186,6 +186,81 @@ fn as_an_ordinary_user_any_image_can_be_looked_into() {
     any_image_can_be_looked_into(&User::rootless());
 }
 
+/// Two stages, and a step that fails with one behind it.
+const STAGES: &str = "FROM busybox AS tools\n\
+    ENV A=tool\n\
+    RUN mkdir /t && echo t > /t/x\n\
+    FROM busybox\n\
+    ARG WHO=me\n\
+    WORKDIR /w\n\
+    USER 5:6\n\
+    ENV B=c\n\
+    RUN echo one > /tmp/one\n\
+    ENV B=later\n\
+    RUN echo two > /tmp/two && \\\n    false\n\
+    COPY --from=tools /t /t\n";
+
+fn any_step_can_be_looked_into(user: &User) {
+    user.build(STAGES, &["-t", "demo:v1"]).fails(1, &["exit code 1"]);
+    let look = "echo \"[$(id -u):$(id -g) $(pwd) $A $B $WHO $(ls -d /t/* /tmp/* | tr '\\n' ' ')]\"; touch /tmp/new\n";
+    let seen = |flags: &[&str], wanted: &str| {
+        let args = [&["debug", "shell", "demo:v1"], flags].concat();
+        let done = on_terminal(user, &[(r"[#$] ", look), (wanted, "exit 4\n")], &args);
+        assert_eq!(done.code, 4, "its own exit code\n{done}");
+        assert!(done.out.contains("what is changed here is discarded"), "{done}");
+    };
+    seen(&["--step", "1"], r"\[0:0 / tool   /t/x \]");
+    seen(&["--step", "echo one"], r"\[5:6 /w  c me /tmp/one \]");
+    seen(&["--line", "9"], r"\[5:6 /w  c me /tmp/one \]");
+    seen(&["--line", "6"], r"\[0:0 /w   me \]");
+    assert_eq!(unfinished(user), 0);
+    let refused = |flags: &[&str], code: i32, words: &[&str]| {
+        let mut command = user.idp();
+        command.args(["debug", "shell", "demo:v1"]).args(flags);
+        Done::of(&mut command).fails(code, words);
+    };
+    refused(&["--step", "4"], 3, &["step 4 of demo:v1", "was not done", "--step 3"]);
+    refused(&["--line", "12"], 3, &["was not done", "--step 3"]);
+    let steps =
+        ["has no step on line 1", "RUN mkdir /t", "11-12", "COPY --from=tools /t /t (not done)"];
+    refused(&["--line", "1"], 3, &steps);
+    refused(&["--step", "echo"], 3, &["more than one", "RUN echo one > /tmp/one", "4   11-12"]);
+    refused(
+        &["--step", "1", "--platform", "linux/arm64"],
+        2,
+        &["no build of `demo:v1` for linux/arm64"],
+    );
+    user.run(["debug", "shell", "demo", "--step", "1"])
+        .fails(2, &["no build of `demo`", "in front of steps"]);
+    // A build that ends in an image counts the same way; what is gone with the cache is said to be.
+    user.build(&STAGES.replace("false", "true"), &["-t", "demo:v1"]).ok();
+    seen(&["--step", "5"], r"\[5:6 /w  later me /t/x /tmp/one /tmp/two \]");
+    user.run(["rmi", "demo:v1"]).ok();
+    user.run(["prune", "--cache-days", "0"]).ok();
+    refused(&["--step", "5"], 2, &["no build of `demo:v1`"]);
+}
+
+#[test]
+fn as_root_any_step_can_be_looked_into() {
+    any_step_can_be_looked_into(&User::new());
+}
+
+#[test]
+fn as_an_ordinary_user_any_step_can_be_looked_into() {
+    any_step_can_be_looked_into(&User::rootless());
+}
+
+#[test]
+fn a_step_whose_layers_are_gone_says_so() {
+    let user = User::new();
+    // The layers of its base are in no image and no cache.
+    user.build("FROM busybox\nRUN echo one > /one\nRUN false\n", &["-t", "demo:v1"])
+        .fails(1, &["exit code 1"]);
+    user.run(["prune"]).ok();
+    let gone = user.run(["debug", "shell", "demo:v1", "--step", "1"]);
+    gone.fails(2, &["step 1 of demo:v1", "not in the store any more", "build it again"]);
+}
+
 #[test]
 fn an_image_without_a_shell_says_so_and_the_terminal_is_as_before() {
     let user = User::new();

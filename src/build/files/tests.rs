@@ -13,7 +13,7 @@ use std::{
 
 use super::*;
 use crate::{
-    graph::{Op, OpGraph, OpNode, Place},
+    graph::{Op, OpGraph, OpNode, Place, Setting},
     layer::{LayerWriter, Listing},
     store::LayerRecord,
     tree::{Change, Entry, Meta},
@@ -120,8 +120,16 @@ fn copy<'a>(source: &'a str, destination: &'a str) -> Copy<'a> {
 impl Copy<'_> {
     fn op(&self) -> FilesOp {
         let mut graph = OpGraph::default();
-        let base = graph.add(OpNode { op: Op::Scratch, place: Place::default() });
-        let from = graph.add(OpNode { op: Op::Context { name: None }, place: Place::default() });
+        let base = graph.add(OpNode {
+            op: Op::Scratch,
+            place: Place::default(),
+            setting: Setting::default(),
+        });
+        let from = graph.add(OpNode {
+            op: Op::Context { name: None },
+            place: Place::default(),
+            setting: Setting::default(),
+        });
         let action = FileAction::Copy {
             sources: vec![CopySource { root: SourceRoot::Op(from), path: self.source.to_owned() }],
             destination: self.destination.to_owned(),
@@ -465,7 +473,8 @@ fn a_directory_made_for_a_process_is_made_once() {
     let bench = Bench::new();
     let base = bench.base(&[("l", "->real"), ("real/", "")]);
     let mut graph = OpGraph::default();
-    let id = graph.add(OpNode { op: Op::Scratch, place: Place::default() });
+    let id =
+        graph.add(OpNode { op: Op::Scratch, place: Place::default(), setting: Setting::default() });
     let make = |path: &str| FileAction::MakeDirectory { path: path.into(), owner: "77".into() };
     let op = FilesOp { base: id, actions: vec![make("/l/a/b"), make("/real")] };
     let epoch = Timestamp { seconds: 7, nanos: 0 };

@@ -4,9 +4,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Found, Local, Machine, Mode, Stack};
+use super::{Found, Local, Machine, Mode, OpResult, Stack};
 use crate::{
-    build::{BuildError, BuildRequest},
+    build::{BuildError, BuildRequest, Steps},
     event::Event,
     graph::{CacheKey, Op, OpId},
     oci::DiffId,
@@ -74,6 +74,21 @@ impl Machine<'_> {
             self.look(id, below, local, &known)?;
         }
         Ok((Some(known), None))
+    }
+
+    /// Notes down what the steps left, for who wants to look at one afterwards.
+    pub(super) fn keep_steps(&self) -> Result<(), BuildError> {
+        if self.mode == Mode::Explain || self.request.cache == CacheUse::Discard {
+            return Ok(());
+        }
+        let layers_of = |id: OpId| match self.results[id.index()].get()? {
+            OpResult::Stack(stack) => Some(stack.layers.as_slice()),
+            OpResult::Layers { layers, .. } => Some(layers.as_slice()),
+            OpResult::Context(_) | OpResult::Files(_) | OpResult::Stale => None,
+        };
+        let steps = Steps::of(&self.lowered.graph, &self.steps, layers_of);
+        let platform = self.lowered.config.platform();
+        steps.keep(&self.workshop.store, (&self.request.name, &platform))
     }
 
     /// Whether the image has the op's layer, and not only what is copied from it.

@@ -5,7 +5,9 @@ use std::collections::HashSet;
 use crate::dockerfile::ast::{Heredoc, Instruction, Kind, Location};
 use crate::dockerfile::parse_trigger;
 use crate::dockerfile::quote::quoted;
-use crate::graph::{CopySource, FileAction, FilesOp, Op, OpId, OpNode, Place, SourceRoot, Unpack};
+use crate::graph::{
+    CopySource, FileAction, FilesOp, Op, OpId, OpNode, Place, Setting, SourceRoot, Unpack,
+};
 use crate::oci::{ImageConfig, Platform, Reference, RootFs};
 
 use super::dispatch::Work;
@@ -200,7 +202,8 @@ impl Build<'_> {
             Source::Context(None) => "build context".to_owned(),
             Source::Context(Some(name)) => format!("context {name}"),
         };
-        let id = self.graph.add(OpNode { op, place: Place { title, ..Place::default() } });
+        let place = Place { title, ..Place::default() };
+        let id = self.graph.add(OpNode { op, place, setting: Setting::default() });
         self.sources.insert(source, id);
         id
     }
@@ -223,7 +226,7 @@ impl Build<'_> {
         };
         let place = Place { title: format!("FROM {name}"), ..Place::default() };
         let op = Op::Files(FilesOp { base, actions: vec![copy] });
-        work.op = self.graph.add(OpNode { op, place });
+        work.op = self.graph.add(OpNode { op, place, setting: work.setting() });
         commit_local(&mut work.image, &name);
     }
 

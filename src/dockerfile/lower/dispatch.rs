@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::dockerfile::ast::{Instruction, Kind, Location};
 use crate::dockerfile::quote::quoted;
-use crate::graph::{FileAction, FilesOp, Op, OpId, OpNode, Place};
+use crate::graph::{FileAction, FilesOp, Op, OpId, OpNode, Place, Setting};
 use crate::oci::ImageConfig;
 
 use super::base::ensure_path;
@@ -74,6 +74,17 @@ impl Work {
         match self.image.config.working_dir.as_str() {
             "" => "/",
             path => path,
+        }
+    }
+
+    /// What a process would find here.
+    pub(super) fn setting(&self) -> Setting {
+        Setting {
+            env: self.env.pairs(),
+            cwd: self.cwd().to_owned(),
+            user: self.image.config.user.clone(),
+            shell: self.image.config.shell.clone(),
+            architecture: self.image.platform().normalized().architecture,
         }
     }
 }
@@ -227,7 +238,7 @@ impl Build<'_> {
             Origin::Stage | Origin::StageTrigger => at.location.span.clone(),
         };
         let place = Place { stage: work.stage.clone(), title, span, lines: at.location.lines };
-        work.op = self.graph.add(OpNode { op, place });
+        work.op = self.graph.add(OpNode { op, place, setting: work.setting() });
     }
 
     fn workdir(&mut self, work: &mut Work, command: &Command, path: &str) -> Result<(), Failure> {
