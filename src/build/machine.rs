@@ -21,7 +21,7 @@ use super::{
     epoch,
     fetch::Errand,
     files::{self, Clock, Context, Key, Making, Parting, Root},
-    process, reason, result, strict,
+    network, process, reason, result, strict,
 };
 use stack::Stack;
 
@@ -314,7 +314,12 @@ impl<'a> Machine<'a> {
 
     /// A place that can run no process says so before anything is done.
     fn check_sandbox(&self) -> Result<(), BuildFailure> {
-        let Err(obstacle) = &self.workshop.ability.run else { return Ok(()) };
+        let ability = &self.workshop.ability;
+        let Err(obstacle) = &ability.run else {
+            let processes = (&self.lowered.graph, &self.request.network);
+            return network::check(processes, ability.isolation)
+                .map_err(|(place, error)| BuildFailure::new(self.request, Some(place), error));
+        };
         let is_process = |id: &OpId| matches!(self.lowered.graph.node(*id).op, Op::Run(_));
         let Some(first) = self.lowered.graph.ids().find(is_process) else { return Ok(()) };
         let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());

@@ -4,9 +4,9 @@ use std::net::UdpSocket;
 
 use super::{BuildError, process::Task};
 use crate::{
-    graph::{KeyTree, Network},
+    graph::{KeyTree, Network, Op, OpGraph, Place, RunOp},
     plan::{NetworkPlan, PlannedNetwork},
-    sandbox::{NetworkMode, SANDBOX_RESOLVER},
+    sandbox::{self, Isolation, NetworkMode, SANDBOX_RESOLVER},
 };
 
 /// An address that stands for the machine that builds.
@@ -25,12 +25,25 @@ pub struct HostDns {
 }
 
 /// The network of a step: its own choice, or what the build was started with.
-pub(super) fn mode(task: &Task<'_>) -> NetworkMode {
-    match task.run.network {
+pub(super) fn mode(run: &RunOp, plan: &NetworkPlan) -> NetworkMode {
+    match run.network {
         Network::None => NetworkMode::None,
         Network::Host => NetworkMode::Host,
-        Network::Default => asked(&task.request.network),
+        Network::Default => asked(plan),
     }
+}
+
+/// Fails for the first process whose network cannot be had here: before any is started.
+pub(super) fn check(
+    (graph, plan): (&OpGraph, &NetworkPlan),
+    isolation: Isolation,
+) -> Result<(), (Place, BuildError)> {
+    for node in graph.ids().map(|id| graph.node(id)) {
+        let Op::Run(run) = &node.op else { continue };
+        sandbox::check_network(mode(run, plan), isolation)
+            .map_err(|error| (node.place.clone(), error.into()))?;
+    }
+    Ok(())
 }
 
 /// The network of a process that does not choose for itself.

@@ -135,7 +135,7 @@ fn specify(
         let what = format!("RUN --device={device}");
         return Err(BuildError::Unsupported { what, help: None });
     }
-    let network = network::mode(task);
+    let network = network::mode(run, &task.request.network);
     let user = files::user_ids(view, &run.user).map_err(|error| unstarted(task, error.into()))?;
     let mut env: Vec<String> = Vec::new();
     for (name, value) in run.env.iter().chain(&run.hidden_env).chain(&mounts.env) {

@@ -28,7 +28,7 @@ use super::{
     site::{Reach, addresses, place_of, same_origin},
     transport::{HOPS_MAX, causes, is_transient, resolve_location, silent, transport_failure},
 };
-use crate::remote::without_login;
+use crate::remote::{is_metadata, without_login};
 
 /// Longest file that is taken, in bytes.
 const DOWNLOAD_BYTES_MAX: u64 = 16 << 30;
@@ -319,21 +319,12 @@ fn check_target(url: &Url, reach: Reach) -> Result<(), DownloadError> {
 /// Whether an address answers with what only this machine may know: link-local ones, where clouds keep
 /// their metadata, and the few metadata addresses elsewhere.
 pub(super) fn gives_secrets(address: IpAddr) -> bool {
-    const METADATA_V4: [Ipv4Addr; 3] = [
-        Ipv4Addr::new(168, 63, 129, 16),   // Azure
-        Ipv4Addr::new(100, 100, 100, 200), // Alibaba
-        Ipv4Addr::new(192, 0, 0, 192),     // Oracle
-    ];
-    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254); // AWS
     match address.to_canonical() {
-        IpAddr::V4(address) => {
-            address.is_link_local() || address.is_unspecified() || METADATA_V4.contains(&address)
-        }
+        IpAddr::V4(address) => address.is_unspecified() || is_metadata(IpAddr::V4(address)),
         IpAddr::V6(address) => {
-            address.is_unicast_link_local()
-                || address.is_unspecified()
+            address.is_unspecified()
+                || is_metadata(IpAddr::V6(address))
                 || embedded(address).is_some_and(|v4| gives_secrets(IpAddr::V4(v4)))
-                || address == METADATA_V6
         }
     }
 }
@@ -387,7 +378,12 @@ mod tests {
             ("http://[::169.254.169.254]/", false, false),
             ("http://[64:ff9b::169.254.169.254]/", false, false),
             ("http://[fe80::1]/", false, false),
+            ("http://[fe80::a9fe:a9fe]/", false, false),
             ("http://[fd00:ec2::254]/", false, false),
+            ("http://[fd20:ce::254]/", false, false),
+            ("http://[fd00:42::42]/", false, false),
+            ("http://[fd00:100::100:200]/", false, false),
+            ("http://192.0.0.192/", false, false),
             ("http://0/", false, false),
             ("http://[::]/", false, false),
             ("http://168.63.129.16/", false, false),

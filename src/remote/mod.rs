@@ -3,6 +3,7 @@
 //! Pure: knows what a text asks for; not whether it is there, nor how it is fetched.
 
 mod git;
+mod metadata;
 
 use std::fmt;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use url::Url;
 
 pub use git::{GitSource, GitTimes, Login, ParseGitError, Submodules, TakenFor};
+pub use metadata::{LINK_LOCAL_V6, METADATA_V4, METADATA_V6, is_metadata};
 
 /// Where the files of a context are, when they are not on this machine.
 #[derive(Clone, PartialEq, Eq, Hash)]

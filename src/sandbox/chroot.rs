@@ -30,18 +30,21 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What this way cannot give.
 pub(super) fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
-    let unavailable = |reason: &str| {
-        let help = "a place with namespaces can: `idpbuilder doctor` says what this one lacks";
-        Err(SandboxError::Unavailable { reason: reason.to_owned(), help: help.to_owned() })
-    };
     let is_file = |mount: &Mount| matches!(mount, Mount::Bind(bind) if bind.source.is_file());
     if !spec.mounts.iter().all(is_file) {
         return unavailable("--isolation=chroot has no mounts");
     }
-    if spec.network != NetworkMode::Host {
-        return unavailable("--isolation=chroot has the network of this machine alone");
-    }
-    Ok(())
+    if spec.network == NetworkMode::Host { Ok(()) } else { no_network() }
+}
+
+/// There is no network but the machine's.
+pub(super) fn no_network() -> Result<(), SandboxError> {
+    unavailable("--isolation=chroot has the network of this machine alone")
+}
+
+fn unavailable(reason: &str) -> Result<(), SandboxError> {
+    let help = "a place with namespaces can: `idpbuilder doctor` says what this one lacks";
+    Err(SandboxError::Unavailable { reason: reason.to_owned(), help: help.to_owned() })
 }
 
 /// Files that are put into the root for the time of the process; taken out when dropped.

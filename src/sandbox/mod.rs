@@ -121,6 +121,20 @@ pub fn network_helper() -> Option<&'static str> {
     network::helper()
 }
 
+/// Whether a process could have this network, as far as can be seen before there is one.
+///
+/// # Errors
+///
+/// [`SandboxError::Unavailable`].
+pub fn check_network(mode: NetworkMode, isolation: Isolation) -> Result<(), SandboxError> {
+    match (mode, isolation) {
+        (NetworkMode::Host, _) => Ok(()),
+        (_, Isolation::Chroot) => chroot::no_network(),
+        (NetworkMode::None, _) => Ok(()),
+        (NetworkMode::Sandbox, _) => network::obstacle(),
+    }
+}
+
 /// A process to run.
 #[derive(Clone, Debug)]
 pub struct ProcessSpec {

@@ -20,11 +20,14 @@ use rustix::{
     net::{AddressFamily, SendFlags, SocketFlags, SocketType},
 };
 
-use crate::sandbox::{
-    NetworkMode, SandboxError,
-    prepare::setup,
-    sys::{self, Sys},
-    told::Told,
+use crate::{
+    remote::{LINK_LOCAL_V6, METADATA_V4, METADATA_V6},
+    sandbox::{
+        NetworkMode, SandboxError,
+        prepare::setup,
+        sys::{self, Sys},
+        told::Told,
+    },
 };
 
 /// Where the helpers are kept; never looked up in `PATH`.
@@ -45,15 +48,6 @@ const ADDRESS: &str = "10.0.2.100";
 const GATEWAY: &str = "10.0.2.2";
 /// At which the helper forwards to the resolver of the host.
 pub(super) const RESOLVER: &str = "10.0.2.3";
-
-/// Where clouds serve metadata, credentials among them: link-local addresses (all of them), Alibaba, Azure's wire server.
-const CLOSED_V4: &[([u8; 4], u8)] =
-    &[([169, 254, 0, 0], 16), ([100, 100, 100, 200], 32), ([168, 63, 129, 16], 32)];
-/// AWS and Google over IPv6.
-const CLOSED_V6: &[([u8; 16], u8)] = &[
-    ([0xfd, 0, 0x0e, 0xc2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54], 128),
-    ([0xfd, 0x20, 0, 0xce, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x02, 0x54], 128),
-];
 
 /// A helper that runs; it ends when this is dropped, and when we are gone.
 pub(super) struct Link {
@@ -87,6 +81,23 @@ pub(super) fn connect(mode: NetworkMode, pid: libc::pid_t) -> Result<Option<Link
     if mode != NetworkMode::Sandbox {
         return Ok(None);
     }
+    obstacle()?;
+    let mut refusals = Vec::new();
+    for (name, path) in helpers() {
+        match start(name, &path, pid) {
+            Ok(link) => return Ok(Some(link)),
+            Err(error) => refusals.push(format!("{name}: {error}")),
+        }
+    }
+    let reason = format!("no network of its own: {}", refusals.join("; "));
+    Err(SandboxError::Unavailable { reason, help: CHOICE.to_owned() })
+}
+
+/// What to do where there is no helper.
+const CHOICE: &str = "install slirp4netns or passt, or choose --network=host or --network=none";
+
+/// Fails where nothing could connect a new network, as far as can be seen without one.
+pub(super) fn obstacle() -> Result<(), SandboxError> {
     if let Err(error) = File::options().read(true).write(true).open(TUN) {
         let reason = format!("no network of its own: {TUN}: {error}");
         let help = format!(
@@ -95,22 +106,12 @@ pub(super) fn connect(mode: NetworkMode, pid: libc::pid_t) -> Result<Option<Link
         );
         return Err(SandboxError::Unavailable { reason, help });
     }
-    let mut refusals = Vec::new();
-    for (name, path) in helpers() {
-        match start(name, &path, pid) {
-            Ok(link) => return Ok(Some(link)),
-            Err(error) => refusals.push(format!("{name}: {error}")),
-        }
+    if helpers().is_empty() {
+        let reason =
+            "a network of its own needs slirp4netns or pasta, and neither is installed".to_owned();
+        return Err(SandboxError::Unavailable { reason, help: CHOICE.to_owned() });
     }
-    let help =
-        "install slirp4netns or passt, or choose --network=host or --network=none".to_owned();
-    let reason = match refusals.as_slice() {
-        [] => {
-            "a network of its own needs slirp4netns or pasta, and neither is installed".to_owned()
-        }
-        _ => format!("no network of its own: {}", refusals.join("; ")),
-    };
-    Err(SandboxError::Unavailable { reason, help })
+    Ok(())
 }
 
 fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
@@ -186,17 +187,31 @@ pub(super) fn close_metadata() -> Sys<()> {
         SocketFlags::CLOEXEC,
         None, // NETLINK_ROUTE is protocol 0.
     )?;
-    for (address, bits) in CLOSED_V4 {
-        close(&socket, libc::AF_INET, address, *bits)?;
+    for (address, bits) in METADATA_V4 {
+        close(&socket, By::Route, &address.octets(), *bits)?;
     }
-    for (address, bits) in CLOSED_V6 {
-        match close(&socket, libc::AF_INET6, address, *bits) {
+    for (address, bits) in METADATA_V6 {
+        match close(&socket, By::Route, &address.octets(), *bits) {
+            Ok(()) => {}
             // A kernel without IPv6, or with it switched off, reaches none of them.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM | Errno::AFNOSUPPORT) => {}
+            Err(Errno::OPNOTSUPP | Errno::ACCESS | Errno::PERM | Errno::AFNOSUPPORT) => {
+                return Ok(());
+            }
             Err(errno) => return Err(errno),
         }
     }
-    Ok(())
+    // Who names a link-local address names the interface too, which no route of another one overrules.
+    let (address, bits) = LINK_LOCAL_V6;
+    close(&socket, By::Rule, &address.octets(), bits)
+}
+
+/// How a destination is closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// A route that leads nowhere.
+    Route,
+    /// A rule that is looked at before any route but those to ourselves.
+    Rule,
 }
 
 /// Longest message that is sent, in bytes: header, route, one address, one device.
@@ -204,15 +219,21 @@ const MESSAGE_BYTES: usize = 16 + 12 + 20;
 /// The routing table that is looked at (`RT_TABLE_MAIN`).
 const TABLE_MAIN: u8 = 254;
 
-/// One `RTM_NEWROUTE` of an unreachable destination (rtnetlink(7)), and the kernel's answer.
-fn close(socket: &OwnedFd, family: i32, address: &[u8], bits: u8) -> Sys<()> {
+/// One `RTM_NEWROUTE` or `RTM_NEWRULE` of an unreachable destination (rtnetlink(7), linux/fib_rules.h), and the kernel's
+/// answer. The two are alike: `FRA_DST` is `RTA_DST`, and `FR_ACT_UNREACHABLE` is `RTN_UNREACHABLE`.
+fn close(socket: &OwnedFd, by: By, address: &[u8], bits: u8) -> Sys<()> {
     const REQUEST: u16 = 1 | 4 | 0x400; // NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE.
+    let family = if address.len() == 4 { libc::AF_INET } else { libc::AF_INET6 };
+    let (kind, protocol) = match by {
+        By::Route => (libc::RTM_NEWROUTE, libc::RTPROT_BOOT),
+        By::Rule => (libc::RTM_NEWRULE, 0),
+    };
     let mut message = [0u8; MESSAGE_BYTES];
     let len = 16 + 12 + 4 + address.len();
     message[..4].copy_from_slice(&(len as u32).to_ne_bytes());
-    message[4..6].copy_from_slice(&libc::RTM_NEWROUTE.to_ne_bytes());
+    message[4..6].copy_from_slice(&kind.to_ne_bytes());
     message[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
-    let route = [family as u8, bits, 0, 0, TABLE_MAIN, libc::RTPROT_BOOT, 0, libc::RTN_UNREACHABLE];
+    let route = [family as u8, bits, 0, 0, TABLE_MAIN, protocol, 0, libc::RTN_UNREACHABLE];
     message[16..24].copy_from_slice(&route);
     message[28..30].copy_from_slice(&(4 + address.len() as u16).to_ne_bytes());
     message[30..32].copy_from_slice(&libc::RTA_DST.to_ne_bytes());

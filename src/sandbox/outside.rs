@@ -196,7 +196,8 @@ impl Drop for Process {
 pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     let mut namespaces =
         libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUTS | libc::CLONE_NEWIPC;
-    if plan.network != NetworkMode::Host {
+    let network = plan.users.as_ref().and_then(|users| users.network.as_ref());
+    if plan.network != NetworkMode::Host && network.is_none() {
         namespaces |= libc::CLONE_NEWNET;
     }
     let mut end = Signal::KILL;
@@ -206,6 +207,8 @@ pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     let failed = |errno: Errno| setup("start a process in new namespaces", errno.into());
     // Handlers of the tool must not run in the child, where they would speak through shared pipes.
     let mask = sys::set_signal_mask(SIGNALS_ALL).map_err(failed)?;
+    let back = network.map(|network| sys::enter_network(network.as_fd()));
+    let back = back.transpose().map_err(failed)?;
     let mut joined = Joined::AtBirth;
     let born = plan.cgroup.birthplace.as_ref().map(|group| {
         // SAFETY: the child calls `inside::init` alone, which is made for this and never returns.
@@ -222,10 +225,12 @@ pub(super) fn start(plan: &Plan, told: &Told) -> Result<Process, SandboxError> {
     if matches!(forked, Ok(Forked::Child)) {
         inside::init(plan, told, joined);
     }
+    let returned = back.map(|back| sys::enter_network(back.as_fd())).transpose();
     sys::set_signal_mask(mask).map_err(failed)?;
     match forked.map_err(failed)? {
         Forked::Parent(pid, Some(pidfd)) => {
             let mut process = Process { end, pid, pidfd, waited: false, _link: None };
+            returned.map_err(failed)?;
             process._link = network::connect(plan.network, pid)?;
             network::release(told)?;
             Ok(process)

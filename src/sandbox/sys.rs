@@ -365,10 +365,19 @@ pub(super) fn enter_users(namespace: BorrowedFd<'_>) -> Sys<()> {
         .map(drop)
 }
 
-/// Leaves namespaces (`CLONE_NEW*`) for new ones.
-pub(super) fn unshare(namespaces: libc::c_int) -> Sys<()> {
+/// Leaves the mount namespace for a copy.
+pub(super) fn unshare_mounts() -> Sys<()> {
     // SAFETY: takes numbers only; the process has one thread.
-    check(unsafe { libc::syscall(libc::SYS_unshare, namespaces) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+}
+
+/// Enters a network, with this thread alone; what it starts is born there. Gives back the one that it was in.
+pub(super) fn enter_network(namespace: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let own = rustix::fs::open(c"/proc/thread-self/ns/net", flags, rustix::fs::Mode::empty())?;
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNET) })?;
+    Ok(own)
 }
 
 /// Whose the files are that this thread makes. Takes capabilities over files away from it.

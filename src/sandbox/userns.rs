@@ -48,6 +48,9 @@ pub(super) const ROOT: usize = u32::MAX as usize;
 pub(super) struct PrivateUsers {
     /// The user namespace.
     pub(super) namespace: OwnedFd,
+    /// A network that belongs to it, in which the init is born: there the process's capabilities count (ports below
+    /// 1024, ping). `None` for the machine's.
+    pub(super) network: Option<OwnedFd>,
     first_uid: u32,
     first_gid: u32,
     /// What the init may do, and goes on to do as another id.
@@ -75,10 +78,11 @@ pub(super) fn plan(
     };
     let (first_uid, first_gid) =
         (range("/etc/subuid", "/etc/passwd")?, range("/etc/subgid", "/etc/group")?);
-    let namespace = make(first_uid, first_gid).map_err(failed)?;
+    let (namespace, network) = make(first_uid, first_gid, spec.network).map_err(failed)?;
     let group = (first_gid + TERMINAL_GROUP).to_string();
     Ok(Some(PrivateUsers {
         namespace,
+        network,
         first_uid,
         first_gid,
         capabilities: identity::permitted_capabilities(),
@@ -151,11 +155,20 @@ fn first(ranges: &str, accounts: &str) -> Result<u32, String> {
     Ok(first)
 }
 
-/// A user namespace with that range. It is born with a process, which is gone on return.
-fn make(first_uid: u32, first_gid: u32) -> io::Result<OwnedFd> {
+/// A user namespace with that range, and a network of it unless the process has the machine's. They are born with a
+/// process, which is gone on return.
+fn make(
+    first_uid: u32,
+    first_gid: u32,
+    network: NetworkMode,
+) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+    let own_network = match network {
+        NetworkMode::Host => 0,
+        NetworkMode::None | NetworkMode::Sandbox => libc::CLONE_NEWNET,
+    };
     let mask = sys::set_signal_mask(SIGNALS_ALL)?;
     // SAFETY: the child makes system calls alone and never returns.
-    let forked = unsafe { sys::fork(libc::CLONE_NEWUSER) };
+    let forked = unsafe { sys::fork(libc::CLONE_NEWUSER | own_network) };
     if matches!(forked, Ok(Forked::Child)) {
         let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
         let _ = sys::wait_for_signal(&[libc::SIGTERM]);
@@ -167,7 +180,9 @@ fn make(first_uid: u32, first_gid: u32) -> io::Result<OwnedFd> {
         let place = PathBuf::from(format!("/proc/{pid}"));
         fs::write(place.join("uid_map"), format!("0 {first_uid} {IDS}\n"))?;
         fs::write(place.join("gid_map"), format!("0 {first_gid} {IDS}\n"))?;
-        prepare::raised(fs::File::open(place.join("ns/user"))?.as_fd())
+        let open = |name: &str| prepare::raised(fs::File::open(place.join(name))?.as_fd());
+        let network = (own_network != 0).then(|| open("ns/net")).transpose()?;
+        Ok((open("ns/user")?, network))
     })();
     rustix::process::pidfd_send_signal(&holder, Signal::KILL)?;
     sys::wait(pid)?;
@@ -245,19 +260,13 @@ fn seat_one(users: &PrivateUsers, source: &CStr, place: &CStr) -> Sys<()> {
     rustix::mount::move_mount(&mount, c"", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-/// Runs in the process: enters the namespace, as its root, with mounts that are not the init's any more; with no
-/// network but loopback when it is to have none, so that its capabilities count there.
+/// Runs in the process: enters the namespace, as its root, with mounts that are not the init's any more.
 pub(super) fn enter(plan: &Plan) -> Result<(), Failure> {
     let Some(users) = &plan.users else { return Ok(()) };
-    let alone = plan.network == NetworkMode::None;
     sys::enter_users(users.namespace.as_fd()).at(Step::Users)?;
-    sys::unshare(libc::CLONE_NEWNS | if alone { libc::CLONE_NEWNET } else { 0 }).at(Step::Users)?;
+    sys::unshare_mounts().at(Step::Users)?;
     sys::set_groups(&[], 0).at(Step::Users)?;
-    sys::set_user(0).at(Step::Users)?;
-    if alone {
-        sys::raise_loopback().at(Step::Network)?;
-    }
-    Ok(())
+    sys::set_user(0).at(Step::Users)
 }
 
 #[cfg(test)]

@@ -104,6 +104,42 @@ fn s28_cloud_metadata_is_closed_in_a_sandbox_and_the_rest_is_not() {
     assert!(!sandbox.contains("via 10.0.2.2"), "{sandbox}");
 }
 
+/// As above, by IPv6, which pasta carries; a link-local address comes with an interface.
+#[test]
+fn s28_cloud_metadata_is_closed_by_ipv6_too() {
+    let user = User::new();
+    let addresses =
+        ["169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe%eth0", "2001:db8::77", "192.0.2.77"];
+    let text = format!(
+        "FROM busybox\nRUN for a in {}; do mkfifo /f; (printf 'GET /name HTTP/1.0\\r\\n\\r\\n' | nc $a 8080 > /f 2>&1 &); \\\n\
+         timeout 60 grep -m 1 -e reached -e nc: /f >> /out; rm /f; done\n",
+        addresses.join(" ")
+    );
+    user.write("Dockerfile", &text);
+    user.write("served/name", "reached\n");
+    user.write(
+        "script",
+        "mount --bind /dev/null /usr/bin/slirp4netns\n\
+         ip link add eth0 type veth peer name other; for one in lo eth0 other; do ip link set $one up; done\n\
+         ip addr add 169.254.169.254/32 dev lo; ip addr add fd00:ec2::254/128 dev lo; ip addr add 192.0.2.77/24 dev eth0\n\
+         for one in 2001:db8::77 2001:db8::1 fe80::a9fe:a9fe; do ip addr add $one/64 dev eth0 nodad; done\n\
+         ip route add default via 192.0.2.1; ip route add default via 2001:db8::2 dev eth0\n\
+         python3 -m http.server --bind :: -d served 8080 >/dev/null 2>&1 & server=$!\n\
+         until curl -sf http://192.0.2.77:8080/name >/dev/null; do :; done\n\
+         for mode in host sandbox; do idpbuilder build -q --network=$mode --output type=local,dest=out-$mode \"$@\" .; done\n\
+         kill $server\n",
+    );
+    let mut build = user.command("unshare");
+    build.args(["-n", "-m", "bash", "-eu", "script"]).args(base_contexts());
+    on_a_usual_machine(&user, "", &build).ok();
+    let read = |mode: &str| {
+        let text = fs::read_to_string(user.work().join(format!("out-{mode}/out"))).unwrap();
+        text.lines().map(|line| line.contains("reached")).collect::<Vec<_>>()
+    };
+    assert_eq!(read("host"), [true; 5], "they are there");
+    assert_eq!(read("sandbox"), [false, false, false, true, true]);
+}
+
 #[test]
 fn the_helper_ends_with_its_step_even_when_the_tool_is_killed() {
     let user = User::new();
@@ -164,8 +200,9 @@ pub(crate) fn on_a_usual_machine(user: &User, prepare: &str, build: &Command) ->
 fn without_a_helper_the_way_out_is_said() {
     let user = User::new();
     user.write("Dockerfile", "FROM busybox\nRUN true\n");
-    without(&user, &["slirp4netns", "pasta"])
+    let said = without(&user, &["slirp4netns", "pasta"])
         .fails(8, &["no network of its own", "slirp4netns", "passt", "--network=none"]);
+    assert!(said.contains("Dockerfile:2"), "{said}");
 }
 
 #[test]
@@ -174,8 +211,9 @@ fn a_closed_tun_is_named_with_the_way_out() {
     user.write("Dockerfile", "FROM busybox\nRUN true\n");
     let mut build = user.idp();
     build.args(["build", "--network=sandbox"]).args(base_contexts()).arg(".");
-    on_a_usual_machine(&user, "chmod 600 /dev/net/tun;", &build)
-        .fails(8, &["/dev/net/tun: Permission denied", "chmod 666 /dev/net/tun"]);
+    let said = on_a_usual_machine(&user, "chmod 600 /dev/net/tun;", &build)
+        .fails(8, &["/dev/net/tun: Permission denied", "chmod 666 /dev/net/tun", "Dockerfile:2"]);
+    assert!(!said.contains("[1/1]"), "before the first step\n{said}");
 }
 
 #[test]

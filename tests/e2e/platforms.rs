@@ -52,11 +52,14 @@ fn l27_a_foreign_process_runs_rootless() {
 
 #[test]
 fn l27_privileges_do_not_change_what_a_foreign_process_leaves() {
-    let digest = |user: &User| {
-        build(user, FOREIGN, &["--platform", "linux/arm64", "-t", "app:v1"]).ok();
+    let digest = |user: &User, flags: &[&str]| {
+        let all = [&["--platform", "linux/arm64", "-t", "app:v1"], flags].concat();
+        build(user, FOREIGN, &all).ok();
         user.run(["images", "--format", "{{.Digest}}", "app"]).ok()
     };
-    assert_eq!(digest(&User::new()), digest(&User::rootless()));
+    let as_root = digest(&User::new(), &[]);
+    assert_eq!(as_root, digest(&User::rootless(), &[]));
+    assert_eq!(as_root, digest(&User::new(), &["--userns", "private"]));
 }
 
 /// As on a machine where `systemd-binfmt` or `tonistiigi/binfmt` did it.

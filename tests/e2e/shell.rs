@@ -83,7 +83,7 @@ const FAILING: &str = "FROM busybox\n\
     RUN --mount=type=tmpfs,target=/m --mount=type=cache,target=/c,uid=77 \
         echo left > /w/written; echo kept > /c/kept; exit 7\n";
 
-fn a_shell_opens_where_the_step_failed(user: &User) {
+fn a_shell_opens_where_the_step_failed(user: &User, flags: &[&str]) {
     user.write("Dockerfile", FAILING);
     let prompt = r"/?\w* \$ ";
     let done = build_on_terminal(
@@ -102,7 +102,7 @@ fn a_shell_opens_where_the_step_failed(user: &User) {
             (prompt, "echo interrupted $?\n"),
             (r"interrupted 130", "exit 5\n"),
         ],
-        &["-t", "demo:v1"],
+        &[&["-t", "demo:v1"], flags].concat(),
     );
     assert_eq!(done.code, 1, "{done}");
     let (before, after) = done.out.split_once("exit 5").unwrap();
@@ -120,12 +120,17 @@ fn a_shell_opens_where_the_step_failed(user: &User) {
 
 #[test]
 fn as_root_a_shell_opens_where_the_step_failed() {
-    a_shell_opens_where_the_step_failed(&User::new());
+    a_shell_opens_where_the_step_failed(&User::new(), &[]);
+}
+
+#[test]
+fn as_root_a_shell_opens_where_a_step_with_private_ids_failed() {
+    a_shell_opens_where_the_step_failed(&User::new(), &["--userns", "private"]);
 }
 
 #[test]
 fn as_an_ordinary_user_a_shell_opens_where_the_step_failed() {
-    a_shell_opens_where_the_step_failed(&User::rootless());
+    a_shell_opens_where_the_step_failed(&User::rootless(), &[]);
 }
 
 #[test]
@@ -159,13 +164,13 @@ fn without_a_terminal_it_is_refused_before_anything_is_built() {
     user.run(["debug", "shell", "demo:v1"]).fails(3, &["debug shell needs a terminal"]);
 }
 
-fn any_image_can_be_looked_into(user: &User) {
+fn any_image_can_be_looked_into(user: &User, flags: &[&str]) {
     let text = "FROM busybox\nRUN mkdir /site && chown 5:6 /site\nWORKDIR /site\nENV A=b\nUSER 5:6\nRUN echo one > one\nRUN echo two > two\n";
     user.build(text, &["-t", "demo:v1"]).ok();
     let look = [(r"\$ ", "echo \"[$(id -u) $(pwd) $A $(ls | tr '\\n' ' ')]\"; touch new; ls\n")];
     let seen = |image: &str, wanted: &str| {
         let dialogue = [look[0], (wanted, "exit 4\n")];
-        let done = on_terminal(user, &dialogue, &["debug", "shell", image]);
+        let done = on_terminal(user, &dialogue, &[&["debug", "shell", image], flags].concat());
         assert_eq!(done.code, 4, "its own exit code\n{done}");
     };
     seen("demo:v1", r"\[5 /site b one two \]");
@@ -178,12 +183,17 @@ fn any_image_can_be_looked_into(user: &User) {
 
 #[test]
 fn as_root_any_image_can_be_looked_into() {
-    any_image_can_be_looked_into(&User::new());
+    any_image_can_be_looked_into(&User::new(), &[]);
+}
+
+#[test]
+fn as_root_any_image_can_be_looked_into_with_private_ids() {
+    any_image_can_be_looked_into(&User::new(), &["--userns", "private", "--network", "none"]);
 }
 
 #[test]
 fn as_an_ordinary_user_any_image_can_be_looked_into() {
-    any_image_can_be_looked_into(&User::rootless());
+    any_image_can_be_looked_into(&User::rootless(), &[]);
 }
 
 /// Two stages, and a step that fails with one behind it.
@@ -248,6 +258,34 @@ fn as_root_any_step_can_be_looked_into() {
 #[test]
 fn as_an_ordinary_user_any_step_can_be_looked_into() {
     any_step_can_be_looked_into(&User::rootless());
+}
+
+#[test]
+fn an_image_for_another_processor_can_be_looked_into() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM busybox\nRUN echo deep > /found\n");
+    let layout =
+        format!("busybox=oci-layout://{}", crate::support::bases().join("multi").display());
+    let mut command = user.idp();
+    command.args([
+        "build",
+        "--platform",
+        "linux/arm64",
+        "-t",
+        "foreign:v1",
+        "--build-context",
+        &layout,
+    ]);
+    Done::of(command.arg(".")).ok();
+    let look =
+        [(r"[#$] ", "echo \"[$(uname -m) $(cat /found)]\"\n"), (r"\[aarch64 deep\]", "exit\n")];
+    let ways: [&[&str]; 3] =
+        [&[], &["--userns", "private"], &["--step", "1", "--platform", "linux/arm64"]];
+    for flags in ways {
+        let args = [&["debug", "shell", "foreign:v1"][..], flags].concat();
+        let done = on_terminal(&user, &look, &args);
+        assert_eq!(done.code, 0, "{done}");
+    }
 }
 
 #[test]

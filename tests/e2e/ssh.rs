@@ -102,7 +102,7 @@ fn signing(key: &str) -> String {
     )
 }
 
-fn the_agent_serves_a_step_and_is_gone_after_it(user: &User) {
+fn the_agent_serves_a_step_and_is_gone_after_it(user: &User, flags: &[&str]) {
     tools(user);
     let key = key(user, "ed25519", "");
     let agent = Agent::start(user, &key);
@@ -114,7 +114,8 @@ fn the_agent_serves_a_step_and_is_gone_after_it(user: &User) {
          RUN test ! -e /run/buildkit && ! ssh-add -l 2>/dev/null\n",
         signing(&key)
     );
-    Done::of(agent.known_to(&mut build(user, &dockerfile, &["--ssh", "default"]))).ok();
+    let flags = [&["--ssh", "default"], flags].concat();
+    Done::of(agent.known_to(&mut build(user, &dockerfile, &flags))).ok();
     let listed = agent.list(user);
     assert!(listed.contains("ed25519 key"), "{listed}");
     assert_eq!(out(user, "list"), listed);
@@ -131,12 +132,17 @@ fn the_agent_serves_a_step_and_is_gone_after_it(user: &User) {
 
 #[test]
 fn as_root_the_agent_serves_a_step_and_is_gone_after_it() {
-    the_agent_serves_a_step_and_is_gone_after_it(&User::new());
+    the_agent_serves_a_step_and_is_gone_after_it(&User::new(), &[]);
+}
+
+#[test]
+fn as_root_the_agent_serves_a_step_with_private_ids() {
+    the_agent_serves_a_step_and_is_gone_after_it(&User::new(), &["--userns", "private"]);
 }
 
 #[test]
 fn as_an_ordinary_user_the_agent_serves_a_step_and_is_gone_after_it() {
-    the_agent_serves_a_step_and_is_gone_after_it(&User::rootless());
+    the_agent_serves_a_step_and_is_gone_after_it(&User::rootless(), &[]);
 }
 
 #[test]

@@ -123,13 +123,33 @@ fn private_ids_open_nothing_of_the_machine() {
     user.build(&insecure, &flags).ok();
 }
 
+/// A network of its own belongs to the process: what Docker's capabilities allow there counts.
+#[test]
+fn ports_below_1024_are_the_process_s_where_the_network_is() {
+    let user = User::new();
+    // Who waits for a caller in vain got the port.
+    let listen = "nc -l -p 80 -w 1 > /out 2>&1; grep -q 'timed out' /out";
+    let metadata =
+        "! ip route del 169.254.0.0/16 && ! ip rule del to fe80::/10 && ls /sys/class/net";
+    let own = format!("FROM busybox\nRUN {listen} && {metadata}\n");
+    for network in ["none", "sandbox"] {
+        user.write("Dockerfile", &own);
+        let mut build = user.idp();
+        build.args(["build", "--userns", "private", "--network", network]).args(base_contexts());
+        crate::network::on_a_usual_machine(&user, "", build.arg(".")).ok();
+    }
+    let shared = format!("FROM busybox\nRUN ! ({listen}) && grep -q 'Permission denied' /out\n");
+    user.build(&shared, &["--userns", "private"]).ok();
+}
+
 #[test]
 fn private_ids_are_refused_where_they_cannot_be() {
     let user = User::new();
     let run = "FROM busybox\nRUN true\n";
     let refused = |flags: &[&str], words: &[&str]| {
         let flags = [&["--userns", "private"], flags].concat();
-        user.build(run, &flags).fails(8, words);
+        let said = user.build(run, &flags).fails(8, words);
+        assert!(!said.contains("[1/1]"), "before the first step\n{said}");
     };
     refused(&["--isolation", "chroot"], &["--isolation chroot has no namespaces", "leave"]);
     refused(

@@ -41,6 +41,8 @@ use crate::support::{
 enum Level {
     /// Root of the machine.
     Root,
+    /// The same, with ids for its processes that are nobody's.
+    Private,
     /// An ordinary user with subordinate ids.
     Mapped,
     /// An ordinary user without.
@@ -48,11 +50,14 @@ enum Level {
 }
 
 impl Level {
-    const ALL: [Self; 3] = [Self::Root, Self::Mapped, Self::SingleId];
+    const ALL: [Self; 4] = [Self::Root, Self::Private, Self::Mapped, Self::SingleId];
+    /// For cases of hundreds of builds or rounds, in which whose the ids are changes nothing.
+    const LONG: [Self; 3] = [Self::Root, Self::Mapped, Self::SingleId];
 
     fn name(self) -> &'static str {
         match self {
             Self::Root => "root",
+            Self::Private => "root, private ids",
             Self::Mapped => "user, subordinate ids",
             Self::SingleId => "user, one id",
         }
@@ -60,7 +65,7 @@ impl Level {
 
     fn user(self) -> User {
         match self {
-            Self::Root => User::new(),
+            Self::Root | Self::Private => User::new(),
             Self::Mapped => User::rootless(),
             Self::SingleId => User::single_id(),
         }
@@ -124,9 +129,11 @@ impl Attack {
         command
     }
 
-    /// Flags by which a build finds the images.
+    /// Flags by which a build finds the images, and is run as the level has it.
     fn flags(&self) -> Vec<String> {
-        self.contexts.borrow().clone()
+        let private = ["--userns", "private"].iter().filter(|_| self.level == Level::Private);
+        let private = private.map(|flag| (*flag).to_owned());
+        self.contexts.borrow().iter().cloned().chain(private).collect()
     }
 
     fn build(&self, dockerfile: &str) -> Done {

@@ -207,8 +207,9 @@ fn s32_owners_beyond_the_mapped_ids_are_not_squashed() {
                         "{done}"
                     );
                 }
-                // Recorded, not real: the process sees one owner, the image has the right one.
-                Level::SingleId => {
+                // The process sees another owner, the image has the right one.
+                Level::SingleId | Level::Private => {
+                    assert_eq!(done.code, 1, "{done}");
                     let copied = attack.build_with(
                         "FROM evil\nRUN true\n",
                         &["--output", "type=tar,dest=out.tar"],
@@ -226,6 +227,7 @@ fn s32_owners_beyond_the_mapped_ids_are_not_squashed() {
             Level::Root => "real",
             Level::Mapped => "refused",
             Level::SingleId => "recorded",
+            Level::Private => "nobody's to the process, kept",
         }
     });
 }
