@@ -19,7 +19,7 @@ use idpbuilder::{
 };
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic};
 
-use super::setup;
+use super::{git_failure, setup};
 
 /// A build step failed.
 pub(super) const BUILD: u8 = 1;
@@ -228,6 +228,7 @@ fn build_code(error: &BuildError) -> u8 {
         BuildError::Store(error) => store_code(error),
         BuildError::Git(error) => match error.as_ref() {
             GitError::Auth { .. } => AUTHENTICATION,
+            GitError::UnknownHost { .. } => TRUST,
             GitError::Missing { .. } | GitError::Io { .. } => ENVIRONMENT,
             GitError::NoReference { .. } => NOT_FOUND,
             GitError::Failed { .. } => NETWORK,
@@ -439,7 +440,7 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
             let doctor = "`idpbuilder doctor` shows what this machine can do".to_owned();
             (message, "needs a sandbox".to_owned(), vec![help.clone(), doctor])
         }
-        BuildError::Git(error) => (message, "this repository".to_owned(), git_help(error)),
+        BuildError::Git(error) => (message, "this repository".to_owned(), git_failure::help(error)),
         BuildError::Download(error) => {
             let (label, help) = download_help(error);
             (message, label.to_owned(), help)
@@ -496,25 +497,6 @@ fn agent_help(id: &str, offered: &[String]) -> Vec<String> {
 }
 
 /// The ways out when there is no repository.
-fn git_help(error: &GitError) -> Vec<String> {
-    match error {
-        GitError::Missing { .. } => {
-            vec!["install git; it is the one program that idpbuilder calls".to_owned()]
-        }
-        GitError::Auth { url, .. } => {
-            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            let host = host.split('/').next().unwrap_or_default();
-            vec![
-                format!("a token: --secret id=GIT_AUTH_TOKEN.{host},env=NAME"),
-                "or what `git ls-remote` here uses: credential helpers and SSH agents are asked"
-                    .to_owned(),
-            ]
-        }
-        GitError::NoReference { help, .. } => help.iter().cloned().collect(),
-        _ => Vec::new(),
-    }
-}
-
 fn output_text(failure: &BuildFailure, tail: &[String], log: Option<&std::path::Path>) -> String {
     let mut text = String::from("  last lines\n");
     for line in tail {

@@ -16,6 +16,7 @@ mod explain;
 mod facts;
 mod failure;
 mod format;
+mod git_failure;
 mod images;
 mod init;
 mod internal;

@@ -201,6 +201,9 @@ impl<'a> Run<'a> {
             return Ok(out);
         }
         let (url, said) = (self.source.url.clone(), self.words(&err, status));
+        if err.contains("Host key verification failed") {
+            return Err(GitError::UnknownHost { url, said });
+        }
         let unknown = [
             "Authentication failed",
             "could not read Username",

@@ -76,6 +76,14 @@ pub enum GitError {
         /// Git's words.
         said: String,
     },
+    /// Nobody has said yet that the server's SSH key is the right one, or it is another one than before.
+    #[error("failed to fetch remote {url}: {said}")]
+    UnknownHost {
+        /// The repository.
+        url: String,
+        /// Git's words.
+        said: String,
+    },
     /// Git could not do it.
     #[error("{what} {url}: {said}")]
     Failed {

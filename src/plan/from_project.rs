@@ -27,6 +27,7 @@ use super::order::Needs;
 use super::order::order;
 use crate::oci::Reference;
 use crate::project::BuildContext;
+use crate::project::Dns;
 use crate::project::Dockerfile;
 use crate::project::EMBEDDED;
 use crate::project::Files;
@@ -257,7 +258,8 @@ fn network(image: &Image) -> NetworkPlan {
         ProjectNetwork::Sandbox => PlannedNetwork::Sandbox,
     });
     let hosts = image.hosts.iter().map(|(name, address)| (name.clone(), address.clone())).collect();
-    NetworkPlan { mode, hosts, ..NetworkPlan::default() }
+    let Dns { servers: dns, search: dns_search, options: dns_options } = image.dns.clone();
+    NetworkPlan { mode, hosts, dns, dns_search, dns_options }
 }
 
 fn ssh(image: &Image, root: &Path) -> BTreeMap<String, SshSource> {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use serde::Serialize;
 
+use crate::project::is_host_name;
+
 /// What a `RUN` that does not choose for itself sees of the network.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NetworkPlan {
@@ -38,8 +40,7 @@ impl NetworkPlan {
     ///
     /// What is wrong with them.
     pub fn check_host(name: &str, address: &str) -> Result<(), String> {
-        let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
-        if name.is_empty() || !name.chars().all(fits) {
+        if !is_host_name(name) {
             return Err(format!("`{}` is no host name", name.escape_debug()));
         }
         if address != "host-gateway" && address.parse::<IpAddr>().is_err() {

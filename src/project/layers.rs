@@ -10,6 +10,7 @@ use miette::SourceSpan;
 
 use super::facts::Facts;
 use super::links::is_address;
+use super::network;
 use super::problem::Fault;
 use super::problem::Problems;
 use super::read::Node;
@@ -20,7 +21,6 @@ use super::settings::Files;
 use super::settings::Image;
 use super::settings::Output;
 use super::settings::OutputForm;
-use super::settings::ProjectNetwork;
 use super::settings::Push;
 use super::settings::PushRule;
 use super::settings::PushTo;
@@ -138,8 +138,9 @@ pub(super) fn resolve_image(
         ssh: ssh(&layers, fill),
         limits: limits(&layers, fill),
         split: layers.single("layers").map(|node| split(node, fill)),
-        network: layers.single("network").and_then(|node| network(node, fill)),
-        hosts: hosts(&layers, fill),
+        network: layers.single("network").and_then(|node| network::mode(node, fill)),
+        hosts: network::hosts(merged_props(&layers.all("hosts"), fill), fill),
+        dns: layers.single("dns").map(|node| network::dns(node, fill)).unwrap_or_default(),
         name,
     }
 }
@@ -384,28 +385,6 @@ fn secrets(
         found.extend(source.map(|source| (name.to_owned(), source)));
     }
     found
-}
-
-fn network(node: &Node, fill: &mut Filler<'_, '_>) -> Option<ProjectNetwork> {
-    match fill.first(node)?.as_str() {
-        "none" => Some(ProjectNetwork::None),
-        "sandbox" => Some(ProjectNetwork::Sandbox),
-        _ => Some(ProjectNetwork::Host),
-    }
-}
-
-fn hosts(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> BTreeMap<String, String> {
-    let mut hosts = BTreeMap::new();
-    for (name, (address, at)) in merged_props(&layers.all("hosts"), fill) {
-        if address == "host-gateway" || address.parse::<std::net::IpAddr>().is_ok() {
-            hosts.insert(name, address);
-        } else {
-            let fault = Fault::WrongValue(format!("`{address}` is no address"));
-            let help = "an address such as \"10.0.0.7\", or host-gateway for this machine";
-            fill.problems.add(at, fault).label("not an address").help(help.to_owned());
-        }
-    }
-    hosts
 }
 
 fn ssh(layers: &Layers<'_>, fill: &mut Filler<'_, '_>) -> BTreeMap<String, Option<PathBuf>> {

@@ -7,6 +7,7 @@
 mod facts;
 mod layers;
 mod links;
+mod network;
 mod problem;
 mod read;
 mod reference;
@@ -26,6 +27,7 @@ use miette::NamedSource;
 
 pub use facts::Facts;
 pub use facts::GitFacts;
+pub use network::is_host_name;
 pub use problem::Fault;
 pub use problem::Problem;
 pub use problem::ProjectError;
@@ -34,6 +36,7 @@ pub use reference::reference_json;
 pub use reference::reference_markdown;
 pub use scan::Disabled;
 pub use settings::BuildContext;
+pub use settings::Dns;
 pub use settings::Dockerfile;
 pub use settings::Files;
 pub use settings::Image;

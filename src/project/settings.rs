@@ -155,6 +155,19 @@ pub struct Image {
     pub network: Option<ProjectNetwork>,
     /// Names that its processes know besides, with their addresses or `host-gateway`.
     pub hosts: BTreeMap<String, String>,
+    /// Who its processes ask for other names.
+    pub dns: Dns,
+}
+
+/// What a resolver is configured with; what is empty is as on the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Domains in which names are looked up; a lone `.` for none.
+    pub search: Vec<String>,
+    /// Options such as `ndots:2`.
+    pub options: Vec<String>,
 }
 
 /// A network of processes.

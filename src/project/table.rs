@@ -8,7 +8,7 @@ mod processes;
 use serde::Serialize;
 
 use layers::LAYERS;
-use processes::{HOSTS, LIMITS, NETWORK};
+use processes::{DNS, HOSTS, LIMITS, NETWORK};
 
 /// One node of the language.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -445,6 +445,7 @@ static DEFAULTS_NODES: &[NodeSpec] = &[
     LAYERS,
     NETWORK,
     HOSTS,
+    DNS,
     NodeSpec::later("cache"),
 ];
 
@@ -529,6 +530,7 @@ static IMAGE_NODES: &[NodeSpec] = &[
     .unset(),
     NETWORK,
     HOSTS,
+    DNS,
     NodeSpec::later("sign"),
     NodeSpec::later("attest"),
     NodeSpec::later("test"),

@@ -43,6 +43,7 @@ mod resources;
 mod shell;
 mod splits;
 mod ssh;
+mod sshd;
 mod strict;
 mod support;
 mod userns;

@@ -14,7 +14,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Done, User, base_contexts, bases, json};
+use crate::support::{Done, Turn, User, base_contexts, bases, json};
 
 /// Makes names of device files.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -305,7 +305,7 @@ fn the_key_counts_names_and_not_servers_or_proxies() {
 
 #[test]
 fn a_project_says_it_for_all_images_or_for_one() {
-    let user = User::new();
+    let (user, _turn) = (User::new(), Turn::embedded());
     let image = |name: &str, more: &str| {
         format!(
             "image {name} {{\n    context #null\n    dockerfile inline=\"FROM busybox\\nRUN (ls /sys/class/net; \
@@ -328,4 +328,36 @@ fn a_project_says_it_for_all_images_or_for_one() {
     assert_eq!(plan["images"][1]["network"]["mode"], "sandbox");
     user.write("idpbuilder.kdl", &text.replace("10.0.0.1", "nowhere"));
     user.run(["plan"]).fails(3, &["is no address", "host-gateway"]);
+}
+
+#[test]
+fn a_project_names_servers_and_hosts_in_words_that_a_resolver_takes() {
+    let (user, _turn) = (User::new(), Turn::embedded());
+    let image = |name: &str, more: &str| {
+        format!(
+            "image {name} {{\n    context #null\n    dockerfile inline=\"FROM busybox\\nRUN cat /etc/resolv.conf > /out # {name}\"\n    \
+             build-context busybox=\"oci-layout://{}\"\n    output local=\"{name}\"\n    {more}\n}}\n",
+            bases().join("corpus/busybox").display()
+        )
+    };
+    let defaults = "defaults { dns \"192.0.2.53\" \"2001:db8::53\" search=\"corp.example lan\" options=\"ndots:2 timeout:1\" }\n";
+    let own = image("own", "dns \"192.0.2.54\" search=\".\" options=\"ndots:3\"");
+    user.write("idpbuilder.kdl", &format!("{defaults}{}{own}", image("plain", "")));
+    user.run(["run", "--progress", "quiet"]).ok();
+    let read = |name: &str| fs::read_to_string(user.work().join(name).join("out")).unwrap();
+    let servers = "nameserver 192.0.2.53\nnameserver 2001:db8::53\n";
+    assert_eq!(
+        read("plain"),
+        format!("search corp.example lan\n{servers}options ndots:2 timeout:1\n")
+    );
+    assert_eq!(read("own"), "nameserver 192.0.2.54\noptions ndots:3\n");
+    for (wrong, words) in [
+        ("dns nowhere", ["`nowhere` is no address", "9.9.9.9"]),
+        ("dns \"192.0.2.53\\nx\"", ["is no address", "by its address"]),
+        ("hosts \"a b\"=\"10.0.0.1\"", ["`a b` is no host name", "letters, digits"]),
+        ("hosts \"a\\n10.0.0.9 b\"=\"10.0.0.1\"", ["is no host name", "letters, digits"]),
+    ] {
+        user.write("idpbuilder.kdl", &image("wrong", wrong));
+        user.run(["plan"]).fails(3, &words);
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use crate::support::{Done, User, base_contexts};
+use crate::support::{Done, Turn, User, base_contexts};
 
 /// Runs a command on a new terminal of 30 lines and 100 columns. The dialogue is a list of what to wait for and what to
 /// type then; `size ROWS COLUMNS` resizes instead. Prints all that was shown, and ends as the command did.
@@ -135,7 +135,7 @@ fn as_an_ordinary_user_a_shell_opens_where_the_step_failed() {
 
 #[test]
 fn a_run_of_a_project_opens_it_too_and_builds_that_succeed_do_not() {
-    let user = User::new();
+    let (user, _turn) = (User::new(), Turn::embedded());
     let project = |script: &str| {
         format!(
             "image app {{\n    context #null\n    dockerfile inline=\"FROM busybox\\nRUN {script}\"\n    \

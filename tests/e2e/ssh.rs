@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{Done, User, succeeds};
+use crate::support::{Done, Turn, User, succeeds};
 
 /// What is signed and checked.
 const MESSAGE: &str = "signed inside a build";
@@ -212,6 +212,10 @@ fn what_is_missing_is_named_with_the_way_out() {
     let locked = format!("default={locked}");
     done(needs, &["--ssh", &locked]).fails(3, &["passphrase", "ssh-add"]);
     done(needs, &["--ssh", "default=Dockerfile"]).fails(3, &["no private key"]);
+    let mut long = user.command("ssh-keygen");
+    Done::of(long.args(["-q", "-t", "ecdsa", "-b", "521", "-N", "", "-f", "id_521"])).ok();
+    let words = ["ecdsa-sha2-nistp521 is not supported", "ssh-add FILE", "nistp384"];
+    done(needs, &["--ssh", "default=id_521"]).fails(3, &words);
     user.write("idle", "");
     fs::remove_file(user.work().join("idle")).unwrap();
     drop(std::os::unix::net::UnixListener::bind(user.work().join("idle")).unwrap());
@@ -222,7 +226,7 @@ fn what_is_missing_is_named_with_the_way_out() {
 
 #[test]
 fn a_project_names_agents_and_keys() {
-    let user = User::new();
+    let (user, _turn) = (User::new(), Turn::embedded());
     let key = key(&user, "ed25519", "");
     user.write(
         "idpbuilder.kdl",

@@ -38,3 +38,19 @@ pub(super) const HOSTS: NodeSpec = NodeSpec::new(
 .free_props(Kind::Text)
 .repeat(Repeat::Many)
 .unset();
+
+pub(super) const DNS: NodeSpec = NodeSpec::new(
+    "dns",
+    "Name servers of processes, and how they ask; what is not said is as on this machine.",
+    r#"dns "9.9.9.9" "2620:fe::9" search="corp.example lan" options="ndots:2""#,
+)
+.args(&[arg("server", Kind::Text, Count::Any)])
+.props(&[
+    prop(
+        "search",
+        Kind::Text,
+        "Domains in which names are looked up, separated by spaces; `.` for none.",
+    ),
+    prop("options", Kind::Text, "Options of the resolver, separated by spaces."),
+])
+.unset();
