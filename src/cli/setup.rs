@@ -239,18 +239,22 @@ pub(super) fn is_unicode() -> bool {
     })
 }
 
-/// Prints a result. A reader that went away ends the program quietly, as `yes | head` does.
+/// Prints a result; to a terminal without what would drive it. A reader that went away ends the program quietly, as
+/// `yes | head` does.
 pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
+    let text = if out.is_terminal() { report::screened(text) } else { text.into() };
     if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
         #[expect(clippy::exit, reason = "nobody reads the result")]
         std::process::exit(0);
     }
 }
 
-/// Tells the user something that is no result.
+/// Tells the user something that is no result, without what would drive a terminal: names of images and files, and
+/// lines of Dockerfiles, may be somebody else's.
 pub(super) fn tell(text: &str) {
     let mut out = io::stderr().lock();
+    let text = report::screened(text);
     // Nobody listens: nothing can be told.
     drop(out.write_all(text.as_bytes()));
     if !text.ends_with('\n') {

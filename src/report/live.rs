@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{bytes, fit, one_line, safe};
+use super::{bytes, fit, one_line, safe, screened};
 use crate::{
     event::{Direction, Emit, Event, Outcome},
     oci::Digest,
@@ -77,7 +77,9 @@ impl Display {
             Event::Pushed { image, reference, .. } => {
                 self.end(&image, "✓", &format!("pushed {reference}"));
             }
-            Event::ImageFailed { image, reason } => self.end(&image, "✗", &one_line(&reason)),
+            Event::ImageFailed { image, reason } => {
+                self.end(&image, "✗", &safe(&one_line(&reason)));
+            }
             Event::ImageSkipped { image, .. } => self.end(&image, "·", "not built"),
             Event::Warning { image, text } => {
                 let image = image.map(|image| format!("{image}: ")).unwrap_or_default();
@@ -107,7 +109,7 @@ impl Display {
             let template = "  {prefix} {msg}  {elapsed}";
             let style = ProgressStyle::with_template(template).expect("a constant template");
             let bar = bars.add(ProgressBar::no_length().with_style(style));
-            bar.set_prefix(format!("{:<columns$}", fit(image, columns.max(1))));
+            bar.set_prefix(format!("{:<columns$}", fit(&safe(image), columns.max(1))));
             let (step, output, blobs) = (String::new(), String::new(), HashMap::new());
             Line { bar, step, output, blobs }
         })
@@ -170,7 +172,7 @@ impl Display {
 
     fn above(&self, text: &str) {
         // A terminal that went away is no reason to stop building.
-        drop(self.bars.println(text));
+        drop(self.bars.println(screened(text)));
     }
 
     /// Leaves nothing of the display behind: the table says it all.

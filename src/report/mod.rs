@@ -16,7 +16,7 @@ use std::{
 pub use live::live;
 pub use plan_table::plan_table;
 pub use table::{Align, Table};
-pub use text::{bytes, fit, one_line, safe, seconds, since};
+pub use text::{bytes, fit, one_line, safe, screened, seconds, since};
 
 use crate::{
     event::Emit,
@@ -31,7 +31,7 @@ pub type Sink = Arc<Mutex<Box<dyn Write + Send>>>;
 pub fn plain(sink: Sink) -> Emit {
     Arc::new(move |event| {
         for line in plain::lines(&event) {
-            write_line(&sink, &line);
+            write_line(&sink, &screened(&line));
         }
     })
 }

@@ -1,5 +1,7 @@
 //! Numbers and foreign text in the form that people read.
 
+use std::borrow::Cow;
+
 /// A size in binary units with one decimal: `61.3 MiB`.
 #[must_use]
 pub fn bytes(count: u64) -> String {
@@ -58,11 +60,67 @@ pub fn safe(text: &str) -> String {
             '\u{1b}' => skip_escape(&mut rest),
             '\r' if rest.peek().is_some() => clean.clear(),
             '\t' => clean.push(' '),
-            letter if letter.is_control() => {}
+            letter if is_hidden(letter) => {}
             letter => clean.push(letter),
         }
     }
     clean
+}
+
+/// Text of any number of lines as a terminal may get it, whoever wrote parts of it: line breaks, tabs and colours stay,
+/// every other escape sequence and control character is gone. What is safe already is not copied.
+#[must_use]
+pub fn screened(text: &str) -> Cow<'_, str> {
+    let is_plain = |letter: char| letter == '\n' || letter == '\t' || !is_hidden(letter);
+    if text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(letter) = rest.next() {
+        match letter {
+            '\u{1b}' => {
+                let mut ahead = rest.clone();
+                match color(&mut ahead) {
+                    Some(sequence) => {
+                        clean.push_str(&sequence);
+                        rest = ahead;
+                    }
+                    None => skip_escape(&mut rest),
+                }
+            }
+            letter if is_plain(letter) => clean.push(letter),
+            _ => {}
+        }
+    }
+    Cow::Owned(clean)
+}
+
+/// What is no letter: control characters, and those that turn the direction of what follows, so that a line reads
+/// otherwise than it is.
+fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The colours that messages are drawn in (SGR), behind ESC; `None` for anything else, such as letters without a colour.
+fn color(rest: &mut impl Iterator<Item = char>) -> Option<String> {
+    const BYTES_MAX: usize = 16;
+    let mut sequence = String::from('\u{1b}');
+    for letter in rest.take(BYTES_MAX) {
+        sequence.push(letter);
+        if letter == 'm' {
+            break;
+        }
+    }
+    let numbers = sequence.strip_prefix("\u{1b}[")?.strip_suffix('m')?;
+    let known = |number: &str| {
+        matches!(
+            number,
+            "" | "0" | "1" | "2" | "3" | "4" | "39" | "31" | "32" | "33" | "34" | "35" | "36"
+        )
+    };
+    numbers.split(';').all(known).then_some(sequence)
 }
 
 /// Skips the rest of an escape sequence: CSI up to its final byte, OSC up to BEL or ST.
@@ -100,6 +158,26 @@ pub fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_escapes_only_colors_reach_a_terminal() {
+        for (raw, shown) in [
+            ("plain\n\tlines\n", "plain\n\tlines\n"),
+            ("\u{1b}[31;1mred\u{1b}[0m", "\u{1b}[31;1mred\u{1b}[0m"),
+            ("\u{1b}[8mhidden\u{1b}[0m", "hidden\u{1b}[0m"),
+            ("\u{1b}[30mblack", "black"),
+            ("\u{1b}[2Jgone\u{1b}[1A", "gone"),
+            ("\u{1b}]0;title\u{7}a\u{1b}]52;c;eA==\u{1b}\\b", "ab"),
+            ("a\rb\u{8}c\u{9b}2Jd\u{7f}", "abc2Jd"),
+            ("ver\u{202e}txt.exe", "vertxt.exe"),
+            ("\u{1b}[", ""),
+            ("\u{1b}", ""),
+            ("\u{1b}[111111111111111111111m", ""),
+        ] {
+            assert_eq!(screened(raw), shown, "{raw:?}");
+        }
+        assert!(matches!(screened("plain\n"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn escapes_and_control_bytes_never_reach_a_terminal() {

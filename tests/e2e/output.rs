@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Stdio,
 };
 
@@ -87,28 +87,78 @@ fn two_runs_of_one_image_have_a_log_each() {
     assert_eq!(many, 10);
 }
 
+/// Runs the tool on a terminal, in a folder: its exit code, and all that the terminal got.
+fn on_terminal(user: &User, folder: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = user.command("python3");
+    let pty = "import os, pty, sys
+code = pty.spawn(sys.argv[1:])
+sys.exit(os.waitstatus_to_exitcode(code))";
+    command.args(["-c", pty]).arg(user.folder().join("bin/idpbuilder")).args(args);
+    command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir(folder);
+    let mut child = command.spawn().unwrap();
+    let mut said = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
+    (child.wait().unwrap().code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[track_caller]
+fn assert_plain(text: &str) {
+    let bad = |letter: char| letter.is_control() && !"\r\n\t".contains(letter);
+    assert_eq!(text.find(bad), None, "{text:?}");
+}
+
+/// Names of folders and files, lines of Dockerfiles and of project files, what images say of themselves.
+#[test]
+fn s35_nothing_that_is_named_drives_the_terminal() {
+    let user = User::new();
+    let evil = "a\u{1b}]0;evil\u{7}b\u{1b}[2Jc\u{9b}1Ad\u{202e}e";
+    let folder = user.work().join(evil);
+    std::fs::create_dir(&folder).unwrap();
+    let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
+    write("Dockerfile", format!("FROM scratch\nCOPY \"no{evil}\" /x # {evil}\n"));
+    write("bogus", format!("FROM scratch\nBOGUS {evil}\n"));
+    write("from", format!("FROM scratch{evil}\n"));
+    write(
+        "good",
+        format!("FROM scratch\nLABEL a=\"{evil}\"\nWORKDIR /w{evil}\nENV X=\"{evil}\"\n"),
+    );
+    write("idpbuilder.kdl", format!("image \"{evil}\" {{ }}\nvars {{ x \"{evil}\" }}\n"));
+    let plain = ["--progress", "plain"];
+    let tries: [(&[&str], &str); 9] = [
+        (&["build", "."], "COPY"),
+        (&["build", "-f", "bogus", "."], "BOGUS"),
+        (&["build", "-f", "from", "."], "FROM"),
+        (&["build", "-f", "good", "-t", "good:v1", "."], "WORKDIR"),
+        (&["build", "-f", "good", "."], "cached"),
+        (&["history", "--no-trunc", "good:v1"], "WORKDIR"),
+        (&["inspect", "good:v1"], "WorkingDir"),
+        (&["debug", "shell", "good:v1", "--step", "9"], "WORKDIR"),
+        (&["plan"], "error"),
+    ];
+    for (args, word) in tries {
+        let (_, text) = on_terminal(&user, &folder, &[&plain, args].concat());
+        assert!(text.contains(word), "{args:?}: {text:?}");
+        assert_plain(&text);
+        assert!(!text.contains('\u{202e}') && !text.contains("evil\u{7}"), "{args:?}: {text:?}");
+    }
+    // Live, where the display itself moves the cursor.
+    let (_, text) = on_terminal(&user, &folder, &["--progress", "tty", "build", "."]);
+    assert!(!text.contains("]0;evil") && !text.contains("\u{1b}[2Jc"), "{text:?}");
+}
+
 #[test]
 fn s35_control_bytes_never_reach_the_terminal() {
     let user = User::new();
     let dockerfile = "FROM busybox\nRUN printf '\\033]0;title\\007\\033[2Jred\\033[31m \\033P$q\\033\\\\end\\b\\x9bx\\n'; exit 3\n";
     user.write("Dockerfile", dockerfile);
-    // On a terminal: `script` gives it one.
-    let mut command = user.command("python3");
-    let pty = "import os, pty, sys
-code = pty.spawn(sys.argv[1:])
-sys.exit(os.waitstatus_to_exitcode(code))";
-    command.args(["-c", pty]).arg(user.folder().join("bin/idpbuilder"));
-    command.args(["build", "--progress", "plain"]).args(base_contexts()).arg(".");
-    command.env("NO_COLOR", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut said = Vec::new();
-    child.stdout.take().unwrap().read_to_end(&mut said).unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    let text = String::from_utf8_lossy(&said);
+    let contexts = base_contexts();
+    let args = contexts.iter().map(String::as_str);
+    let args: Vec<&str> =
+        ["build", "--progress", "plain"].into_iter().chain(args).chain(["."]).collect();
+    let (code, text) = on_terminal(&user, &user.work(), &args);
+    assert_eq!(code, Some(1));
     assert!(text.contains("| red end\u{fffd}x\r"), "{text:?}");
-    let bad = |byte: &&u8| **byte < 0x20 && !b"\r\n\t".contains(byte) || **byte == 0x7f;
-    assert_eq!(said.iter().find(bad), None, "{text:?}");
-    assert!(!text.contains('\u{9b}'), "{text:?}");
+    assert_plain(&text);
     // The log has it all.
     assert!(logs(&user).iter().any(|log| fs::read(log).unwrap().starts_with(b"\x1b]0;title")));
 }
