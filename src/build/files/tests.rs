@@ -2,6 +2,7 @@
 
 mod corpus;
 mod splits;
+mod sizes;
 
 use std::{
     fs,
