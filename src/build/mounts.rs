@@ -219,12 +219,17 @@ pub(super) fn materialize(
     // A copy makes its destination anew; a mount shows the folder itself.
     let selected = select(folder);
     match files::source_meta(store, (task.root_of)(from), source)? {
-        Some(meta) if selected.is_dir() => own(task, &selected, (meta.mode, meta.uid, meta.gid)),
+        Some(meta) if is_folder(&selected) => own(task, &selected, (meta.mode, meta.uid, meta.gid)),
         _ => Ok(()),
     }
 }
 
-/// Gives a file or directory the mode and owner that it is to have; where only one id is mapped, all
+/// Whether it is a directory, and no link to one.
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+/// Gives a file or directory, which is no link, the mode and owner that it is to have; where only one id is mapped, all
 /// owners are that one.
 pub(super) fn own(
     task: &Task<'_>,
@@ -232,7 +237,7 @@ pub(super) fn own(
     (mode, uid, gid): (u32, u32, u32),
 ) -> Result<(), BuildError> {
     if task.workshop.ability.privilege != Privilege::SingleId {
-        let owned = std::os::unix::fs::chown(path, Some(uid), Some(gid));
+        let owned = std::os::unix::fs::lchown(path, Some(uid), Some(gid));
         owned.map_err(|source| io_error(path, source))?;
     }
     let changed = fs::set_permissions(path, fs::Permissions::from_mode(mode));

@@ -123,7 +123,11 @@ fn remove_oldest(folder: &Path, name: &str) {
     }
 }
 
+/// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
+const NAME_CHARS_MAX: usize = 128;
+
 /// An image's name as one file name.
 fn file_name(image: &str) -> String {
-    image.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+    let letters = image.chars().take(NAME_CHARS_MAX);
+    letters.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }

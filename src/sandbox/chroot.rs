@@ -173,10 +173,17 @@ fn times(file: &OwnedFd) -> io::Result<Timestamps> {
     })
 }
 
+/// Writes a regular file anew, or one that is not there. What a process may have put in its place is neither waited for
+/// (a pipe) nor written to (a device).
 fn write(directory: &OwnedFd, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
     let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        OFlags::WRONLY | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode))?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(Errno::INVAL.into());
+    }
+    rustix::fs::ftruncate(&file, 0)?;
     File::from(file).write_all(bytes)
 }
 

@@ -403,3 +403,18 @@ fn user_namespaces_that_are_switched_off_are_named_with_the_switch() {
         }
     }
 }
+
+/// What was lent to the image's files is taken back afterwards: from a file, and from nothing that was put in its place.
+#[test]
+fn chroot_waits_for_no_pipe_in_the_place_of_a_file() {
+    let user = User::new();
+    user.write("hosts", "192.0.2.1 own\n");
+    let dockerfile = "FROM busybox\nCOPY hosts /etc/hosts\nRUN grep -q localhost /etc/hosts\n\
+        RUN rm /etc/hosts && mkfifo /etc/hosts\nRUN test -p /etc/hosts\n";
+    user.build(dockerfile, &["--isolation", "chroot"]).ok();
+    let kept = "FROM busybox\nCOPY hosts /etc/hosts\nRUN cat /etc/hosts > /seen\n";
+    user.build(kept, &["--isolation", "chroot", "--output", "type=local,dest=out"]).ok();
+    let read = |name: &str| fs::read_to_string(user.work().join("out").join(name)).unwrap();
+    assert!(read("seen").contains("localhost"));
+    assert_eq!(read("etc/hosts"), "192.0.2.1 own\n");
+}

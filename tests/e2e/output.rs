@@ -85,6 +85,13 @@ fn two_runs_of_one_image_have_a_log_each() {
     }
     let many = logs(&user).iter().filter(|log| log.to_string_lossy().contains("/many")).count();
     assert_eq!(many, 10);
+    // A folder's name may be as long as that of a file.
+    let long = user.work().join("n".repeat(255));
+    fs::create_dir(&long).unwrap();
+    fs::write(long.join("Dockerfile"), "FROM busybox\nRUN echo long; false\n").unwrap();
+    let mut command = user.idp();
+    command.arg("build").args(base_contexts()).arg(&long);
+    Done::of(&mut command).fails(1, &["whole log"]);
 }
 
 /// Runs the tool on a terminal, in a folder: its exit code, and all that the terminal got.
