@@ -10,7 +10,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _},
+    io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -19,7 +19,7 @@ use std::{
 
 use rustix::{mount::MountPropagationFlags, thread::UnshareFlags};
 
-use crate::sandbox::sys;
+use crate::sandbox::{complaints::Complaints, sys};
 
 /// Where the program is kept: never looked up in `PATH`.
 const FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
@@ -28,9 +28,6 @@ const FOLDERS: &[&str] = &["/usr/bin", "/bin", "/usr/local/bin", "/usr/sbin"];
 const MOUNT_MAX: Duration = Duration::from_secs(20);
 
 const LOOK_EVERY: Duration = Duration::from_millis(1);
-
-/// What is read of its complaints, in bytes.
-const COMPLAINT_BYTES_MAX: u64 = 4096;
 
 /// A mount that the program serves; the program ends when this is dropped.
 pub(super) struct FuseMount {
@@ -55,7 +52,8 @@ impl FuseMount {
         let options = format!("lowerdir={},upperdir=u,workdir=w", names.join(":"));
         let mut command = Command::new(program);
         command.args(["-f", "-o", &options, "root"]).current_dir(folder).env_clear();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let said = Complaints::new()?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.stream()?);
         // A group of its own: ^C at the terminal is for us, who end it when its time has come.
         command.process_group(0);
         // SAFETY: makes system calls only.
@@ -65,13 +63,8 @@ impl FuseMount {
             Ok(namespace) => Ok(Self { child, namespace }),
             Err(error) => {
                 drop(child.kill());
-                let mut complaint = String::new();
-                let said = child
-                    .stderr
-                    .take()
-                    .map(|pipe| pipe.take(COMPLAINT_BYTES_MAX).read_to_string(&mut complaint));
-                drop(said);
                 drop(child.wait());
+                let complaint = said.text()?;
                 Err(io::Error::new(error.kind(), format!("{error}: {}", complaint.trim())))
             }
         }

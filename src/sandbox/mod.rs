@@ -4,6 +4,7 @@
 
 mod cgroup;
 mod chroot;
+mod complaints;
 mod emulation;
 mod environment;
 mod filter;

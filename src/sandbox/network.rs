@@ -7,7 +7,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _},
+    io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -15,7 +15,6 @@ use std::{
 };
 
 use rustix::{
-    fs::MemfdFlags,
     io::Errno,
     net::{AddressFamily, SendFlags, SocketFlags, SocketType},
 };
@@ -24,6 +23,7 @@ use crate::{
     remote::{LINK_LOCAL_V6, METADATA_V4, METADATA_V6},
     sandbox::{
         NetworkMode, SandboxError,
+        complaints::Complaints,
         prepare::setup,
         sys::{self, Sys},
         told::Told,
@@ -115,8 +115,7 @@ pub(super) fn obstacle() -> Result<(), SandboxError> {
 }
 
 fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
-    let said = rustix::fs::memfd_create(c"said", MemfdFlags::CLOEXEC)?;
-    let said = File::from(said);
+    let said = Complaints::new()?;
     let mut command = Command::new(path);
     if name == "slirp4netns" {
         command.args(["--configure", "--mtu=65520", "--disable-host-loopback"]);
@@ -130,7 +129,7 @@ fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
         command.args(["--stderr", "--netns", "/proc/self/fd/0"]);
         command.stdin(File::open(format!("/proc/{pid}/ns/net"))?);
     }
-    command.env_clear().current_dir("/").stdout(said.try_clone()?).stderr(said.try_clone()?);
+    command.env_clear().current_dir("/").stdout(said.stream()?).stderr(said.stream()?);
     // SAFETY: what runs after fork is one system call.
     unsafe {
         command.pre_exec(|| Ok(sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?));
@@ -139,7 +138,7 @@ fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
     let until = Instant::now() + START_MAX;
     while !is_connected(pid) {
         if link.child.try_wait()?.is_some() || Instant::now() > until {
-            return Err(reason(said)?);
+            return Err(reason(&said.text()?));
         }
         std::thread::sleep(LOOK_EVERY);
     }
@@ -147,19 +146,16 @@ fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
 }
 
 /// What a helper said before it gave up.
-fn reason(mut said: File) -> io::Result<io::Error> {
-    let mut words = String::new();
-    said.rewind()?;
-    said.read_to_string(&mut words)?;
+fn reason(words: &str) -> io::Error {
     // Notices are no reasons: of slirp4netns about itself, of pasta about its log.
     let reasons = words.lines().filter(|line| {
         !line.trim().is_empty() && !line.contains("WARNING") && !line.contains("syslog")
     });
     let reasons: Vec<&str> = reasons.collect();
-    Ok(io::Error::other(match reasons.as_slice() {
+    io::Error::other(match reasons.as_slice() {
         [] => "it does not connect".to_owned(),
         reasons => reasons.join(", "),
-    }))
+    })
 }
 
 /// Whether the network of a process has a way out: a route to everywhere.

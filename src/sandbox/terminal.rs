@@ -18,7 +18,7 @@ use rustix::{
         AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     },
-    termios::{OptionalActions, Termios, Winsize},
+    termios::{OptionalActions, QueueSelector, Termios, Winsize},
 };
 
 use crate::sandbox::{
@@ -158,7 +158,9 @@ impl<'f> Raw<'f> {
 
 impl Drop for Raw<'_> {
     fn drop(&mut self) {
-        // A terminal that has gone away needs nothing.
+        // What is typed and not read yet is nobody's any more: it may be the terminal's answer to what the process
+        // printed, and the next who reads would take it for the user's word. One that has gone away needs nothing.
+        let _ = rustix::termios::tcflush(self.0, QueueSelector::IFlush);
         let _ = rustix::termios::tcsetattr(self.0, OptionalActions::Now, &self.1);
     }
 }
@@ -281,5 +283,28 @@ impl Joint<'_> {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waits(terminal: &OwnedFd, time: Timespec) -> bool {
+        let mut watched = [PollFd::new(terminal, PollFlags::IN)];
+        rustix::event::poll(&mut watched, Some(&time)).unwrap() > 0
+    }
+
+    /// A process can make a terminal answer: who reads next must not take that for the user's word.
+    #[test]
+    fn what_nobody_has_read_is_gone_with_the_shell() {
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let master = rustix::fs::open(c"/dev/ptmx", flags, Mode::empty()).unwrap();
+        let terminal = sys::open_terminal_peer(master.as_fd()).unwrap();
+        let raw = Raw::enter(terminal.as_fd()).unwrap();
+        rustix::io::write(&master, b"touch /evil\n").unwrap();
+        assert!(waits(&terminal, Timespec { tv_sec: 60, tv_nsec: 0 }), "it has arrived");
+        drop(raw);
+        assert!(!waits(&terminal, Timespec { tv_sec: 0, tv_nsec: 0 }));
     }
 }
