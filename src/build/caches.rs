@@ -1,6 +1,12 @@
 //! `RUN --mount=type=cache`: which directory, taken as its sharing says, and filled when it is new.
 
-use std::{collections::BTreeMap, fs, path::Path, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::atomic::Ordering,
+    time::{Duration, Instant},
+};
 
 use super::{
     BuildError,
@@ -8,6 +14,7 @@ use super::{
     process::{Task, io_error},
 };
 use crate::{
+    event::Event,
     graph::{MountKind, MountOp, Sharing},
     plan::CacheUse,
     store::{CacheAnswer, CacheDir, CacheIdentity, CacheSharing, Freshness},
@@ -15,6 +22,9 @@ use crate::{
 
 /// How often a cache that others use is asked for again.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a wait is not worth a word.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Mode of the directory of a cache, where nobody asks for another.
 const MODE_DEFAULT: u32 = 0o755;
@@ -89,6 +99,7 @@ fn wait_for(
     fill: impl Fn(&CacheDir) -> Result<(), BuildError>,
 ) -> Result<CacheDir, BuildError> {
     let freshness = freshness(task, identity);
+    let (started, mut is_told) = (Instant::now(), false);
     loop {
         match task.workshop.store.take_cache_dir(identity, sharing, freshness)? {
             CacheAnswer::Ready(cache) => return Ok(cache),
@@ -99,10 +110,21 @@ fn wait_for(
                 }
                 return Ok(cache);
             }
-            CacheAnswer::Busy if task.workshop.cancel.load(Ordering::Relaxed) => {
+            CacheAnswer::Busy(_) if task.workshop.cancel.load(Ordering::Relaxed) => {
                 return Err(BuildError::Cancelled);
             }
-            CacheAnswer::Busy => std::thread::sleep(ASK_EVERY),
+            CacheAnswer::Busy(holder) => {
+                let what = Path::new(&identity.id);
+                task.workshop.store.go_on_waiting(what, started, &holder)?;
+                if started.elapsed() >= QUIET && !is_told && !holder.is_this_process() {
+                    is_told = true;
+                    let text =
+                        format!("waiting for {holder}, which uses the cache {}", identity.id);
+                    let image = Some(task.request.name.clone());
+                    (task.workshop.emit)(Event::Warning { image, text });
+                }
+                std::thread::sleep(ASK_EVERY);
+            }
         }
     }
 }

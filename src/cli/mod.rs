@@ -37,6 +37,7 @@ mod shell;
 mod show;
 mod sources;
 mod step;
+mod store;
 mod verify;
 mod watch;
 
@@ -50,7 +51,7 @@ use failure::CliError;
 #[derive(Parser)]
 #[command(name = "idpbuilder", version, propagate_version = true, max_term_width = 100)]
 #[command(
-    after_help = "Exit codes: 0 done · 1 a build step failed, or verify found other bytes · 2 image not found · 3 configuration or Dockerfile \
+    after_help = "Exit codes: 0 done · 1 a build step failed, verify found other bytes, or store check damage · 2 image not found · 3 configuration or Dockerfile \
 invalid · 4 authentication · 5 TLS or trust · 6 network or registry · 8 environment cannot do it · \
 70 our bug · 130 interrupted"
 )]
@@ -73,6 +74,9 @@ struct Global {
     /// Log decisions and their reasons to standard error (-vv for more).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+    /// Seconds to wait for a lock that another process holds; for ever without it.
+    #[arg(long, global = true, value_name = "SECONDS")]
+    lock_timeout: Option<u64>,
 }
 
 /// How progress is shown.
@@ -145,6 +149,9 @@ enum Verb {
     /// Lists, removes, exports and imports the directories of cache mounts.
     #[command(subcommand)]
     Cache(cache::CacheVerb),
+    /// Checks, repairs, saves and restores the store as a whole.
+    #[command(subcommand)]
+    Store(store::StoreVerb),
     /// Shows what this machine can do, and what would help.
     Doctor(doctor::DoctorArgs),
     /// Looks into what the store holds.
@@ -173,6 +180,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     setup::start_logging(cli.global.verbose);
+    setup::be_patient(cli.global.lock_timeout);
     let Cli { global, verb } = cli;
     match dispatch(&global, verb, &argv) {
         Ok(code) => code,
@@ -215,6 +223,7 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
         Verb::Df(args) => clean::df(&args),
         Verb::Prune(args) => clean::prune(&args),
         Verb::Cache(verb) => cache::cache(global, &verb),
+        Verb::Store(verb) => store::store(&verb),
         Verb::Doctor(args) => doctor::doctor(&args),
         Verb::Debug(verb) => shell::debug(&verb),
         Verb::Completions(args) => init::completions(&args),
@@ -236,6 +245,7 @@ fn needs_namespace(verb: &Verb) -> bool {
         | Verb::Verify(_)
         | Verb::Prune(_)
         | Verb::Doctor(_)
+        | Verb::Store(_)
         | Verb::Cache(_)
         | Verb::Debug(_) => true,
         Verb::Internal(verb) => verb.needs_namespace(),

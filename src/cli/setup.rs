@@ -8,9 +8,10 @@ use std::{
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use idpbuilder::{
@@ -24,7 +25,7 @@ use idpbuilder::{
     plan::SecretSource,
     report,
     sandbox::{self, CancelFlag, Entered},
-    store::Store,
+    store::{Patience, Store},
 };
 
 use super::{
@@ -55,9 +56,28 @@ pub(super) fn home() -> Result<PathBuf, CliError> {
     Ok(PathBuf::from(home).join(".idpbuilder"))
 }
 
+/// How long is waited for locks of other processes: what the flag of the invocation says.
+static LOCK_TIMEOUT: OnceLock<Option<u64>> = OnceLock::new();
+
+/// Remembers how long to wait for locks, in seconds.
+pub(super) fn be_patient(seconds: Option<u64>) {
+    LOCK_TIMEOUT.get_or_init(|| seconds);
+}
+
+/// How this invocation waits for other processes: it says so after a second.
+pub(super) fn patience() -> Patience {
+    let seconds = LOCK_TIMEOUT.get().copied().flatten();
+    Patience { limit: seconds.map(Duration::from_secs), tell: Arc::new(tell) }
+}
+
+/// Folder of the store.
+pub(super) fn store_root() -> Result<PathBuf, CliError> {
+    Ok(home()?.join("images"))
+}
+
 /// Opens the store, making it when it is not there.
 pub(super) fn store() -> Result<Store, CliError> {
-    let store = Store::open(&home()?.join("images"))?;
+    let store = Store::open_patiently(&store_root()?, &patience())?;
     if let Some(size) = env::var_os(MAX_LAYER_SIZE).filter(|size| !size.is_empty()) {
         let bytes = limits::bytes(&size.to_string_lossy()).map_err(|reason| {
             CliError::new(CONFIGURATION, format!("{MAX_LAYER_SIZE}: {reason}"))

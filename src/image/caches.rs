@@ -166,7 +166,7 @@ fn unpack(
         Present::Replace => Freshness::Fresh,
     };
     let cache = match store.take_cache_dir(&packed.identity, packed.sharing, freshness)? {
-        CacheAnswer::Busy => return Ok(Unpacked::Busy),
+        CacheAnswer::Busy(_) => return Ok(Unpacked::Busy),
         CacheAnswer::Ready(_) => return Ok(Unpacked::Kept),
         CacheAnswer::New(cache) => cache,
     };

@@ -45,6 +45,8 @@ impl From<crate::store::StoreError> for Refusal {
             }
             StoreError::Io { .. }
             | StoreError::Facts { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Locked { .. }
             | StoreError::Newer { .. }
             | StoreError::Remote { .. }
             | StoreError::NoImage(_) => {

@@ -15,8 +15,6 @@ use std::{
     thread,
 };
 
-use rustix::fs::FlockOperation;
-
 use super::SnapshotError;
 use crate::{
     layer::{self, LayerSummary, OverlayMarks, Ownership},
@@ -75,8 +73,7 @@ fn unpack_all(store: &Store, missing: &[DiffId], marks: OverlayMarks) -> Result<
 fn unpack_one(store: &Store, layer: DiffId, marks: OverlayMarks) -> Result<(), SnapshotError> {
     // Whoever unpacks holds the blob: other threads and processes wait here, and then find it done.
     let lock = open_blob(store, layer)?;
-    let locked = rustix::fs::flock(&lock, FlockOperation::LockExclusive);
-    locked.map_err(|errno| broken(layer, std::io::Error::from(errno).into()))?;
+    store.lock_alone(&lock, &store.root().join("snapshots").join(layer.0.hex()))?;
     if store.snapshot(layer).is_some() {
         return Ok(());
     }

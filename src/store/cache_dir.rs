@@ -20,6 +20,7 @@ use crate::{
         Store, StoreError,
         error::{at, errno_at},
         remove::remove_tree,
+        waits::{self, Holder},
     },
 };
 
@@ -84,7 +85,7 @@ pub enum CacheAnswer {
     /// It is new: to be filled by [`Store::fill_cache_dir`] before it is used.
     New(CacheDir),
     /// Somebody uses it; ask again later.
-    Busy,
+    Busy(Holder),
 }
 
 /// A cache in a list.
@@ -155,11 +156,14 @@ impl Store {
         for slot in 0..slots {
             let folder = self.root().join(FOLDER).join(identity.name(slot));
             let taken = self.take_slot(&folder, (identity, sharing), freshness)?;
-            if !matches!(taken, CacheAnswer::Busy) {
-                return Ok(taken);
+            match taken {
+                CacheAnswer::Busy(_) if slot + 1 < slots => {}
+                CacheAnswer::Ready(_) | CacheAnswer::New(_) | CacheAnswer::Busy(_) => {
+                    return Ok(taken);
+                }
             }
         }
-        Ok(CacheAnswer::Busy)
+        Ok(CacheAnswer::Busy(Holder::Unknown))
     }
 
     fn take_slot(
@@ -183,7 +187,9 @@ impl Store {
             FlockOperation::NonBlockingLockShared
         };
         match rustix::fs::flock(&lock, how) {
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(CacheAnswer::Busy),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Ok(CacheAnswer::Busy(waits::holder(&lock)));
+            }
             locked => locked.map_err(errno_at(folder))?,
         }
         lock.set_modified(SystemTime::now()).map_err(at(folder))?;
@@ -329,7 +335,7 @@ impl Store {
         let path = folder.join("gate");
         let gate =
             File::options().create(true).append(true).mode(0o600).open(&path).map_err(at(&path))?;
-        rustix::fs::flock(&gate, FlockOperation::LockExclusive).map_err(errno_at(&path))?;
+        self.lock_alone(&gate, &path)?;
         Ok(gate)
     }
 
@@ -385,7 +391,7 @@ mod tests {
 
     fn take(store: &Store, sharing: CacheSharing) -> Option<CacheDir> {
         match store.take_cache_dir(&identity("a"), sharing, Freshness::Kept).unwrap() {
-            CacheAnswer::Busy => None,
+            CacheAnswer::Busy(_) => None,
             CacheAnswer::Ready(cache) => Some(cache),
             CacheAnswer::New(cache) => {
                 let staging = store.staging().unwrap();
@@ -427,7 +433,7 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         let asked = || store.take_cache_dir(&identity("a"), CacheSharing::Shared, Freshness::Kept);
         let CacheAnswer::New(first) = asked().unwrap() else { panic!("it cannot be there") };
-        assert!(matches!(asked().unwrap(), CacheAnswer::Busy), "one fills it");
+        assert!(matches!(asked().unwrap(), CacheAnswer::Busy(_)), "one fills it");
         drop(first);
         assert!(store.cache_dirs().unwrap().is_empty());
         assert_eq!(store.broken_cache_dirs().unwrap().len(), 1);

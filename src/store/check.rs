@@ -1,342 +1,491 @@
-//! Check, repair and usage: what is damaged, what can be dropped for it, and what takes the space.
+//! Check: what is damaged, and what cannot be used without it. Changes nothing, and does not even open the facts.
 //!
-//! A check names everything and changes nothing. A repair drops what is damaged and the names of images
-//! that cannot be read without it; it never touches a healthy image.
+//! Facts are read as bytes (`pages`), so that a file that would kill who opens it is looked at like any other. What is
+//! done about it all is for `repair` to know.
+
+mod damage;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs::{self, File},
+    io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-};
-
-use thiserror::Error;
-
-use crate::{
-    oci::{Descriptor, DiffId, Digest, Document, Index, Manifest},
-    store::{
-        CacheRecord, GcMode, GcPolicy, ImageRecord, LayerRecord, Store, StoreError,
-        blob::hash,
-        error::at,
-        facts::Table,
-        layers::{digest, parse},
-        names::image_key,
-        row::Note,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
     },
 };
+
+pub use self::damage::Damage;
+use crate::{
+    oci::{Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest},
+    store::{
+        CacheRecord, FORMAT, ImageRecord, LAYOUT, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE,
+        Store, StoreError,
+        blob::hash,
+        error::at,
+        facts::{Row, Table},
+        layers::digest,
+        lease::share_gate,
+        lock,
+        names::{image_record, index_of},
+        pages,
+        queue::MODE_SEALED,
+        read_format,
+        row::Note,
+        sums::parse,
+        waits::Patience,
+    },
+};
+
+/// Largest document that is looked into, in bytes.
+const DOCUMENT_BYTES_MAX: u64 = 8 << 20;
+/// What stands in the folder of a store; folders end in `/`.
+const KNOWN: [&str; 19] = [
+    "blobs/",
+    "cache-mounts/",
+    "facts/",
+    "leases/",
+    "listings/",
+    "snapshots/",
+    "tmp/",
+    "turns/",
+    "format",
+    "gc.lock",
+    "index.json",
+    "index.json.new",
+    "index.lock",
+    "oci-layout",
+    "sandbox-works",
+    "write.lock",
+    "blobs/sha256/",
+    "facts/data.mdb",
+    "facts/lock.mdb",
+];
 
 /// How closely a check looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckDepth {
-    /// Existence and sizes.
+    /// All facts; existence and sizes of content.
     Quick,
-    /// Every byte of every blob and listing.
+    /// Every byte of every blob and listing, too.
     Full,
-}
-
-/// One thing that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub enum Damage {
-    /// Bytes of a blob changed.
-    #[error("blob {0} is damaged: its bytes have another digest")]
-    Blob(Digest),
-    /// A blob has another length than the image says that needs it.
-    #[error("blob {blob} has {found} bytes, image `{image}` needs {wanted}")]
-    Size {
-        /// The blob.
-        blob: Digest,
-        /// Who needs it.
-        image: String,
-        /// Length found, in bytes.
-        found: u64,
-        /// Length needed, in bytes.
-        wanted: u64,
-    },
-    /// A document of an image is not there, or is no such document.
-    #[error("image `{image}` lacks {blob}")]
-    Missing {
-        /// The blob.
-        blob: Digest,
-        /// Who needs it.
-        image: String,
-    },
-    /// A layer that a cached result or an image of this machine needs is in no form there.
-    #[error("cached result {0} has lost its layer")]
-    LostLayer(Digest),
-    /// A listing is cut or changed.
-    #[error("the listing of layer {0} is damaged")]
-    Listing(Digest),
-    /// A snapshot that was complete is not there.
-    #[error("the snapshot of layer {0} is missing")]
-    Snapshot(Digest),
-    /// A record cannot be read.
-    #[error("a record in the table of {table} is damaged (key {key})")]
-    Record {
-        /// Which table.
-        table: &'static str,
-        /// Key, in hex.
-        key: String,
-    },
-    /// `index.json` does not list the images that there are.
-    #[error("index.json does not say what images there are")]
-    Index,
-    /// A part of the folder is missing.
-    #[error("{0} is missing")]
-    Layout(PathBuf),
-    /// Something that the store did not make.
-    #[error("{0} does not belong here")]
-    Stray(PathBuf),
 }
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// Everything that is wrong, in order.
+    /// Everything that is not as it should be, in order.
     pub damages: Vec<Damage>,
     /// Blobs looked at.
     pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
     /// Images looked at.
     pub images: u64,
 }
 
-/// How many there are, and what they take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Images by name.
-    pub images: u64,
-    /// Cached results.
-    pub cache_records: u64,
-    /// Blobs: number and bytes.
-    pub blobs: (u64, u64),
-    /// Snapshots: number, and bytes as their layers' records have it.
-    pub snapshots: (u64, u64),
-    /// Listings: number and bytes.
-    pub listings: (u64, u64),
-    /// Bytes of the LMDB file.
-    pub facts_bytes: u64,
-    /// Bytes that a collection without limits on the cache would free.
-    pub unreferenced_bytes: u64,
-    /// Bytes that a collection of everything but images would free.
-    pub reclaimable_bytes: u64,
+impl CheckReport {
+    /// Whether nothing was found that a repair would have to mend.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.damages.iter().all(Damage::is_harmless)
+    }
 }
 
-type Damages = BTreeSet<Damage>;
-
 impl Store {
-    /// Looks for damage and changes nothing.
+    /// Looks for damage and changes nothing; as [`Store::examine`].
     ///
     /// # Errors
     ///
-    /// When LMDB or a folder cannot be read at all.
+    /// As [`Store::examine`].
     pub fn check(&self, depth: CheckDepth) -> Result<CheckReport, StoreError> {
-        let mut damages = Damages::new();
-        let blobs = self.check_blobs(depth, &mut damages)?;
-        self.check_listings(depth, &mut damages)?;
-        self.check_records(&mut damages)?;
-        let images = self.check_images(&mut damages)?;
-        let layout = self.root().join("oci-layout");
-        if fs::read(&layout).ok().as_deref() != Some(super::LAYOUT) {
-            damages.insert(Damage::Layout(layout));
-        }
-        let damaged_record =
-            damages.iter().any(|damage| matches!(damage, Damage::Record { table: "images", .. }));
-        if damaged_record || !self.index_is_current()? {
-            damages.insert(Damage::Index);
-        }
-        Ok(CheckReport { damages: damages.into_iter().collect(), blobs, images })
+        Self::examine(self.root(), depth, &self.shared.patience)
     }
 
-    fn check_blobs(&self, depth: CheckDepth, damages: &mut Damages) -> Result<u64, StoreError> {
-        let mut count = 0;
-        for path in entries(&self.blobs_folder())? {
-            count += 1;
+    /// Looks for damage in the folder of a store, opened or not, and changes nothing. Content is not collected
+    /// while it lasts.
+    ///
+    /// # Errors
+    ///
+    /// When it is of a newer format, or a folder cannot be read at all.
+    pub fn examine(
+        root: &Path,
+        depth: CheckDepth,
+        patience: &Patience,
+    ) -> Result<CheckReport, StoreError> {
+        let root = std::path::absolute(root).map_err(at(root))?;
+        if !root.exists() {
+            return Ok(CheckReport::default());
+        }
+        let _gate = share_gate(&root, patience)?;
+        look(&root, depth)
+    }
+}
+
+/// Examines a store whose gate the caller holds.
+pub(super) fn look(root: &Path, depth: CheckDepth) -> Result<CheckReport, StoreError> {
+    let mut damages = BTreeSet::new();
+    let format = root.join("format");
+    match read_format(root) {
+        Ok(Some(found)) if found > FORMAT => {
+            return Err(StoreError::Newer { root: root.to_owned(), found, known: FORMAT });
+        }
+        Ok(Some(FORMAT)) => {}
+        Ok(_) => drop(damages.insert(Damage::Layout(format))),
+        Err(StoreError::Damaged { .. }) => drop(damages.insert(Damage::Layout(format))),
+        Err(error) => return Err(error),
+    }
+    let data = root.join("facts/data.mdb");
+    let facts = pages::read(&data).map_err(at(&data))?;
+    damages.extend(facts.problems.iter().cloned().map(Damage::Facts));
+    if !facts.is_there && root.join("index.json").exists() {
+        damages.insert(Damage::Facts("they are gone".to_owned()));
+    }
+    let mut inspection = Inspection { root, tables: facts.tables, held: HashMap::new(), damages };
+    let (blobs, bytes) = inspection.check_blobs(depth)?;
+    inspection.check_layout()?;
+    inspection.check_listings(depth)?;
+    let records = inspection.read_records();
+    inspection.check_layers(&records);
+    inspection.check_cache(&records);
+    inspection.check_served(&records);
+    for image in &records.images {
+        inspection.check_image(image, &records);
+    }
+    inspection.check_index(&records);
+    let images = inspection.rows(Table::Images).len() as u64;
+    Ok(CheckReport { damages: inspection.damages.into_iter().collect(), blobs, bytes, images })
+}
+
+/// A store being looked at.
+struct Inspection<'a> {
+    root: &'a Path,
+    tables: BTreeMap<Vec<u8>, Vec<Row>>,
+    /// Blobs that can be believed, with their sizes in bytes.
+    held: HashMap<Digest, u64>,
+    damages: BTreeSet<Damage>,
+}
+
+/// The rows that say something about others.
+struct Records {
+    images: Vec<ImageRecord>,
+    layers: HashMap<Digest, LayerRecord>,
+    cache: Vec<(Digest, CacheRecord)>,
+    notes: Vec<Note>,
+}
+
+/// What a check has to know of a repository's document.
+#[derive(serde::Deserialize)]
+struct Served {
+    manifests: BTreeMap<Digest, serde::de::IgnoredAny>,
+}
+
+/// State of one blob's file.
+enum Held {
+    Whole(u64),
+    /// Never said to be on the disk, and not whole.
+    Torn,
+    Damaged,
+}
+
+impl Inspection<'_> {
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn rows(&self, table: Table) -> &[Row] {
+        self.tables.get(table.name().as_bytes()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Looks at all blobs, on all cores; how many there are, and their bytes.
+    fn check_blobs(&mut self, depth: CheckDepth) -> Result<(u64, u64), StoreError> {
+        let folder = self.blobs();
+        let mut digests = Vec::new();
+        for path in entries(&folder)? {
             match named_digest(&path) {
-                Some(digest) if path.symlink_metadata().is_ok_and(|found| found.is_file()) => {
-                    let intact = || {
-                        let read = File::open(&path).and_then(|mut file| hash(&mut file));
-                        read.is_ok_and(|(found, _)| found == digest)
-                    };
-                    if depth == CheckDepth::Full && !intact() {
-                        damages.insert(Damage::Blob(digest));
-                    }
-                }
-                _ => drop(damages.insert(Damage::Stray(path))),
+                Some(digest) => digests.push(digest),
+                None => drop(self.damages.insert(Damage::Stray(path))),
             }
         }
-        Ok(count)
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(digests.len())));
+        let work = || {
+            while let Some(digest) = digests.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let held = look_at_blob(&folder.join(digest.hex()), *digest, depth);
+                lock(&found).push((*digest, held));
+            }
+        };
+        std::thread::scope(|scope| {
+            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            (0..cores).for_each(|_| drop(scope.spawn(work)));
+        });
+        for (digest, held) in std::mem::take(&mut *lock(&found)) {
+            match held {
+                Held::Whole(bytes) => drop(self.held.insert(digest, bytes)),
+                Held::Torn => drop(self.damages.insert(Damage::Torn(digest))),
+                Held::Damaged => drop(self.damages.insert(Damage::Blob(digest))),
+            }
+        }
+        Ok((digests.len() as u64, self.held.values().sum()))
     }
 
-    fn check_listings(&self, depth: CheckDepth, damages: &mut Damages) -> Result<(), StoreError> {
-        for path in entries(&self.root().join("listings"))? {
+    fn check_layout(&mut self) -> Result<(), StoreError> {
+        let layout = self.root.join("oci-layout");
+        if fs::read(&layout).ok().as_deref() != Some(LAYOUT) {
+            self.damages.insert(Damage::Layout(layout));
+        }
+        for folder in super::FOLDERS {
+            let path = self.root.join(folder);
+            if !path.is_dir() {
+                self.damages.insert(Damage::Layout(path));
+            }
+        }
+        for below in ["", "blobs", "facts"] {
+            for path in entries(&self.root.join(below))? {
+                let name = path.strip_prefix(self.root).unwrap_or(&path).display().to_string();
+                let name = if path.is_dir() { format!("{name}/") } else { name };
+                if !KNOWN.contains(&name.as_str()) {
+                    self.damages.insert(Damage::Stray(path));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_listings(&mut self, depth: CheckDepth) -> Result<(), StoreError> {
+        for path in entries(&self.root.join("listings"))? {
             match named_digest(&path) {
-                None => drop(damages.insert(Damage::Stray(path))),
-                Some(digest)
-                    if depth == CheckDepth::Full && self.listing(DiffId(digest))?.is_none() =>
-                {
-                    damages.insert(Damage::Listing(digest));
+                None => drop(self.damages.insert(Damage::Stray(path))),
+                Some(layer) if depth == CheckDepth::Full && !is_listing(&path) => {
+                    self.damages.insert(Damage::Listing(layer));
                 }
                 Some(_) => {}
             }
         }
-        for path in entries(&self.root().join("snapshots"))? {
+        for path in entries(&self.root.join("snapshots"))? {
             let is_mark = path.extension().is_some_and(|extension| extension == "boot");
             let name = if is_mark { path.with_extension("") } else { path.clone() };
             if named_digest(&name).is_none() {
-                damages.insert(Damage::Stray(path));
+                self.damages.insert(Damage::Stray(path));
             }
         }
-        for (key, _) in self.shared.facts().all(Table::Sealed)? {
-            let layer = digest(&key).filter(|layer| !self.snapshot_path(DiffId(*layer)).is_dir());
-            damages.extend(layer.map(Damage::Snapshot));
-        }
+        let snapshots = self.root.join("snapshots");
+        let sealed = self.rows(Table::Sealed).iter().filter_map(|(key, _)| digest(key));
+        let missing: Vec<_> =
+            sealed.filter(|layer| !snapshots.join(layer.hex()).is_dir()).collect();
+        self.damages.extend(missing.into_iter().map(Damage::Snapshot));
         Ok(())
     }
 
-    fn check_records(&self, damages: &mut Damages) -> Result<(), StoreError> {
-        type Readable = fn(&[u8]) -> bool;
-        let tables: [(Table, Readable); 6] = [
-            (Table::Images, |bytes| parse::<ImageRecord>(bytes).is_some()),
-            (Table::Layers, |bytes| parse::<LayerRecord>(bytes).is_some()),
-            (Table::Cache, |bytes| parse::<CacheRecord>(bytes).is_some()),
-            (Table::Notes, |bytes| Note::parse(bytes).is_some()),
-            (Table::DiffIds, |bytes| digest(bytes).is_some()),
-            (Table::Sites, |bytes| digest(bytes).is_some()),
-        ];
-        for (table, readable) in tables {
-            for (key, value) in self.shared.facts().all(table)? {
-                if !readable(&value) {
-                    damages.insert(Damage::Record { table: table.name(), key: hex(&key) });
+    /// Reads every row; those that cannot be are damage.
+    fn read_records(&mut self) -> Records {
+        let mut bad: Vec<(Table, Vec<u8>)> = Vec::new();
+        let mut keep = |table, key: &[u8], is_good: bool| {
+            if !is_good {
+                bad.push((table, key.to_vec()));
+            }
+        };
+        let mut records = Records {
+            images: Vec::new(),
+            layers: HashMap::new(),
+            cache: Vec::new(),
+            notes: Vec::new(),
+        };
+        for (key, value) in self.rows(Table::Images) {
+            let image = image_record(key, value);
+            keep(Table::Images, key, image.is_some());
+            records.images.extend(image);
+        }
+        for (key, value) in self.rows(Table::Layers) {
+            let layer = digest(key).zip(parse(key, value));
+            keep(Table::Layers, key, layer.is_some());
+            records.layers.extend(layer);
+        }
+        for (key, value) in self.rows(Table::Cache) {
+            let cached = digest(key).zip(parse(key, value));
+            keep(Table::Cache, key, cached.is_some());
+            records.cache.extend(cached);
+        }
+        for (key, value) in self.rows(Table::Notes) {
+            let note = Note::parse(key, value);
+            keep(Table::Notes, key, note.is_some());
+            records.notes.extend(note);
+        }
+        for (key, value) in self.rows(Table::DiffIds) {
+            let layer = digest(value).and_then(|layer| records.layers.get(&layer));
+            let is_known = |layer: &LayerRecord| {
+                let mut forms = layer.compressed.iter().map(|form| form.descriptor.digest);
+                digest(key).is_some_and(|key| forms.any(|form| form == key))
+            };
+            keep(Table::DiffIds, key, layer.is_some_and(is_known));
+        }
+        for (table, bytes) in [(Table::Sites, 32), (Table::Used, 8), (Table::Files, 72)] {
+            for (key, value) in self.rows(table) {
+                keep(table, key, value.len() == bytes);
+            }
+        }
+        let record =
+            |(table, key): (Table, Vec<u8>)| Damage::Record { table: table.name(), key: hex(&key) };
+        self.damages.extend(bad.into_iter().map(record));
+        records
+    }
+
+    /// Blobs of layers have the lengths that were written down.
+    fn check_layers(&mut self, records: &Records) {
+        for (layer, record) in &records.layers {
+            let forms = record.compressed.iter().map(|form| &form.descriptor);
+            let known =
+                forms.map(|blob| (blob.digest, blob.size)).chain([(*layer, record.tar_bytes)]);
+            for (blob, bytes) in known {
+                if self.held.get(&blob).is_some_and(|found| *found != bytes) {
+                    self.held.remove(&blob);
+                    self.damages.insert(Damage::Blob(blob));
                 }
             }
         }
-        for (key, value) in self.shared.facts().all(Table::Cache)? {
-            let (Some(key), Some(record)) = (digest(&key), parse::<CacheRecord>(&value)) else {
-                continue;
-            };
-            if !self.has_all(&record.made)? {
-                damages.insert(Damage::LostLayer(key));
+    }
+
+    fn check_cache(&mut self, records: &Records) {
+        for (key, record) in &records.cache {
+            let has_all = record.selections.values().all(|blob| self.held.contains_key(blob));
+            let mut layers = record.made.layers().iter();
+            if !has_all || !layers.all(|layer| self.has_layer(*layer, records)) {
+                self.damages.insert(Damage::LostLayer(*key));
             }
         }
-        Ok(())
     }
 
-    fn check_images(&self, damages: &mut Damages) -> Result<u64, StoreError> {
-        let rows = self.shared.facts().all(Table::Images)?;
-        for record in rows.iter().filter_map(|(_, value)| parse::<ImageRecord>(value)) {
-            self.check_image(&record, damages);
+    /// Whether a layer's bytes are here, plain or compressed.
+    fn has_layer(&self, layer: DiffId, records: &Records) -> bool {
+        let forms = records.layers.get(&layer.0).into_iter().flat_map(|record| &record.compressed);
+        let mut blobs = forms.map(|form| form.descriptor.digest).chain([layer.0]);
+        blobs.any(|blob| self.held.contains_key(&blob))
+    }
+
+    /// What was pushed to the embedded registry is nowhere else. A manifest may speak of one that nobody has pushed.
+    fn check_served(&mut self, records: &Records) {
+        for note in records.notes.iter().filter(|note| note.namespace == SERVED_NAMESPACE) {
+            let Ok(served) = serde_json::from_slice::<Served>(&note.value) else { continue };
+            let repository = &note.name;
+            let blobs = served.manifests.into_keys().flat_map(|manifest| self.parts(manifest));
+            let lost: Vec<_> = blobs.filter(|blob| !self.held.contains_key(blob)).collect();
+            let lost = lost.into_iter().map(|blob| (blob, repository.clone()));
+            self.damages.extend(lost.map(|(blob, repository)| Damage::Served { blob, repository }));
         }
-        Ok(rows.len() as u64)
     }
 
-    /// Documents must be there; layers may be elsewhere (they are fetched when they are needed), and
-    /// of an index, manifests of other platforms may be.
-    fn check_image(&self, record: &ImageRecord, damages: &mut Damages) {
+    /// A manifest, its config and its layers.
+    fn parts(&self, manifest: Digest) -> Vec<Digest> {
+        let found = self.document::<Manifest>(manifest).into_iter();
+        let parts = found.flat_map(|found| found.layers.into_iter().chain([found.config]));
+        parts.map(|part| part.digest).chain([manifest]).collect()
+    }
+
+    /// Documents must be here; of an index, manifests of other platforms may be elsewhere, and so may layers that
+    /// a registry is known to have.
+    fn check_image(&mut self, record: &ImageRecord, records: &Records) {
         let image = record.key();
-        let missing = |blob| Damage::Missing { blob, image: image.clone() };
-        if self.blob_size(record.config).is_none() {
-            damages.insert(missing(record.config));
-        }
+        let mut configs = BTreeSet::new();
         let mut pending = vec![(record.target.clone(), Need::Must)];
         while let Some((descriptor, need)) = pending.pop() {
             let blob = descriptor.digest;
-            match (self.blob_size(blob), need) {
-                (None, Need::Must) => drop(damages.insert(missing(blob))),
-                (Some(found), _) if found != descriptor.size => {
-                    let wanted = descriptor.size;
-                    damages.insert(Damage::Size { blob, image: image.clone(), found, wanted });
+            let found = match (self.held.get(&blob), need) {
+                (None, Need::May) => continue,
+                (None, Need::Must) => {
+                    self.damages.insert(Damage::Missing { blob, image: image.clone() });
+                    continue;
                 }
-                (Some(_), _)
-                    if descriptor.media_type.is_index() || descriptor.media_type.is_manifest() =>
-                {
-                    match self.children(&descriptor) {
-                        Some(children) => pending.extend(children),
-                        None => drop(damages.insert(missing(blob))),
+                (Some(found), _) => *found,
+            };
+            if found != descriptor.size {
+                let wanted = descriptor.size;
+                self.damages.insert(Damage::Size { blob, image: image.clone(), found, wanted });
+            }
+            if descriptor.media_type.is_index() {
+                match self.document::<Index>(blob) {
+                    Some(index) => {
+                        pending.extend(index.manifests.into_iter().map(|child| (child, Need::May)));
+                    }
+                    None => {
+                        self.damages.insert(Damage::Missing { blob, image: image.clone() });
                     }
                 }
-                _ => {}
+            } else if descriptor.media_type.is_manifest() {
+                configs.extend(self.check_manifest(blob, &image, records));
             }
+        }
+        if !configs.contains(&record.config) && !configs.is_empty() {
+            let key = hex(&super::names::image_key(&image));
+            self.damages.insert(Damage::Record { table: Table::Images.name(), key });
         }
     }
 
-    fn children(&self, descriptor: &Descriptor) -> Option<Vec<(Descriptor, Need)>> {
-        let raw = self.read_blob(descriptor.digest).ok()?;
-        let may = |descriptor| (descriptor, Need::May);
-        if descriptor.media_type.is_index() {
-            let index = Document::<Index>::parse(raw).ok()?.value;
-            return Some(index.manifests.into_iter().map(may).collect());
-        }
-        let manifest = Document::<Manifest>::parse(raw).ok()?.value;
-        let layers = manifest.layers.into_iter().map(may);
-        Some(layers.chain([(manifest.config, Need::Must)]).collect())
-    }
-
-    /// Drops what a check found damaged: blobs, listings and records; the names of images whose
-    /// documents are damaged or missing; and writes `index.json` again. Strays are left alone.
-    ///
-    /// # Errors
-    ///
-    /// When the disk refuses.
-    pub fn repair(&self, report: &CheckReport) -> Result<(), StoreError> {
-        let mut keys: Vec<(Table, Vec<u8>)> = Vec::new();
-        for damage in &report.damages {
-            match damage {
-                Damage::Blob(blob) | Damage::Size { blob, .. } => gone(&self.blob_path(*blob))?,
-                Damage::Listing(layer) => gone(&self.listing_path(DiffId(*layer)))?,
-                Damage::Snapshot(layer) => keys.push((Table::Sealed, layer.as_bytes().to_vec())),
-                Damage::LostLayer(key) => keys.push((Table::Cache, key.as_bytes().to_vec())),
-                Damage::Record { table, key } => {
-                    let table = Table::ALL.into_iter().find(|known| known.name() == *table);
-                    keys.extend(table.zip(bytes(key)));
-                }
-                Damage::Layout(path) => gone(path)?,
-                Damage::Missing { .. } | Damage::Index | Damage::Stray(_) => {}
-            }
-        }
-        super::prepare(self.root())?;
-        // What hung on the blobs that are gone now shows as missing.
-        let mut left = Damages::new();
-        self.check_images(&mut left)?;
-        for damage in left {
-            if let Damage::Missing { image, .. } = damage {
-                keys.push((Table::Images, image_key(&image).to_vec()));
-            }
-        }
-        if !keys.is_empty() {
-            self.shared.facts().write(|writer| {
-                keys.iter().try_for_each(|(table, key)| writer.delete(*table, key).map(drop))
-            })?;
-        }
-        self.write_index()
-    }
-
-    /// What the store holds, and what of it could go.
-    ///
-    /// # Errors
-    ///
-    /// When LMDB or a folder cannot be read.
-    pub fn usage(&self) -> Result<Usage, StoreError> {
-        let facts = self.shared.facts();
-        let data = self.root().join("facts/data.mdb");
-        let collected = |cache_age_max_s| -> Result<u64, StoreError> {
-            let policy = GcPolicy { cache_age_max_s, cache_bytes_max: None, mode: GcMode::DryRun };
-            Ok(self.gc(policy)?.bytes)
+    /// Answers the config's digest, when the manifest can be read.
+    fn check_manifest(&mut self, blob: Digest, image: &str, records: &Records) -> Option<Digest> {
+        let missing = |blob| Damage::Missing { blob, image: image.to_owned() };
+        let Some(manifest) = self.document::<Manifest>(blob) else {
+            self.damages.insert(missing(blob));
+            return None;
         };
-        let mut snapshots = (0, 0);
-        for layer in
-            entries(&self.root().join("snapshots"))?.iter().filter_map(|path| named_digest(path))
-        {
-            snapshots.0 += 1;
-            snapshots.1 += self.layer(DiffId(layer))?.map_or(0, |layer| layer.content_bytes);
+        let config = manifest.config.digest;
+        let Some(diff_ids) = self.diff_ids(&manifest.config, image) else {
+            return Some(config);
+        };
+        for (at, descriptor) in manifest.layers.iter().enumerate() {
+            let layer = diff_ids.get(at).copied();
+            let is_here = self.held.contains_key(&descriptor.digest)
+                || layer.is_some_and(|layer| self.has_layer(layer, records));
+            let name = descriptor.digest.to_string();
+            let mut origins =
+                records.notes.iter().filter(|note| note.namespace == ORIGIN_NAMESPACE);
+            if !is_here && !origins.any(|note| note.name == name) {
+                self.damages.insert(missing(descriptor.digest));
+            }
         }
-        Ok(Usage {
-            images: facts.all(Table::Images)?.len() as u64,
-            cache_records: facts.all(Table::Cache)?.len() as u64,
-            blobs: count(&self.blobs_folder())?,
-            snapshots,
-            listings: count(&self.root().join("listings"))?,
-            facts_bytes: fs::metadata(&data).map_err(at(&data))?.len(),
-            unreferenced_bytes: collected(None)?,
-            reclaimable_bytes: collected(Some(0))?,
-        })
+        Some(config)
+    }
+
+    /// Diff IDs of a config; none when it is no config of an image, such as that of an artifact.
+    fn diff_ids(&mut self, config: &Descriptor, image: &str) -> Option<Vec<DiffId>> {
+        let missing = Damage::Missing { blob: config.digest, image: image.to_owned() };
+        match self.held.get(&config.digest) {
+            Some(found) if *found == config.size => {}
+            _ => {
+                self.damages.insert(missing);
+                return None;
+            }
+        }
+        let Some(raw) = self.bytes_of(config.digest) else {
+            self.damages.insert(missing);
+            return None;
+        };
+        let parsed = Document::<ImageConfig>::parse(raw).ok();
+        Some(parsed.map(|config| config.value.rootfs.diff_ids).unwrap_or_default())
+    }
+
+    fn document<T: serde::de::DeserializeOwned>(&self, blob: Digest) -> Option<T> {
+        Document::<T>::parse(self.bytes_of(blob)?).ok().map(|document| document.value)
+    }
+
+    fn bytes_of(&self, blob: Digest) -> Option<Vec<u8>> {
+        let path = self.blobs().join(blob.hex());
+        let is_small = fs::metadata(&path).is_ok_and(|found| found.len() <= DOCUMENT_BYTES_MAX);
+        let bytes = fs::read(&path).ok().filter(|_| is_small)?;
+        (Digest::of(&bytes) == blob).then_some(bytes)
+    }
+
+    fn check_index(&mut self, records: &Records) {
+        let of_images = |damage: &Damage| {
+            matches!(damage, Damage::Record { table: "images", .. } | Damage::Facts(_))
+        };
+        if self.damages.iter().any(of_images) {
+            return; // What it should say is not known.
+        }
+        let wanted = index_of(records.images.clone()).raw;
+        if fs::read(self.root.join("index.json")).ok() != Some(wanted) {
+            self.damages.insert(Damage::Index);
+        }
     }
 }
 
@@ -347,38 +496,42 @@ enum Need {
     May,
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
-    let entries = fs::read_dir(folder).map_err(at(folder))?;
+fn look_at_blob(path: &Path, digest: Digest, depth: CheckDepth) -> Held {
+    let Ok(found) = path.symlink_metadata() else { return Held::Damaged };
+    if !found.is_file() {
+        return Held::Damaged;
+    }
+    let is_sealed = found.permissions().mode() & 0o777 == MODE_SEALED;
+    if is_sealed && depth == CheckDepth::Quick {
+        return Held::Whole(found.len());
+    }
+    let read = File::open(path).and_then(|mut file| hash(&mut file));
+    match read {
+        Ok((found, bytes)) if found == digest => Held::Whole(bytes),
+        Ok(_) | Err(_) if is_sealed => Held::Damaged,
+        Ok(_) | Err(_) => Held::Torn,
+    }
+}
+
+fn is_listing(path: &Path) -> bool {
+    let Ok(bytes) = fs::read(path) else { return false };
+    let Some((listing, sum)) = bytes.split_last_chunk::<32>() else { return false };
+    Digest::of(listing).as_bytes() == sum
+}
+
+/// What is in a folder; nothing, when there is none.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(at(folder))?,
+    };
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(at(folder))).collect()
 }
 
-fn count(folder: &Path) -> Result<(u64, u64), StoreError> {
-    let sizes: Vec<u64> = entries(folder)?
-        .iter()
-        .filter_map(|path| path.symlink_metadata().ok())
-        .map(|found| found.len())
-        .collect();
-    Ok((sizes.len() as u64, sizes.iter().sum()))
-}
-
-fn named_digest(path: &Path) -> Option<Digest> {
+pub(super) fn named_digest(path: &Path) -> Option<Digest> {
     format!("sha256:{}", path.file_name()?.to_str()?).parse().ok()
-}
-
-fn gone(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StoreError::at(path, error))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn bytes(hex: &str) -> Option<Vec<u8>> {
-    let digits = hex.as_bytes().chunks(2);
-    digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }

@@ -5,10 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use heed::MdbError;
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::waits::Holder;
 use crate::oci::Digest;
+
+/// The map of the facts cannot grow.
+const NO_ROOM: &str = "there is no address space for them to grow; raise the limit (`ulimit -v`), or forget cached \
+                       steps with `idpbuilder prune --cache-days 7`";
 
 /// Why the store could not do something.
 #[derive(Debug, Error)]
@@ -24,13 +30,23 @@ pub enum StoreError {
     /// No space: how to get some is said with it.
     #[error("no space left in {0}; `idpbuilder prune` frees what no image needs")]
     NoSpace(PathBuf),
-    /// LMDB refused.
-    #[error("{root}: metadata: {reason}")]
+    /// The facts cannot be used as things are.
+    #[error("the facts in {root} cannot be used: {reason}")]
     Facts {
         /// The store.
         root: PathBuf,
-        /// LMDB's words.
+        /// Why, and what helps.
         reason: String,
+    },
+    /// Something that was written whole is whole no more.
+    #[error(
+        "{what} in {root} is damaged; `idpbuilder store check --repair` saves what can be read"
+    )]
+    Damaged {
+        /// The store.
+        root: PathBuf,
+        /// What of it.
+        what: String,
     },
     /// Bytes do not have the digest they were announced with.
     #[error("content has digest {found}, expected {expected}")]
@@ -60,6 +76,16 @@ pub enum StoreError {
         /// Name of the file system.
         kind: &'static str,
     },
+    /// Another process holds a lock for longer than this one may wait.
+    #[error("waited {seconds} s for {holder}, which holds {}; nothing was changed", .path.display())]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Who holds it.
+        holder: Holder,
+        /// How long was waited for it.
+        seconds: u64,
+    },
     /// No image has this name.
     #[error("no image is called `{0}`; `idpbuilder images` lists those there are")]
     NoImage(String),
@@ -79,10 +105,28 @@ impl StoreError {
 
     /// Says what LMDB refused in the store at `root`.
     pub(super) fn facts(root: &Path, error: heed::Error) -> Self {
-        if let heed::Error::Io(source) = error {
-            return Self::at(root, source);
-        }
-        Self::Facts { root: root.to_owned(), reason: error.to_string() }
+        let reason = match error {
+            heed::Error::Io(source) if is(&source, Errno::NOMEM) => NO_ROOM.to_owned(),
+            heed::Error::Io(source) => return Self::at(root, source),
+            heed::Error::Mdb(MdbError::MapFull | MdbError::MapResized) => NO_ROOM.to_owned(),
+            heed::Error::Mdb(MdbError::ReadersFull) => {
+                "too many processes use the store at once; end some".to_owned()
+            }
+            heed::Error::Mdb(MdbError::VersionMismatch) => {
+                "they were written by another version of idpbuilder".to_owned()
+            }
+            // A page, an offset or a value is not what it must be.
+            heed::Error::Mdb(_)
+            | heed::Error::Encoding(_)
+            | heed::Error::Decoding(_)
+            | heed::Error::EnvAlreadyOpened => {
+                return Self::Damaged {
+                    root: root.to_owned(),
+                    what: "the file of facts".to_owned(),
+                };
+            }
+        };
+        Self::Facts { root: root.to_owned(), reason }
     }
 
     /// Whether the kernel forbids writing here, for good.

@@ -6,17 +6,27 @@
 #![expect(unsafe_code, reason = "opening and resizing a memory map are unsafe in heed")]
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{Mutex, PoisonError, RwLock},
 };
 
 use heed::{
     Database, Env, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes,
 };
-use rustix::{fs::FallocateFlags, io::Errno};
+use rustix::{
+    fs::{FallocateFlags, FlockOperation},
+    io::Errno,
+};
 
-use super::{StoreError, error::at};
+use super::{
+    StoreError,
+    error::at,
+    lock,
+    waits::{Hold, Patience, wait},
+};
 
 /// Sizes of the map that are tried in turn: sparse, so only address space is taken. The smaller ones
 /// are for processes whose address space is limited.
@@ -25,6 +35,8 @@ const MAP_BYTES: [usize; 3] = [64 << 30, 4 << 30, 256 << 20];
 const MAP_BYTES_MAX: usize = 1 << 40;
 /// Readers of all processes together; 64 bytes each in the lock file.
 const READERS_MAX: u32 = 2048;
+/// File that is locked by who writes.
+const WRITE_LOCK: &str = "write.lock";
 /// How often a transaction is tried again after the map grew.
 const GROWTHS_MAX: usize = 16;
 
@@ -110,6 +122,9 @@ pub(super) struct Facts {
     tables: [Bytewise; TABLES],
     /// Held for reading by every transaction, for writing while the map changes its size.
     gate: RwLock<()>,
+    /// Locked while something is written: LMDB's own lock waits without a word.
+    writing: Mutex<Option<File>>,
+    patience: Patience,
     access: Access,
 }
 
@@ -127,11 +142,11 @@ pub(super) struct Writer<'a> {
 
 impl Facts {
     /// Opens `root/facts`, making it when it is not there.
-    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_sized(root, &MAP_BYTES)
+    pub(super) fn open(root: &Path, patience: &Patience) -> Result<Self, StoreError> {
+        Self::open_sized(root, &MAP_BYTES, patience)
     }
 
-    fn open_sized(root: &Path, sizes: &[usize]) -> Result<Self, StoreError> {
+    fn open_sized(root: &Path, sizes: &[usize], patience: &Patience) -> Result<Self, StoreError> {
         let folder = root.join("facts");
         let (env, access) = match open_env(&folder, sizes, Access::Full) {
             Err(heed::Error::Io(error)) if is_forbidden(&error) => {
@@ -144,12 +159,28 @@ impl Facts {
         if access == Access::Full {
             env.clear_stale_readers().map_err(|error| StoreError::facts(root, error))?;
         }
-        let tables = open_tables(&env, access).map_err(|error| StoreError::facts(root, error))?;
+        let writing = match access {
+            Access::Full => Some(open_lock(&root.join(WRITE_LOCK))?),
+            Access::ReadOnly => None,
+        };
+        let tables = {
+            let _alone =
+                writing.as_ref().map(|file| Alone::wait(file, root, patience)).transpose()?;
+            open_tables(&env, access).map_err(|error| StoreError::facts(root, error))?
+        };
         let tables = tables.ok_or_else(|| StoreError::Facts {
             root: root.to_owned(),
             reason: "tables are missing, and the store cannot be written to".to_owned(),
         })?;
-        Ok(Self { root: root.to_owned(), env, tables, gate: RwLock::default(), access })
+        Ok(Self {
+            root: root.to_owned(),
+            env,
+            tables,
+            gate: RwLock::default(),
+            writing: Mutex::new(writing),
+            patience: patience.clone(),
+            access,
+        })
     }
 
     /// Looks at one consistent state.
@@ -180,6 +211,9 @@ impl Facts {
         if self.access == Access::ReadOnly {
             return Err(StoreError::at(&self.root, Errno::ROFS.into()));
         }
+        let writing = lock(&self.writing);
+        let file = writing.as_ref().expect("it is open where one can write");
+        let _alone = Alone::wait(file, &self.root, &self.patience)?;
         let mut growth = MdbError::MapFull;
         for _ in 0..GROWTHS_MAX {
             let size = match self.write_once(&change) {
@@ -234,6 +268,28 @@ impl Facts {
     pub(super) const fn access(&self) -> Access {
         self.access
     }
+}
+
+/// The right to write, of all processes.
+struct Alone<'a>(&'a File);
+
+impl<'a> Alone<'a> {
+    fn wait(file: &'a File, root: &Path, patience: &Patience) -> Result<Self, StoreError> {
+        wait(file, &root.join(WRITE_LOCK), Hold::Alone, patience)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        rustix::fs::flock(self.0, FlockOperation::Unlock).ok(); // Cannot fail on an open file.
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
+    file.map_err(at(path))
 }
 
 enum Size {
@@ -341,7 +397,7 @@ mod tests {
     fn a_full_map_grows_and_nobody_notices() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("facts")).unwrap();
-        let facts = Facts::open_sized(root.path(), &[256 << 10]).unwrap();
+        let facts = Facts::open_sized(root.path(), &[256 << 10], &Patience::default()).unwrap();
         for index in 0..2000_u32 {
             let key = index.to_be_bytes();
             facts.write(|writer| writer.put(Table::Notes, &key, &[7; 1000])).unwrap();
@@ -353,14 +409,15 @@ mod tests {
     fn a_cut_file_is_refused_and_does_not_kill() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("facts")).unwrap();
-        let facts = Facts::open(root.path()).unwrap();
+        let facts = Facts::open(root.path(), &Patience::default()).unwrap();
         facts.write(|writer| writer.put(Table::Notes, b"key", &[7; 100_000])).unwrap();
         drop(facts);
         let data =
             fs::File::options().write(true).open(root.path().join("facts/data.mdb")).unwrap();
         data.set_len(3 * 4096).unwrap();
         drop(data);
-        let read = Facts::open(root.path()).and_then(|facts| facts.get(Table::Notes, b"key"));
+        let read = Facts::open(root.path(), &Patience::default())
+            .and_then(|facts| facts.get(Table::Notes, b"key"));
         assert_ne!(read.ok(), Some(Some(vec![7; 100_000])));
     }
 }

@@ -11,18 +11,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::FlockOperation;
-
 use crate::{
     oci::{DiffId, Digest},
     store::{
         CacheRecord, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE, Store, StoreError,
         error::{at, errno_at},
         facts::{Access, Reader, Table},
-        layers::{digest, now_s, parse},
-        lease::{open_gate, read_leases},
+        layers::{digest, now_s},
+        lease::{GATE, open_gate, read_leases},
         remove::remove_tree,
         row::Note,
+        sums::parse,
+        waits::{Hold, wait},
     },
 };
 
@@ -86,13 +86,13 @@ struct State {
 impl State {
     fn read(reader: &Reader<'_>) -> heed::Result<Self> {
         let pair = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, digest(&value)?));
-        let layer = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, parse(&value)?));
+        let layer = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, parse(&key, &value)?));
         let used = |(key, value): (Vec<u8>, Vec<u8>)| {
             Some((key, i64::from_le_bytes(value.try_into().ok()?)))
         };
         let (mut cache, mut damaged) = (Vec::new(), Vec::new());
         for (key, value) in reader.all(Table::Cache)? {
-            match (digest(&key), parse(&value)) {
+            match (digest(&key), parse(&key, &value)) {
                 (Some(key), Some(record)) => cache.push((key, record)),
                 _ => damaged.push(key),
             }
@@ -105,7 +105,7 @@ impl State {
             notes: reader
                 .all(Table::Notes)?
                 .into_iter()
-                .filter_map(|(key, row)| Some((key, Note::parse(&row)?)))
+                .filter_map(|(key, row)| Note::parse(&key, &row).map(|note| (key, note)))
                 .collect(),
             layers: reader.all(Table::Layers)?.into_iter().filter_map(layer).collect(),
             diff_ids: reader.all(Table::DiffIds)?.into_iter().filter_map(pair).collect(),
@@ -178,7 +178,7 @@ impl Store {
             return Ok(None);
         }
         let gate = open_gate(self.root())?;
-        rustix::fs::flock(&gate, FlockOperation::LockExclusive).map_err(errno_at(self.root()))?;
+        wait(&gate, &self.root().join(GATE), Hold::Alone, &self.shared.patience)?;
         Ok(Some(gate))
     }
 

@@ -7,16 +7,17 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use crate::{
     graph::CacheKey,
-    oci::{DiffId, Digest, Hasher},
+    oci::{DiffId, Digest},
     store::{
         CacheRecord, FileStamp, LayerRecord, Made, Store, StoreError,
         facts::{Access, Table},
         lock,
         row::{FileRow, Note},
+        sums::{json, parse},
     },
 };
 
@@ -74,7 +75,7 @@ impl Store {
             None => self.shared.facts().get(Table::Layers, key)?,
         };
         let known = queue.get(Table::Layers, key).or(durable.as_ref());
-        let known: Option<LayerRecord> = known.and_then(|bytes| parse(bytes));
+        let known: Option<LayerRecord> = known.and_then(|bytes| parse(key, bytes));
         let mut all = record.clone();
         if let Some(known) = &known {
             all.learn(known);
@@ -86,7 +87,7 @@ impl Store {
             let compressed = form.descriptor.digest;
             queue.put(Table::DiffIds, compressed.as_bytes(), layer.0.as_bytes().to_vec());
         }
-        queue.put(Table::Layers, key, json(&all));
+        queue.put(Table::Layers, key, json(key, &all));
         Ok(())
     }
 
@@ -100,8 +101,7 @@ impl Store {
         Ok(found.and_then(|bytes| digest(&bytes)).map(DiffId))
     }
 
-    /// Result of an op. A record whose layer is gone (no blob, no snapshot, no compressed form) is
-    /// no result.
+    /// Result of an op. A record whose layer is gone (neither plain nor compressed) is no result.
     ///
     /// # Errors
     ///
@@ -139,9 +139,9 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether the layer's content is here in any form.
+    /// Whether the layer's bytes are here, plain or compressed. A snapshot is not enough: nothing could be pushed.
     pub(super) fn has_layer(&self, layer: DiffId) -> Result<bool, StoreError> {
-        if self.snapshot(layer).is_some() || self.blob_size(layer.0).is_some() {
+        if self.blob_size(layer.0).is_some() {
             return Ok(true);
         }
         let forms = self.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
@@ -158,12 +158,9 @@ impl Store {
             self.protect(layer.0)?;
         }
         let mut queue = lock(&self.shared.queue);
-        queue.put(Table::Cache, key.0.as_bytes(), json(record));
-        queue.put(
-            Table::Sites,
-            Digest::of(record.site.as_bytes()).as_bytes(),
-            key.0.as_bytes().to_vec(),
-        );
+        let key = key.0.as_bytes();
+        queue.put(Table::Cache, key, json(key, record));
+        queue.put(Table::Sites, Digest::of(record.site.as_bytes()).as_bytes(), key.to_vec());
         Ok(())
     }
 
@@ -240,8 +237,9 @@ impl Store {
     ///
     /// When LMDB fails.
     pub fn note(&self, namespace: &str, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let row = self.get(Table::Notes, note_key(namespace, name).as_bytes())?;
-        Ok(row.and_then(|row| Note::parse(&row)).map(|note| note.value))
+        let key = Note::key(namespace, name);
+        let row = self.get(Table::Notes, key.as_bytes())?;
+        Ok(row.and_then(|row| Note::parse(key.as_bytes(), &row)).map(|note| note.value))
     }
 
     /// Keeps a small named value. Queued until [`Store::flush`]. An unchanged one costs a write a day.
@@ -251,9 +249,10 @@ impl Store {
     ///
     /// When LMDB fails.
     pub fn put_note(&self, namespace: &str, name: &str, value: &[u8]) -> Result<(), StoreError> {
-        let key = note_key(namespace, name);
+        let key = Note::key(namespace, name);
         let made_at = now_s();
-        let known = self.get(Table::Notes, key.as_bytes())?.and_then(|row| Note::parse(&row));
+        let known = self.get(Table::Notes, key.as_bytes())?;
+        let known = known.and_then(|row| Note::parse(key.as_bytes(), &row));
         let fresh = |known: &Note| known.made_at.abs_diff(made_at) < RENEWAL_S.unsigned_abs();
         if known.is_some_and(|known| known.value == value && fresh(&known)) {
             return Ok(());
@@ -270,26 +269,8 @@ impl Store {
         table: Table,
         key: &[u8],
     ) -> Result<Option<T>, StoreError> {
-        Ok(self.get(table, key)?.and_then(|bytes| parse(&bytes)))
+        Ok(self.get(table, key)?.and_then(|bytes| parse(key, &bytes)))
     }
-}
-
-fn note_key(namespace: &str, name: &str) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(&(namespace.len() as u64).to_le_bytes());
-    hasher.update(namespace.as_bytes());
-    hasher.update(name.as_bytes());
-    hasher.finish()
-}
-
-/// A record as bytes.
-pub(super) fn json(record: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(record).expect("records hold only JSON values")
-}
-
-/// A record from bytes.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    serde_json::from_slice(bytes).ok()
 }
 
 /// A digest from its 32 bytes.

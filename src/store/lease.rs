@@ -24,8 +24,12 @@ use crate::{
         facts::Access,
         lock,
         remove::remove_tree,
+        waits::{Hold, Patience, wait},
     },
 };
+
+/// Name of the lock that a collection holds alone.
+pub(super) const GATE: &str = "gc.lock";
 
 /// Protects what is being built, pulled or pushed from garbage collection until dropped.
 pub struct Lease {
@@ -93,11 +97,13 @@ impl Store {
             if !session.protected.insert(digest) {
                 return Ok(());
             }
-            let written = rustix::fs::flock(&session.gate, FlockOperation::LockShared)
-                .map_err(io::Error::from)
-                .and_then(|()| session.file.write_all(digest.as_bytes()));
+            let gate = self.root().join(GATE);
+            let written =
+                wait(&session.gate, &gate, Hold::Shared, &self.shared.patience).and_then(|()| {
+                    session.file.write_all(digest.as_bytes()).map_err(at(&session.path))
+                });
             rustix::fs::flock(&session.gate, FlockOperation::Unlock).ok(); // Cannot fail on an open file.
-            written.map_err(at(&session.path)).inspect_err(|_| {
+            written.inspect_err(|_| {
                 session.protected.remove(&digest);
             })
         })
@@ -132,9 +138,21 @@ impl Drop for Lease {
     }
 }
 
+/// Keeps content from being collected until the file is closed. Where nothing can be written, nobody can collect.
+pub(super) fn share_gate(root: &Path, patience: &Patience) -> Result<Option<File>, StoreError> {
+    match open_gate(root) {
+        Err(error) if error.is_read_only() => Ok(None),
+        Err(error) => Err(error),
+        Ok(gate) => {
+            wait(&gate, &root.join(GATE), Hold::Shared, patience)?;
+            Ok(Some(gate))
+        }
+    }
+}
+
 /// The lock that a collection holds alone while it decides.
 pub(super) fn open_gate(root: &Path) -> Result<File, StoreError> {
-    let path = root.join("gc.lock");
+    let path = root.join(GATE);
     let options =
         File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     options.map_err(at(&path))

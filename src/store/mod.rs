@@ -19,12 +19,17 @@ mod gc;
 mod layers;
 mod lease;
 mod names;
+mod pages;
 mod queue;
 mod record;
 mod recover;
 mod remove;
+mod repair;
 mod row;
+mod sums;
 mod turn;
+mod usage;
+mod waits;
 
 use std::{
     collections::HashMap,
@@ -38,14 +43,17 @@ use std::{
 pub use self::{
     blob::BlobWriter,
     cache_dir::{CacheAnswer, CacheDir, CacheIdentity, CacheInfo, CacheSharing, Freshness},
-    check::{CheckDepth, CheckReport, Damage, Usage},
+    check::{CheckDepth, CheckReport, Damage},
     directory::Staging,
     error::StoreError,
     gc::{GcMode, GcPolicy, GcReport},
     lease::Lease,
     names::REF_NAME,
     record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord, Made},
+    repair::{Remedy, RepairReport},
     turn::{Turn, Waiting},
+    usage::Usage,
+    waits::{Holder, Patience},
 };
 use self::{
     directory::Decoded,
@@ -103,6 +111,7 @@ struct Shared {
     /// Set by the user to stop writing blobs.
     stop: Mutex<Option<Arc<AtomicBool>>>,
     unpack_limits: Mutex<UnpackLimits>,
+    patience: Patience,
 }
 
 /// Device and inode of an environment's data file, which stays taken while it is open.
@@ -136,20 +145,36 @@ impl Store {
     ///
     /// When the folder cannot be used, is on a network file system, or is of a newer format.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_patiently(root, &Patience::default())
+    }
+
+    /// As [`Store::open`], for one that says how it waits for other processes. What is open already in this process
+    /// goes on waiting as it did.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::open`], and [`StoreError::Locked`] when patience ends.
+    pub fn open_patiently(root: &Path, patience: &Patience) -> Result<Self, StoreError> {
         let root = std::path::absolute(root).map_err(at(root))?;
         match read_format(&root)? {
             Some(found) if found > FORMAT => {
                 return Err(StoreError::Newer { root, found, known: FORMAT });
+            }
+            Some(0) => {
+                return Err(StoreError::Damaged {
+                    root,
+                    what: "the number of the format".to_owned(),
+                });
             }
             Some(_) => prepare(&root).or_else(readable)?,
             None => prepare(&root)?,
         }
         refuse_remote(&root)?;
         let orphaned = recover::orphaned_index(&root);
-        let store = Self { shared: share(&root)?, root: root.into() };
+        let store = Self { shared: share(&root, patience)?, root: root.into() };
         let is_new = !store.root.join("index.json").exists();
         if let Some(listed) = orphaned {
-            store.recover_images(listed).or_else(readable)?;
+            store.recover_images(&listed, |_| true).or_else(readable)?;
         }
         // A kill may have come between an image's record and the list. A damaged record is for a check.
         if store.index_is_current().is_ok_and(|current| !current) {
@@ -210,7 +235,7 @@ fn readable(error: StoreError) -> Result<(), StoreError> {
 }
 
 /// The environment of the store at `root`: the one that is open already, or a new one.
-fn share(root: &Path) -> Result<Arc<Shared>, StoreError> {
+fn share(root: &Path, patience: &Patience) -> Result<Arc<Shared>, StoreError> {
     let data = root.join("facts/data.mdb");
     let key_of = || fs::metadata(&data).map(|found| (found.dev(), found.ino()));
     let mut open = lock(&OPEN);
@@ -221,7 +246,7 @@ fn share(root: &Path) -> Result<Arc<Shared>, StoreError> {
         // Its last handle is being dropped, and waits for this lock.
         open = CLOSED.wait(open).unwrap_or_else(PoisonError::into_inner);
     }
-    let facts = Facts::open(root)?;
+    let facts = Facts::open(root, patience)?;
     let key = key_of().map_err(at(&data))?;
     let shared = Arc::new(Shared {
         facts: Some(facts),
@@ -236,6 +261,7 @@ fn share(root: &Path) -> Result<Arc<Shared>, StoreError> {
         counters: Counters::default(),
         stop: Mutex::default(),
         unpack_limits: Mutex::default(),
+        patience: patience.clone(),
     });
     open.insert(key, Arc::downgrade(&shared));
     Ok(shared)
@@ -249,7 +275,10 @@ fn read_format(root: &Path) -> Result<Option<u32>, StoreError> {
         text => text.map_err(at(&path))?,
     };
     let number = text.trim().parse();
-    number.map(Some).map_err(|_| StoreError::at(&path, io::ErrorKind::InvalidData.into()))
+    number.map(Some).map_err(|_| StoreError::Damaged {
+        root: root.to_owned(),
+        what: "the number of the format".to_owned(),
+    })
 }
 
 /// Makes what is missing of the folder; the format comes last.

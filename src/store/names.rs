@@ -8,16 +8,14 @@ use std::{
     os::unix::fs::OpenOptionsExt,
 };
 
-use rustix::fs::FlockOperation;
-
 use crate::{
     oci::{Descriptor, Digest, Document, Index, MediaType, Reference},
     store::{
         ImageRecord, Store, StoreError,
-        error::{at, errno_at},
+        error::at,
         facts::Table,
-        layers::{json, parse},
         queue::{Rows, sync_folder},
+        sums::{json, parse},
     },
 };
 
@@ -43,7 +41,8 @@ impl Store {
         let known = known.map(|known| ImageRecord { stored_at: record.stored_at, ..known });
         let mut last = Rows::default();
         if known.as_ref() != Some(record) {
-            last.put(Table::Images, &image_key(&record.key()), json(record));
+            let key = image_key(&record.key());
+            last.put(Table::Images, &key, json(&key, record));
         }
         self.flush_with(&last)?;
         self.write_index()
@@ -55,14 +54,15 @@ impl Store {
     ///
     /// When LMDB fails.
     pub fn image(&self, reference: &str) -> Result<Option<ImageRecord>, StoreError> {
-        let found = self.shared.facts().get(Table::Images, &image_key(reference))?;
-        found.map(|bytes| self.parse_image(&bytes)).transpose()
+        let key = image_key(reference);
+        let found = self.shared.facts().get(Table::Images, &key)?;
+        found.map(|bytes| self.parse_image(&key, &bytes)).transpose()
     }
 
-    fn parse_image(&self, bytes: &[u8]) -> Result<ImageRecord, StoreError> {
-        parse(bytes).ok_or_else(|| StoreError::Facts {
+    fn parse_image(&self, key: &[u8], bytes: &[u8]) -> Result<ImageRecord, StoreError> {
+        image_record(key, bytes).ok_or_else(|| StoreError::Damaged {
             root: self.root().to_owned(),
-            reason: "an image's record is damaged; `idpbuilder store check` says which".to_owned(),
+            what: "the record of an image".to_owned(),
         })
     }
 
@@ -73,8 +73,10 @@ impl Store {
     /// When LMDB fails.
     pub fn images(&self) -> Result<Vec<ImageRecord>, StoreError> {
         let rows = self.shared.facts().all(Table::Images)?;
-        let mut images: Vec<ImageRecord> =
-            rows.iter().map(|(_, bytes)| self.parse_image(bytes)).collect::<Result<_, _>>()?;
+        let mut images: Vec<ImageRecord> = rows
+            .iter()
+            .map(|(key, bytes)| self.parse_image(key, bytes))
+            .collect::<Result<_, _>>()?;
         images.sort_by(|a, b| b.stored_at.cmp(&a.stored_at).then_with(|| a.key().cmp(&b.key())));
         Ok(images)
     }
@@ -139,7 +141,7 @@ impl Store {
         let open =
             File::options().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
         let alone = open.map_err(at(&lock_path))?;
-        rustix::fs::flock(&alone, FlockOperation::LockExclusive).map_err(errno_at(&lock_path))?;
+        self.lock_alone(&alone, &lock_path)?;
         // Read under the lock: whoever writes last writes the newest state.
         let raw = self.index()?.raw;
         let temporary = self.root().join("index.json.new");
@@ -161,17 +163,26 @@ impl Store {
     }
 
     fn index(&self) -> Result<Document<Index>, StoreError> {
-        let mut images = self.images()?;
-        images.sort_by_key(ImageRecord::key);
-        Ok(Document::write(Index {
-            schema_version: 2,
-            media_type: Some(MediaType::new(MediaType::INDEX)),
-            artifact_type: None,
-            manifests: images.into_iter().map(listed).collect(),
-            subject: None,
-            annotations: crate::oci::Annotations::new(),
-        }))
+        Ok(index_of(self.images()?))
     }
+}
+
+/// What `index.json` says when there are these images.
+pub(super) fn index_of(mut images: Vec<ImageRecord>) -> Document<Index> {
+    images.sort_by_key(ImageRecord::key);
+    Document::write(Index {
+        schema_version: 2,
+        media_type: Some(MediaType::new(MediaType::INDEX)),
+        artifact_type: None,
+        manifests: images.into_iter().map(listed).collect(),
+        subject: None,
+        annotations: crate::oci::Annotations::new(),
+    })
+}
+
+/// The record of an image; one that stands under another name's key is none.
+pub(super) fn image_record(key: &[u8], bytes: &[u8]) -> Option<ImageRecord> {
+    parse::<ImageRecord>(key, bytes).filter(|record| image_key(&record.key())[..] == *key)
 }
 
 /// The descriptor that stands for an image in `index.json`.

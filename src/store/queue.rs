@@ -19,6 +19,7 @@ use crate::{
         error::{at, errno_at},
         facts::{TABLES, Table, Writer},
         lock,
+        sums::{json, parse},
     },
 };
 
@@ -70,13 +71,12 @@ impl Rows {
 /// Another process may have learned of other compressed forms meanwhile.
 fn merged(writer: &Writer<'_>, key: &[u8], value: &[u8]) -> heed::Result<Vec<u8>> {
     let known = writer.get(Table::Layers, key)?;
-    let known: Option<LayerRecord> = known.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let (Some(known), Ok(mut record)) = (known, serde_json::from_slice::<LayerRecord>(value))
-    else {
+    let known: Option<LayerRecord> = known.and_then(|bytes| parse(key, &bytes));
+    let (Some(known), Some(mut record)) = (known, parse::<LayerRecord>(key, value)) else {
         return Ok(value.to_vec());
     };
     record.learn(&known);
-    Ok(serde_json::to_vec(&record).expect("records hold only JSON values"))
+    Ok(json(key, &record))
 }
 
 /// The queue.

@@ -9,9 +9,10 @@ use crate::{
     store::{
         ImageRecord, Store, StoreError,
         facts::Table,
-        layers::{json, now_s},
+        layers::now_s,
         names::{REF_NAME, image_key},
         queue::Rows,
+        sums::json,
     },
 };
 
@@ -27,13 +28,23 @@ pub(super) fn orphaned_index(root: &Path) -> Option<Vec<u8>> {
 
 impl Store {
     /// Makes the records of the images that `index.json` listed and whose documents are there, all at once.
-    pub(super) fn recover_images(&self, listed: Vec<u8>) -> Result<(), StoreError> {
-        let Ok(index) = Document::<Index>::parse(listed) else { return Ok(()) };
+    /// Only those whose names are wanted, and that have no record.
+    pub(super) fn recover_images(
+        &self,
+        listed: &[u8],
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), StoreError> {
+        let Ok(index) = Document::<Index>::parse(listed.to_vec()) else { return Ok(()) };
         let mut rows = Rows::default();
         for record in
             index.value.manifests.into_iter().filter_map(|listed| self.recover_image(listed))
         {
-            rows.put(Table::Images, &image_key(&record.key()), json(&record));
+            let key = image_key(&record.key());
+            if !is_wanted(&record.key()) || self.shared.facts().get(Table::Images, &key)?.is_some()
+            {
+                continue;
+            }
+            rows.put(Table::Images, &key, json(&key, &record));
         }
         self.flush_with(&rows)
     }

@@ -2,7 +2,13 @@
 //!
 //! Values and bytes only; knows nothing of LMDB.
 
-use crate::{oci::Digest, store::FileStamp};
+use crate::{
+    oci::{Digest, Hasher},
+    store::{
+        FileStamp,
+        sums::{with_sum, without_sum},
+    },
+};
 
 /// A row of the file table: `size`, `mtime`, `ctime`, digest.
 pub(super) struct FileRow;
@@ -51,21 +57,34 @@ pub(super) struct Note {
 }
 
 impl Note {
+    /// The row's key: the digest of namespace and name.
+    pub(super) fn key(namespace: &str, name: &str) -> Digest {
+        let mut hasher = Hasher::new();
+        hasher.update(&(namespace.len() as u64).to_le_bytes());
+        hasher.update(namespace.as_bytes());
+        hasher.update(name.as_bytes());
+        hasher.finish()
+    }
+
     pub(super) fn write(&self) -> Vec<u8> {
+        let key = Self::key(&self.namespace, &self.name);
         let mut row = self.made_at.to_le_bytes().to_vec();
         for text in [&self.namespace, &self.name] {
             row.extend_from_slice(&(text.len() as u64).to_le_bytes());
             row.extend_from_slice(text.as_bytes());
         }
         row.extend_from_slice(&self.value);
-        row
+        with_sum(key.as_bytes(), &row)
     }
 
-    pub(super) fn parse(row: &[u8]) -> Option<Self> {
-        let (made_at, rest) = row.split_first_chunk()?;
+    /// The note of a key; a row that says another is none.
+    pub(super) fn parse(key: &[u8], row: &[u8]) -> Option<Self> {
+        let (made_at, rest) = without_sum(key, row)?.split_first_chunk()?;
         let (namespace, rest) = text(rest)?;
         let (name, value) = text(rest)?;
-        Some(Self { made_at: i64::from_le_bytes(*made_at), namespace, name, value: value.to_vec() })
+        let is_its_own = Self::key(&namespace, &name).as_bytes()[..] == *key;
+        let made_at = i64::from_le_bytes(*made_at);
+        is_its_own.then(|| Self { made_at, namespace, name, value: value.to_vec() })
     }
 }
 
@@ -88,8 +107,9 @@ mod tests {
             made_at: i64, namespace: String, name: String, value: Vec<u8>, garbage: Vec<u8>
         ) {
             let note = Note { made_at, namespace, name, value };
-            prop_assert_eq!(Note::parse(&note.write()), Some(note));
-            Note::parse(&garbage);
+            let key = Note::key(&note.namespace, &note.name);
+            prop_assert_eq!(Note::parse(key.as_bytes(), &note.write()), Some(note));
+            Note::parse(key.as_bytes(), &garbage);
         }
 
         #[test]

@@ -360,7 +360,7 @@ fn a_collection_takes_what_nothing_reaches_and_nothing_else() {
     assert_eq!(store.blob_size(noted.config), None);
     assert_eq!(
         store.check(CheckDepth::Full).unwrap(),
-        CheckReport { damages: vec![], blobs: 2, images: 1 }
+        CheckReport { damages: vec![], blobs: 2, bytes: 359, images: 1 }
     );
     store.remove_image("docker.io/library/x:latest").unwrap();
     assert_eq!(store.gc(all).unwrap().blobs, 2);
@@ -432,12 +432,14 @@ fn a_check_names_every_damage_and_a_repair_spares_the_healthy() {
         .facts()
         .write(|writer| writer.put(facts::Table::Layers, b"key", b"no json"))
         .unwrap();
+    let missing = |image: &ImageRecord, blob| Damage::Missing { blob, image: image.key() };
     let mut wanted = vec![
         Damage::LostLayer(key),
         Damage::Blob(damaged),
         Damage::Blob(broken.config),
         Damage::Listing(layer("listing").0),
-        Damage::Missing { blob: lost.target.digest, image: lost.key() },
+        missing(&broken, broken.config),
+        missing(&lost, lost.target.digest),
         Damage::Index,
         Damage::Layout(root.path().join("oci-layout")),
         Damage::Stray(stray.clone()),
@@ -446,9 +448,22 @@ fn a_check_names_every_damage_and_a_repair_spares_the_healthy() {
     wanted.sort();
     let report = store.check(CheckDepth::Full).unwrap();
     assert_eq!(report.damages, wanted);
+    // The config is a document, which is always looked into.
     assert_eq!(store.check(CheckDepth::Quick).unwrap().damages.len(), wanted.len() - 3);
-    store.repair(&report).unwrap();
-    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, [Damage::Stray(stray)]);
+    let report = Store::repair(root.path(), CheckDepth::Full, &Patience::default()).unwrap();
+    let left = [Damage::Stray(stray.clone())];
+    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, left);
+    assert_eq!(report.now.damages, left);
+    let remedy =
+        |damage: &Damage| report.remedies.iter().find(|(found, _)| found == damage).unwrap().1;
+    for (damage, expected) in [
+        (Damage::Blob(damaged), Remedy::Removed),
+        (missing(&lost, lost.target.digest), Remedy::Untagged),
+        (Damage::LostLayer(key), Remedy::Forgotten),
+        (Damage::Stray(stray), Remedy::Left),
+    ] {
+        assert_eq!(remedy(&damage), expected, "{damage}");
+    }
     assert_eq!(store.images().unwrap(), [healthy]);
 }
 

@@ -17,13 +17,16 @@ use rustix::{fs::FlockOperation, io::Errno};
 
 use crate::{
     graph::CacheKey,
-    store::{Store, StoreError, error::at, error::errno_at, facts::Access},
+    store::{
+        Store, StoreError,
+        error::{at, errno_at},
+        facts::Access,
+        waits::{self, QUIET, out_of_patience},
+    },
 };
 
 /// How often who waits looks again.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long a wait is not worth a word.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// The right to do some work, until dropped.
 pub struct Turn {
@@ -90,6 +93,7 @@ impl Store {
                 file.write_all(b".").map_err(at(&path))?;
                 has_asked = Some(inode);
             }
+            out_of_patience(&path, started, &self.shared.patience, || waits::holder(&file))?;
             let holder = (started.elapsed() >= QUIET && !is_told).then(|| holder(&path));
             is_told |= holder.is_some();
             if look(holder.as_deref()) == Waiting::No {

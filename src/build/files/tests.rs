@@ -1,8 +1,8 @@
 //! Laws of file operations: what escapes, what changes meanwhile, what a key depends on.
 
 mod corpus;
-mod splits;
 mod sizes;
+mod splits;
 
 use std::{
     fs,

@@ -1,0 +1,76 @@
+//! What the store takes on the disk, and what of it could go.
+
+use std::fs;
+
+use crate::{
+    oci::DiffId,
+    store::{
+        GcMode, GcPolicy, Store, StoreError,
+        check::{entries, named_digest},
+        error::at,
+        facts::Table,
+    },
+};
+
+/// How many there are, and what they take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Images by name.
+    pub images: u64,
+    /// Cached results.
+    pub cache_records: u64,
+    /// Blobs: number and bytes.
+    pub blobs: (u64, u64),
+    /// Snapshots: number, and bytes as their layers' records have it.
+    pub snapshots: (u64, u64),
+    /// Listings: number and bytes.
+    pub listings: (u64, u64),
+    /// Bytes of the LMDB file.
+    pub facts_bytes: u64,
+    /// Bytes that a collection without limits on the cache would free.
+    pub unreferenced_bytes: u64,
+    /// Bytes that a collection of everything but images would free.
+    pub reclaimable_bytes: u64,
+}
+
+impl Store {
+    /// What the store holds, and what of it could go.
+    ///
+    /// # Errors
+    ///
+    /// When LMDB or a folder cannot be read.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        let facts = self.shared.facts();
+        let data = self.root().join("facts/data.mdb");
+        let collected = |cache_age_max_s| -> Result<u64, StoreError> {
+            let policy = GcPolicy { cache_age_max_s, cache_bytes_max: None, mode: GcMode::DryRun };
+            Ok(self.gc(policy)?.bytes)
+        };
+        let mut snapshots = (0, 0);
+        for layer in
+            entries(&self.root().join("snapshots"))?.iter().filter_map(|path| named_digest(path))
+        {
+            snapshots.0 += 1;
+            snapshots.1 += self.layer(DiffId(layer))?.map_or(0, |layer| layer.content_bytes);
+        }
+        Ok(Usage {
+            images: facts.all(Table::Images)?.len() as u64,
+            cache_records: facts.all(Table::Cache)?.len() as u64,
+            blobs: count(&self.blobs_folder())?,
+            snapshots,
+            listings: count(&self.root().join("listings"))?,
+            facts_bytes: fs::metadata(&data).map_err(at(&data))?.len(),
+            unreferenced_bytes: collected(None)?,
+            reclaimable_bytes: collected(Some(0))?,
+        })
+    }
+}
+
+fn count(folder: &std::path::Path) -> Result<(u64, u64), StoreError> {
+    let sizes: Vec<u64> = entries(folder)?
+        .iter()
+        .filter_map(|path| path.symlink_metadata().ok())
+        .map(|found| found.len())
+        .collect();
+    Ok((sizes.len() as u64, sizes.iter().sum()))
+}

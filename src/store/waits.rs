@@ -1,0 +1,252 @@
+//! Waiting for locks of other processes: said after a second, with who holds it, and not for ever when told so.
+//!
+//! A lock (`flock`) dies with its holder, so what is waited for is always alive, if perhaps stopped. Who holds it is
+//! asked of the kernel, which knows it better than a number in a file would. Knows nothing of what locks protect.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{FlockOperation, major, minor},
+    io::Errno,
+};
+
+use super::{Store, StoreError, error::errno_at};
+
+/// How long a wait is not worth a word.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+/// How often who waits looks again: soon at first, since most locks are held for moments.
+const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// How a process waits for others.
+#[derive(Clone)]
+pub struct Patience {
+    /// How long for one lock; `None` for ever.
+    pub limit: Option<Duration>,
+    /// Is told once of every wait of more than a second, in one line.
+    pub tell: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { limit: None, tell: Arc::new(|_| {}) }
+    }
+}
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// By one.
+    Alone,
+    /// By all who share it.
+    Shared,
+}
+
+/// Who holds a lock, as far as the kernel tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A process that runs.
+    Running(u32),
+    /// A process that was stopped, and will not let go before it goes on.
+    Stopped(u32),
+    /// What a process that has ended left behind.
+    ChildOf(u32),
+    /// Somebody in another namespace or container.
+    Unknown,
+}
+
+impl Holder {
+    /// Whether it is the one that asks.
+    #[must_use]
+    pub fn is_this_process(&self) -> bool {
+        *self == Self::Running(std::process::id())
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running(pid) => write!(f, "process {pid}"),
+            Self::Stopped(pid) => write!(f, "process {pid} (stopped: `kill -CONT {pid}` wakes it)"),
+            Self::ChildOf(pid) => write!(f, "a process that process {pid} started"),
+            Self::Unknown => write!(f, "a process that cannot be seen from here"),
+        }
+    }
+}
+
+/// Takes a lock, waiting for it as `patience` says.
+pub(super) fn wait(
+    file: &File,
+    path: &Path,
+    hold: Hold,
+    patience: &Patience,
+) -> Result<(), StoreError> {
+    let how = match hold {
+        Hold::Alone => FlockOperation::NonBlockingLockExclusive,
+        Hold::Shared => FlockOperation::NonBlockingLockShared,
+    };
+    let (started, mut is_told, mut pause) = (Instant::now(), false, LOOK_EVERY.0);
+    loop {
+        match rustix::fs::flock(file, how) {
+            Err(Errno::WOULDBLOCK) => {}
+            Err(Errno::INTR) => continue,
+            locked => return locked.map_err(errno_at(path)),
+        }
+        out_of_patience(path, started, patience, || holder(file))?;
+        if started.elapsed() >= QUIET && !is_told {
+            is_told = true;
+            (patience.tell)(&format!(
+                "waiting for {}, which holds {}",
+                holder(file),
+                path.display()
+            ));
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(LOOK_EVERY.1);
+    }
+}
+
+/// Ends a wait that has lasted for as long as it may.
+pub(super) fn out_of_patience(
+    path: &Path,
+    started: Instant,
+    patience: &Patience,
+    holder: impl FnOnce() -> Holder,
+) -> Result<(), StoreError> {
+    match patience.limit.filter(|limit| started.elapsed() >= *limit) {
+        None => Ok(()),
+        Some(limit) => Err(StoreError::Locked {
+            path: path.to_owned(),
+            holder: holder(),
+            seconds: limit.as_secs(),
+        }),
+    }
+}
+
+/// Who holds a lock on this file.
+pub(super) fn holder(file: &File) -> Holder {
+    let Ok(found) = file.metadata() else { return Holder::Unknown };
+    let (device, inode) = (found.dev(), found.ino());
+    let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let held = locks.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        // `1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF`; who waits has `->` behind the number.
+        let [_, "FLOCK", _, _, pid, at, ..] = words[..] else { return None };
+        Some((pid.parse::<u32>().ok().filter(|pid| *pid > 0)?, at.to_owned()))
+    });
+    let held: Vec<(u32, String)> = held.collect();
+    // Some file systems show another device to the kernel than to us: then the inode has to do.
+    let same_inode = format!(":{inode}");
+    let exact = held.iter().find(|(_, at)| *at == place);
+    let found = exact.or_else(|| held.iter().find(|(_, at)| at.ends_with(&same_inode)));
+    found.map_or(Holder::Unknown, |(pid, _)| describe(*pid, (device, inode)))
+}
+
+/// The kernel keeps the number of who took the lock, although only a child may hold it now, or somebody else have
+/// the number.
+fn describe(pid: u32, wanted: (u64, u64)) -> Holder {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let has_it = match fs::read_dir(process.join("fd")) {
+        // Another user's.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => true,
+        Err(_) => false,
+        Ok(descriptors) => descriptors.flatten().any(|descriptor| {
+            let found = fs::metadata(descriptor.path());
+            found.is_ok_and(|found| (found.dev(), found.ino()) == wanted)
+        }),
+    };
+    if !has_it {
+        return Holder::ChildOf(pid);
+    }
+    let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    if matches!(state, Some('T' | 't')) { Holder::Stopped(pid) } else { Holder::Running(pid) }
+}
+
+impl Store {
+    /// Whether somebody who has waited for `what` since then, in a way of his own, is to go on.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] when patience has ended.
+    pub fn go_on_waiting(
+        &self,
+        what: &Path,
+        started: Instant,
+        holder: &Holder,
+    ) -> Result<(), StoreError> {
+        if holder.is_this_process() {
+            return Ok(()); // Another part of the same work, which ends.
+        }
+        out_of_patience(what, started, &self.shared.patience, || holder.clone())
+    }
+
+    /// Takes a lock on a file of the store, alone, waiting for it as the store waits for everything.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] when patience ends.
+    pub fn lock_alone(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        wait(file, path, Hold::Alone, &self.shared.patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        process::{Child, Command, Stdio},
+        sync::Mutex,
+    };
+
+    use super::*;
+
+    /// A process that has the lock of the file until it is killed.
+    fn lock_elsewhere(path: &Path) -> Child {
+        let file = File::options().append(true).create(true).open(path).unwrap();
+        let mut child = Command::new("flock");
+        child.arg("--no-fork").arg(path).args(["-c", "echo held; exec sleep 1000"]);
+        let mut child = child.stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 5];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        assert!(rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err());
+        child
+    }
+
+    #[test]
+    fn f07_who_holds_a_lock_is_said_and_a_wait_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate");
+        let mut child = lock_elsewhere(&path);
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let listen = Arc::clone(&said);
+        let patience = Patience {
+            limit: Some(Duration::from_secs(2)),
+            tell: Arc::new(move |text| listen.lock().unwrap().push(text.to_owned())),
+        };
+        let refused = wait(&file, &path, Hold::Shared, &patience).unwrap_err();
+        assert!(
+            matches!(&refused, StoreError::Locked { holder, seconds: 2, .. } if *holder == Holder::Running(child.id())),
+            "{refused}"
+        );
+        assert_eq!(said.lock().unwrap().len(), 1, "a wait is told once");
+        let stop = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
+        while holder(&file) != Holder::Stopped(child.id()) {
+            thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // The lock has died with its holder; who has the number now does not matter.
+        wait(&file, &path, Hold::Alone, &Patience::default()).unwrap();
+        assert_eq!(holder(&file), Holder::Running(std::process::id()));
+    }
+}
