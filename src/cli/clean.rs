@@ -3,11 +3,15 @@
 use std::process::ExitCode;
 
 use idpbuilder::{
+    limits,
     report::{Align, Table, bytes},
-    store::{GcMode, GcPolicy},
+    store::{GcMode, GcPolicy, KeptWithin},
 };
 
-use super::{failure::CliError, setup};
+use super::{
+    failure::{CONFIGURATION, CliError},
+    setup::{self, STORE_MAX_SIZE},
+};
 
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
@@ -17,14 +21,23 @@ pub(super) struct DfArgs {}
 
 #[derive(clap::Args)]
 #[command(after_help = concat!(
+    "Pinned images stay (`idpbuilder store pin`), and so does what a running build needs. With\n",
+    "IDPBUILDER_STORE_MAX_SIZE=50g, builds keep the store below that by themselves.\n\n",
     "Examples:\n",
     "  idpbuilder prune                  (what no image and no cached step needs)\n",
-    "  idpbuilder prune --cache-days 7   (cached steps older than a week, too)"
+    "  idpbuilder prune --cache-days 7   (cached steps older than a week, too)\n",
+    "  idpbuilder prune --max-size 20g   (cached steps, until all of it takes 20 GiB)"
 ))]
 pub(super) struct PruneArgs {
-    /// Forgets cached steps that are older than so many days; 0 forgets all.
+    /// Forgets cached steps that were not used for so many days; 0 forgets all.
     #[arg(long, value_name = "DAYS")]
     cache_days: Option<u64>,
+    /// Forgets cached steps, those used longest ago first, until images and cache take no more than this.
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
+    /// Takes names away from images that were not built, pulled or loaded for so many days.
+    #[arg(long, value_name = "DAYS")]
+    image_days: Option<u64>,
     /// Says what would be removed, and removes nothing.
     #[arg(long)]
     dry_run: bool,
@@ -50,13 +63,26 @@ pub(super) fn df(_args: &DfArgs) -> Result<ExitCode, CliError> {
 }
 
 pub(super) fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
+    let seconds = |days: u64| days.saturating_mul(DAY_S);
+    let size = args.max_size.as_deref().map(|size| {
+        limits::bytes(size)
+            .map_err(|reason| CliError::new(CONFIGURATION, format!("--max-size {size}: {reason}")))
+    });
     let policy = GcPolicy {
-        cache_age_max_s: args.cache_days.map(|days| days.saturating_mul(DAY_S)),
+        cache_age_max_s: args.cache_days.map(seconds),
         cache_bytes_max: None,
+        bytes_max: size.transpose()?,
+        image_age_max_s: args.image_days.map(seconds),
         mode: if args.dry_run { GcMode::DryRun } else { GcMode::Collect },
     };
     let report = setup::store()?.gc(policy)?;
-    let verb = if args.dry_run { "would remove" } else { "removed" };
+    let (verb, untagged) = match args.dry_run {
+        true => ("would remove", "Would untag"),
+        false => ("removed", "Untagged"),
+    };
+    for name in &report.untagged {
+        setup::print(&format!("{untagged}: {name}\n"));
+    }
     setup::print(&format!(
         "{verb} {} blobs, {} snapshots, {} cached steps: {}\n",
         report.blobs,
@@ -65,4 +91,19 @@ pub(super) fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
         bytes(report.bytes)
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// After a build: keeps the store within its cap, when there is one, and never waits for it.
+pub(super) fn keep_within_cap() {
+    let Ok(Some(most)) = setup::store_cap() else { return };
+    // What was asked for is done; that this is not, is no failure of it.
+    match setup::store().map(|store| store.keep_within(most)) {
+        Ok(Ok(KeptWithin::Above { left, .. })) => setup::tell(&format!(
+            "the store takes {}, more than {STORE_MAX_SIZE} says: images need it; `idpbuilder prune --image-days DAYS` takes old ones",
+            bytes(left)
+        )),
+        Ok(Ok(KeptWithin::Nothing | KeptWithin::Freed(_))) => {}
+        Ok(Err(error)) => setup::tell(&format!("keeping the store within its size: {error}")),
+        Err(error) => error.print(),
+    }
 }

@@ -114,6 +114,10 @@ impl CliError {
             }
             Self::Registry(error) => registry_text("", error),
             Self::Image(error) => image_text("", error),
+            Self::Store(error @ StoreError::NamesTaken { .. }) => {
+                let help = "--replace takes the archive's; nothing was changed".to_owned();
+                message_text(&error.to_string(), &[help])
+            }
             Self::Store(error) => message_text(&error.to_string(), &[]),
             Self::Exec(error) => exec_text(error),
         };
@@ -158,7 +162,8 @@ fn message_text(message: &str, help: &[String]) -> String {
 
 fn store_code(error: &StoreError) -> u8 {
     match error {
-        StoreError::MissingBlob(_) => NOT_FOUND,
+        StoreError::MissingBlob(_) | StoreError::NoImage(_) => NOT_FOUND,
+        StoreError::Backup { .. } | StoreError::NamesTaken { .. } => CONFIGURATION,
         _ => ENVIRONMENT,
     }
 }

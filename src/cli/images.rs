@@ -16,8 +16,18 @@ use super::{
     setup,
 };
 
-const FIELDS: &[&str] =
-    &["Repository", "Tag", "Image", "ID", "Digest", "CreatedSince", "CreatedAt", "Size", "Bytes"];
+const FIELDS: &[&str] = &[
+    "Repository",
+    "Tag",
+    "Image",
+    "ID",
+    "Digest",
+    "CreatedSince",
+    "CreatedAt",
+    "Size",
+    "Bytes",
+    "Pinned",
+];
 
 #[derive(clap::Args)]
 #[command(after_help = concat!(
@@ -28,7 +38,7 @@ const FIELDS: &[&str] =
 pub(super) struct ImagesArgs {
     /// Only images whose name has this in it.
     filter: Option<String>,
-    /// `table`, `json`, or a template with .Repository .Tag .ID .Digest .CreatedSince .Size …
+    /// `table`, `json`, or a template with .Repository .Tag .ID .Digest .CreatedSince .Size .Pinned …
     #[arg(long)]
     format: Option<String>,
     /// Shows digests of manifests too.
@@ -60,21 +70,29 @@ pub(super) struct RmiArgs {
     /// Names or ids of images.
     #[arg(required = true)]
     images: Vec<String>,
+    /// Takes the names of pinned images away, too.
+    #[arg(short, long)]
+    force: bool,
 }
 
 pub(super) fn images(global: &Global, args: &ImagesArgs) -> Result<ExitCode, CliError> {
     let format = Format::parse(args.format.as_deref(), FIELDS)?;
     let store = setup::store()?;
     let now = jiff::Timestamp::now().as_second();
+    let pins = store.pins()?;
     let mut headings = vec![("IMAGE", Align::Left), ("IMAGE ID", Align::Left)];
     if args.digests {
         headings.insert(1, ("DIGEST", Align::Left));
     }
     headings.extend([("CREATED", Align::Left), ("SIZE", Align::Left)]);
+    // Most stores have none.
+    headings.extend((!pins.is_empty()).then_some(("", Align::Left)));
     let mut table = Table::new(&headings);
     let mut lines = String::new();
     for record in store.images()? {
-        let row = row(&record, now, if args.no_trunc { Ids::Whole } else { Ids::Short });
+        let mut row = row(&record, now, if args.no_trunc { Ids::Whole } else { Ids::Short });
+        let is_pinned = pins.contains(&record.key());
+        row["Pinned"] = is_pinned.into();
         let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
         if args.filter.as_ref().is_some_and(|filter| !text("Image").contains(filter)) {
             continue;
@@ -86,10 +104,12 @@ pub(super) fn images(global: &Global, args: &ImagesArgs) -> Result<ExitCode, Cli
         lines.push_str(&format.row(&row));
         let cells = ["Image", "ID", "CreatedSince", "Size"].map(text);
         let [image, id, created, size] = cells;
-        match args.digests {
-            true => table.add([image, text("Digest"), id, created, size]),
-            false => table.add([image, id, created, size]),
+        let mut cells = vec![image, id, created, size];
+        if args.digests {
+            cells.insert(1, text("Digest"));
         }
+        cells.extend((!pins.is_empty()).then(|| if is_pinned { "pinned" } else { "" }.to_owned()));
+        table.add(cells);
     }
     if !global.quiet && matches!(format, Format::Table) {
         lines = table.to_string();
@@ -169,6 +189,14 @@ pub(super) fn rmi(args: &RmiArgs) -> Result<ExitCode, CliError> {
             return Err(not_found(&store, image)?);
         }
         names.extend(found.into_iter().map(|record| record.key()));
+    }
+    let pins = store.pins()?;
+    if let Some(pinned) = names.iter().find(|name| pins.contains(*name) && !args.force) {
+        return Err(CliError::new(
+            CONFIGURATION,
+            format!("{pinned} is pinned; no name was taken away"),
+        )
+        .with_help(format!("`idpbuilder store unpin {pinned}` first, or --force")));
     }
     for name in names {
         store.remove_image(&name)?;

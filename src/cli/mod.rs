@@ -145,6 +145,7 @@ enum Verb {
     /// Shows what the store takes on disk.
     Df(clean::DfArgs),
     /// Removes what no image needs.
+    #[command(visible_alias = "gc")]
     Prune(clean::PruneArgs),
     /// Lists, removes, exports and imports the directories of cache mounts.
     #[command(subcommand)]
@@ -197,6 +198,15 @@ fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, 
     {
         return Ok(ExitCode::from(code));
     }
+    let builds = matches!(verb, Verb::Run(_) | Verb::Watch(_) | Verb::Build(_));
+    let done = perform(global, verb);
+    if builds && done.is_ok() {
+        clean::keep_within_cap();
+    }
+    done
+}
+
+fn perform(global: &Global, verb: Verb) -> Result<ExitCode, CliError> {
     match verb {
         Verb::Run(args) => run::run(global, &args),
         Verb::Watch(args) => watch::watch(global, &args),

@@ -40,6 +40,9 @@ const SECRET_FILE_BYTES_MAX: u64 = 1 << 20;
 /// What a layer or archive may have when it is opened, for who needs more than the usual or wants less.
 const MAX_LAYER_SIZE: &str = "IDPBUILDER_MAX_LAYER_SIZE";
 
+/// What images and cached results may take together on the disk.
+pub(super) const STORE_MAX_SIZE: &str = "IDPBUILDER_STORE_MAX_SIZE";
+
 /// Columns of a terminal that does not say how wide it is.
 const COLUMNS_DEFAULT: usize = 100;
 
@@ -77,14 +80,24 @@ pub(super) fn store_root() -> Result<PathBuf, CliError> {
 
 /// Opens the store, making it when it is not there.
 pub(super) fn store() -> Result<Store, CliError> {
+    store_cap()?; // What it says must be right before anything is done.
     let store = Store::open_patiently(&store_root()?, &patience())?;
-    if let Some(size) = env::var_os(MAX_LAYER_SIZE).filter(|size| !size.is_empty()) {
-        let bytes = limits::bytes(&size.to_string_lossy()).map_err(|reason| {
-            CliError::new(CONFIGURATION, format!("{MAX_LAYER_SIZE}: {reason}"))
-        })?;
+    if let Some(bytes) = size_of(MAX_LAYER_SIZE)? {
         store.limit_unpacking(UnpackLimits::up_to(bytes));
     }
     Ok(store)
+}
+
+/// Bytes that the store may take, when that is limited.
+pub(super) fn store_cap() -> Result<Option<u64>, CliError> {
+    size_of(STORE_MAX_SIZE)
+}
+
+/// A size in the environment, in bytes.
+fn size_of(name: &str) -> Result<Option<u64>, CliError> {
+    let size = env::var_os(name).filter(|size| !size.is_empty());
+    let bytes = size.map(|size| limits::bytes(&size.to_string_lossy()));
+    bytes.transpose().map_err(|reason| CliError::new(CONFIGURATION, format!("{name}: {reason}")))
 }
 
 /// A folder below the home folder, made when missing, for us alone.

@@ -1,25 +1,82 @@
 //! `store`: the folder as a whole: checked, repaired, saved and read again; and pins on what it keeps.
 
-use std::process::ExitCode;
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::Ordering,
+};
 
 use idpbuilder::{
+    layer,
     report::{bytes, safe},
-    store::{CheckDepth, CheckReport, Damage, Remedy, RepairReport, Store},
+    store::{
+        BackupReport, CheckDepth, CheckReport, Damage, NamesTaken, Remedy, RepairReport,
+        RestoreReport, Store, StoreError,
+    },
 };
 use serde_json::{Value, json};
 
 use super::{
-    failure::{BUILD, CONFIGURATION, CliError},
-    setup,
+    failure::{BUILD, CONFIGURATION, CliError, INTERRUPTED},
+    images, setup,
 };
+
+/// Bytes read and written at once.
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// What is done with the store.
 #[derive(clap::Subcommand)]
 pub(super) enum StoreVerb {
     /// Looks for damage: all facts, existence and sizes of content; every byte with `--full`.
     Check(CheckArgs),
+    /// Writes all images, pins and cached steps into one archive, checked on the way.
+    Backup(BackupArgs),
+    /// Reads such an archive into the store: all of it, or nothing.
+    Restore(RestoreArgs),
+    /// Keeps images until they are unpinned: `prune` leaves them, `rmi` refuses.
+    Pin(PinArgs),
+    /// Takes pins away.
+    Unpin(PinArgs),
     /// Prints the folder.
     Path,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "The directories of cache mounts are not in it (`idpbuilder cache export`). The store may be used meanwhile.\n\n",
+    "Examples:\n",
+    "  idpbuilder store backup store.tar\n",
+    "  idpbuilder store backup - | zstd > store.tar.zst"
+))]
+pub(super) struct BackupArgs {
+    /// File to write, or `-` for standard output.
+    #[arg(value_name = "FILE")]
+    to: PathBuf,
+}
+
+#[derive(clap::Args)]
+#[command(after_help = concat!(
+    "What is in the store stays; of cached steps, those that are here are kept. The archive may be compressed.\n\n",
+    "Examples:\n",
+    "  idpbuilder store restore store.tar\n",
+    "  ssh other idpbuilder store backup - | idpbuilder store restore -"
+))]
+pub(super) struct RestoreArgs {
+    /// File to read, or `-` for standard input.
+    #[arg(value_name = "FILE")]
+    from: PathBuf,
+    /// Names that stand for other images here stand for the archive's then; without it, such an archive is refused.
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(clap::Args)]
+pub(super) struct PinArgs {
+    /// Names or ids of images.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
 }
 
 #[derive(clap::Args)]
@@ -44,6 +101,10 @@ pub(super) struct CheckArgs {
 pub(super) fn store(verb: &StoreVerb) -> Result<ExitCode, CliError> {
     match verb {
         StoreVerb::Check(args) => check(args),
+        StoreVerb::Backup(args) => backup(args),
+        StoreVerb::Restore(args) => restore(args),
+        StoreVerb::Pin(args) => pin(args, "Pinned", Store::pin),
+        StoreVerb::Unpin(args) => pin(args, "Unpinned", Store::unpin),
         StoreVerb::Path => {
             setup::print(&format!("{}\n", setup::store_root()?.display()));
             Ok(ExitCode::SUCCESS)
@@ -86,6 +147,84 @@ fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::from(BUILD))
 }
 
+fn backup(args: &BackupArgs) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let said = |report: &BackupReport| {
+        let BackupReport { images, cache_records, blobs, bytes: size } = report;
+        let what = [counted(*images, "image"), counted(*cache_records, "cached step")];
+        format!("{}, {}, {}\n", what.join(", "), counted(*blobs, "blob"), bytes(*size))
+    };
+    if args.to.as_os_str() == "-" {
+        if io::stdout().is_terminal() {
+            let error = CliError::new(CONFIGURATION, "an archive is nothing for a terminal");
+            return Err(error.with_help("name a file, or pipe it on"));
+        }
+        let out = io::BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock());
+        setup::tell(&said(&store.backup(out, Path::new("standard output"))?));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let failed = |error| CliError::from(StoreError::at(&args.to, error));
+    let folder = args.to.parent().filter(|folder| !folder.as_os_str().is_empty());
+    // Whole or not at all, and nothing is lost of what had the name.
+    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    let out = io::BufWriter::with_capacity(BUFFER_BYTES, file.as_file());
+    let report = store.backup(out, &args.to)?;
+    file.as_file().sync_all().map_err(failed)?;
+    file.persist(&args.to).map_err(|refused| failed(refused.error))?;
+    setup::print(&format!("{}: {}", args.to.display(), said(&report)));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restore(args: &RestoreArgs) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
+    let is_stdin = args.from.as_os_str() == "-";
+    let input: Box<dyn io::Read + Send> = match is_stdin {
+        true => Box::new(io::stdin()),
+        false => match File::open(&args.from) {
+            Ok(file) => Box::new(file),
+            Err(error) => {
+                let message = format!("{}: {error}", args.from.display());
+                return Err(CliError::new(CONFIGURATION, message));
+            }
+        },
+    };
+    let place = if is_stdin { Path::new("standard input") } else { &args.from };
+    let names_taken = if args.replace { NamesTaken::Replace } else { NamesTaken::Refuse };
+    let plain = layer::decompress(Box::new(io::BufReader::with_capacity(BUFFER_BYTES, input)))
+        .map_err(|error| CliError::new(CONFIGURATION, format!("{}: {error}", place.display())))?;
+    let report = match store.restore(plain, place, names_taken) {
+        Err(error) if cancel.load(Ordering::Relaxed) => {
+            return Err(CliError::new(INTERRUPTED, error.to_string()));
+        }
+        report => report?,
+    };
+    let RestoreReport { images, cache_records, blobs, new_blobs, new_bytes } = report;
+    let what =
+        [counted(images, "image"), counted(cache_records, "cached step"), counted(blobs, "blob")];
+    let new = bytes(new_bytes);
+    setup::print(&format!("{}, {new_blobs} of them new: {new}\n", what.join(", ")));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pin(
+    args: &PinArgs,
+    said: &str,
+    change: impl Fn(&Store, &str) -> Result<bool, StoreError>,
+) -> Result<ExitCode, CliError> {
+    let store = setup::store()?;
+    let found: Result<Vec<_>, CliError> =
+        args.images.iter().map(|name| images::find_one(&store, name)).collect();
+    // All are looked up first: a typo in one changes none.
+    for record in found? {
+        change(&store, &record.key())?;
+        setup::print(&format!("{said}: {}\n", record.key()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn as_text(report: &RepairReport) -> String {
     let mut text = String::new();
     for (damage, remedy) in &report.remedies {
@@ -100,10 +239,15 @@ fn as_text(report: &RepairReport) -> String {
     let harmful = report.now.damages.iter().filter(|damage| !damage.is_harmless()).count();
     let state = match harmful {
         0 => "sound".to_owned(),
-        1 => "1 damage".to_owned(),
-        count => format!("{count} damages"),
+        count => counted(count as u64, "damage"),
     };
-    format!("{text}{images} images, {blobs} blobs, {}: {state}\n", bytes(size))
+    let what = [counted(images, "image"), counted(blobs, "blob"), bytes(size)];
+    format!("{text}{}: {state}\n", what.join(", "))
+}
+
+/// `1 image`, `2 images`.
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn as_json(report: &RepairReport) -> String {

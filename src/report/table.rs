@@ -27,7 +27,7 @@ impl Table {
     }
 
     /// Adds a row; it has one cell a column.
-    pub fn add<const N: usize>(&mut self, row: [String; N]) {
+    pub fn add(&mut self, row: impl Into<Vec<String>>) {
         self.rows.push(row.into());
     }
 

@@ -47,6 +47,8 @@ impl From<crate::store::StoreError> for Refusal {
             | StoreError::Facts { .. }
             | StoreError::Damaged { .. }
             | StoreError::Locked { .. }
+            | StoreError::Backup { .. }
+            | StoreError::NamesTaken { .. }
             | StoreError::Newer { .. }
             | StoreError::Remote { .. }
             | StoreError::NoImage(_) => {

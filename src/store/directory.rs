@@ -172,6 +172,12 @@ impl Store {
         Ok((Digest::of(&bytes).as_bytes()[..] == sum).then_some(bytes))
     }
 
+    /// Encoded listing of a layer with its sum, as it stands on the disk.
+    pub(super) fn summed_listing(&self, layer: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let listing = self.listing(DiffId(layer))?;
+        Ok(listing.map(|bytes| [&bytes[..], Digest::of(&bytes).as_bytes()].concat()))
+    }
+
     /// What `decode` makes of the listing of a layer. Made once and then shared, as long as there is
     /// room: every RUN looks at the listings of all layers below it.
     ///

@@ -86,6 +86,22 @@ pub enum StoreError {
         /// How long was waited for it.
         seconds: u64,
     },
+    /// What is read is no whole backup.
+    #[error("{}: {reason}", .place.display())]
+    Backup {
+        /// Where it was read from.
+        place: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Names in a backup stand for other images here.
+    #[error("{}: {} here for other images", .place.display(), stand(.names))]
+    NamesTaken {
+        /// Where it was read from.
+        place: PathBuf,
+        /// The names.
+        names: Vec<String>,
+    },
     /// No image has this name.
     #[error("no image is called `{0}`; `idpbuilder images` lists those there are")]
     NoImage(String),
@@ -96,7 +112,8 @@ pub enum StoreError {
 
 impl StoreError {
     /// Says where the kernel refused; a full disk gets its own kind.
-    pub(super) fn at(path: &Path, source: io::Error) -> Self {
+    #[must_use]
+    pub fn at(path: &Path, source: io::Error) -> Self {
         if is_no_space(&source) {
             return Self::NoSpace(path.to_owned());
         }
@@ -134,6 +151,10 @@ impl StoreError {
         let Self::Io { source, .. } = self else { return false };
         [Errno::ROFS, Errno::ACCESS, Errno::PERM].iter().any(|errno| is(source, *errno))
     }
+}
+
+fn stand(names: &[String]) -> String {
+    format!("{} {}", names.join(", "), if names.len() == 1 { "stands" } else { "stand" })
 }
 
 /// `map_err` for a path.

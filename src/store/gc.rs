@@ -11,14 +11,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{fs::FlockOperation, io::Errno};
+
 use crate::{
     oci::{DiffId, Digest},
     store::{
-        CacheRecord, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE, Store, StoreError,
+        CacheRecord, ImageRecord, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE, Store,
+        StoreError,
         error::{at, errno_at},
         facts::{Access, Reader, Table},
         layers::{digest, now_s},
         lease::{GATE, open_gate, read_leases},
+        names::image_record,
+        pins::PINNED_NAMESPACE,
         remove::remove_tree,
         row::Note,
         sums::parse,
@@ -38,6 +43,11 @@ pub struct GcPolicy {
     /// Bytes that layers of cached results, which no image needs, may take together; the ones used
     /// longest ago go first. `None` for any number.
     pub cache_bytes_max: Option<u64>,
+    /// Bytes that all content may take together, images too; cached results go for it, those used longest ago first.
+    /// `None` for any number.
+    pub bytes_max: Option<u64>,
+    /// Names of images that were not stored again for this many seconds go, but for pinned ones; `None` for never.
+    pub image_age_max_s: Option<u64>,
     /// Whether to do it.
     pub mode: GcMode,
 }
@@ -48,13 +58,17 @@ pub enum GcMode {
     /// Removes.
     #[default]
     Collect,
+    /// Removes, unless others are about to count on content at this moment: for who may not wait.
+    CollectIfFree,
     /// Counts what would go.
     DryRun,
 }
 
 /// What a collection took, or would take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcReport {
+    /// Names that were taken away from images.
+    pub untagged: Vec<String>,
     /// Number of blobs.
     pub blobs: u64,
     /// Number of snapshots.
@@ -70,8 +84,8 @@ pub struct GcReport {
 }
 
 /// All that decides what stays, read at one moment.
-struct State {
-    images: Vec<Vec<u8>>,
+pub(super) struct State {
+    images: Vec<(Vec<u8>, Vec<u8>)>,
     cache: Vec<(Digest, CacheRecord)>,
     /// Cached results that cannot be read.
     damaged: Vec<Vec<u8>>,
@@ -84,7 +98,7 @@ struct State {
 }
 
 impl State {
-    fn read(reader: &Reader<'_>) -> heed::Result<Self> {
+    pub(super) fn read(reader: &Reader<'_>) -> heed::Result<Self> {
         let pair = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, digest(&value)?));
         let layer = |(key, value): (Vec<u8>, Vec<u8>)| Some((digest(&key)?, parse(&key, &value)?));
         let used = |(key, value): (Vec<u8>, Vec<u8>)| {
@@ -98,7 +112,7 @@ impl State {
             }
         }
         Ok(Self {
-            images: reader.all(Table::Images)?.into_iter().map(|(_, value)| value).collect(),
+            images: reader.all(Table::Images)?,
             cache,
             damaged,
             used: reader.all(Table::Used)?.into_iter().filter_map(used).collect(),
@@ -127,6 +141,7 @@ struct Verdict {
     /// Rows to be deleted.
     rows: Vec<(Table, Vec<u8>)>,
     cache_records: u64,
+    untagged: Vec<String>,
 }
 
 impl Store {
@@ -140,7 +155,7 @@ impl Store {
         let mut report = GcReport::default();
         let trash = match policy.mode {
             GcMode::DryRun => None,
-            GcMode::Collect => {
+            GcMode::Collect | GcMode::CollectIfFree => {
                 self.flush()?;
                 let trash = self.temporary_path()?;
                 fs::create_dir(&trash).map_err(at(&trash))?;
@@ -149,12 +164,13 @@ impl Store {
         };
         {
             // Nothing in this block may look at content as others do: that would wait for the gate.
-            let _gate = self.close_gate(policy.mode)?;
+            let Gate::Closed(_gate) = self.close_gate(policy.mode)? else { return Ok(report) };
             let leases = read_leases(self.root(), policy.mode)?;
             let state = self.shared.facts().read(State::read)?;
             let verdict = self.judge(&state, &leases, policy);
             report.cache_records = verdict.cache_records;
-            if policy.mode == GcMode::Collect && !verdict.rows.is_empty() {
+            report.untagged.clone_from(&verdict.untagged);
+            if policy.mode != GcMode::DryRun && !verdict.rows.is_empty() {
                 self.shared.facts().write(|writer| {
                     verdict
                         .rows
@@ -163,6 +179,9 @@ impl Store {
                 })?;
             }
             self.sweep(&verdict.live, &state, trash.as_deref(), &mut report)?;
+        }
+        if !report.untagged.is_empty() && trash.is_some() {
+            self.write_index()?;
         }
         if let Some(trash) = trash {
             remove_tree(&trash).map_err(at(&trash))?;
@@ -173,40 +192,73 @@ impl Store {
 
     /// Waits until nobody is about to count on content, and keeps it so. Where nothing can be written,
     /// nobody can collect, and a count needs no gate.
-    fn close_gate(&self, mode: GcMode) -> Result<Option<File>, StoreError> {
+    fn close_gate(&self, mode: GcMode) -> Result<Gate, StoreError> {
         if mode == GcMode::DryRun && self.shared.facts().access() == Access::ReadOnly {
-            return Ok(None);
+            return Ok(Gate::Closed(None));
         }
-        let gate = open_gate(self.root())?;
-        wait(&gate, &self.root().join(GATE), Hold::Alone, &self.shared.patience)?;
-        Ok(Some(gate))
+        let (gate, path) = (open_gate(self.root())?, self.root().join(GATE));
+        if mode != GcMode::CollectIfFree {
+            wait(&gate, &path, Hold::Alone, &self.shared.patience)?;
+            return Ok(Gate::Closed(Some(gate)));
+        }
+        match rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Gate::Closed(Some(gate))),
+            Err(Errno::WOULDBLOCK) => Ok(Gate::Busy),
+            Err(errno) => Err(errno_at(&path)(errno)),
+        }
+    }
+
+    /// What a collection by this policy would keep.
+    pub(super) fn live(&self, state: &State, policy: GcPolicy) -> HashSet<Digest> {
+        self.judge(state, &HashSet::new(), policy).live
     }
 
     fn judge(&self, state: &State, leases: &HashSet<Digest>, policy: GcPolicy) -> Verdict {
         let mut verdict = Verdict::default();
-        let roots = state.images.iter().flat_map(|image| digests_in(image));
+        let images = verdict.keep_images(state, policy);
+        let roots = images.into_iter().flat_map(digests_in);
         self.mark(roots.chain(leases.iter().copied()).collect(), state, &mut verdict.live);
-        let oldest = policy.cache_age_max_s.map(|age| now_s().saturating_sub_unsigned(age));
-        let is_old = |last_use: i64| oldest.is_some_and(|oldest| last_use <= oldest);
+        self.judge_notes(state, policy, &mut verdict);
+        self.judge_cache(state, leases, policy, &mut verdict);
+        verdict.bury_layers(state);
+        verdict
+    }
+
+    fn judge_notes(&self, state: &State, policy: GcPolicy, verdict: &mut Verdict) {
+        let is_old = older_than(policy.cache_age_max_s);
         for (key, note) in &state.notes {
             // What was pushed to the embedded registry is no cache: it stays until it is deleted there.
             // Nor is it one where the blob of a living image can be had.
             let is_origin_of_living = note.namespace == ORIGIN_NAMESPACE
                 && note.name.parse().is_ok_and(|blob| verdict.live.contains(&blob));
-            let stays = note.namespace == SERVED_NAMESPACE || is_origin_of_living;
+            let is_lasting = [SERVED_NAMESPACE, PINNED_NAMESPACE].contains(&&*note.namespace);
+            let stays = is_lasting || is_origin_of_living;
             if is_old(note.made_at) && !stays {
                 verdict.rows.push((Table::Notes, key.clone()));
             } else {
                 self.mark(digests_in(&note.value), state, &mut verdict.live);
             }
         }
+    }
+
+    fn judge_cache(
+        &self,
+        state: &State,
+        leases: &HashSet<Digest>,
+        policy: GcPolicy,
+        verdict: &mut Verdict,
+    ) {
+        let is_old = older_than(policy.cache_age_max_s);
         let mut cache: Vec<_> = state
             .cache
             .iter()
             .map(|(key, record)| (state.last_use(*key, record), key, record))
             .collect();
         cache.sort_by_key(|(last_use, key, _)| (std::cmp::Reverse(*last_use), **key));
-        let mut bytes_left = policy.cache_bytes_max.unwrap_or(u64::MAX);
+        let left_of_all =
+            policy.bytes_max.map(|most| most.saturating_sub(self.bytes_of(&verdict.live, state)));
+        let most = [policy.cache_bytes_max, left_of_all].into_iter().flatten().min();
+        let mut bytes_left = most.unwrap_or(u64::MAX);
         let mut gone: HashSet<Vec<u8>> = state.damaged.iter().cloned().collect();
         for (last_use, key, record) in cache {
             let layers: Vec<Digest> = record.made.layers().iter().map(|layer| layer.0).collect();
@@ -227,8 +279,19 @@ impl Store {
         verdict.rows.extend(
             gone.into_iter().flat_map(|key| [(Table::Used, key.clone()), (Table::Cache, key)]),
         );
-        verdict.bury_layers(state);
-        verdict
+    }
+
+    /// What all of this takes on the disk.
+    fn bytes_of(&self, live: &HashSet<Digest>, state: &State) -> u64 {
+        let size = |path: PathBuf| fs::metadata(path).map_or(0, |found| found.len());
+        let bytes = live.iter().map(|digest| {
+            let layer = DiffId(*digest);
+            let unpacked = self.snapshot_path(layer).exists();
+            let record = state.layers.get(digest).filter(|_| unpacked);
+            let content_bytes = record.map_or(0, |record| record.content_bytes);
+            size(self.blob_path(*digest)) + size(self.listing_path(layer)) + content_bytes
+        });
+        bytes.sum()
     }
 
     /// Adds all that `roots` reach to `live`.
@@ -296,7 +359,7 @@ impl Store {
                 continue; // A session's lease is there before its folder, and goes after it.
             }
             report.abandoned += 1;
-            if mode == GcMode::Collect {
+            if mode != GcMode::DryRun {
                 remove_tree(&entry.path()).map_err(at(&entry.path()))?;
             }
         }
@@ -304,7 +367,45 @@ impl Store {
     }
 }
 
+/// Whether it could be closed.
+enum Gate {
+    /// Yes, or there is no need to.
+    Closed(Option<File>),
+    Busy,
+}
+
+/// Whether a time (Unix seconds) is so many seconds ago, or more.
+fn older_than(age_s: Option<u64>) -> impl Fn(i64) -> bool {
+    let oldest = age_s.map(|age| now_s().saturating_sub_unsigned(age));
+    move |time| oldest.is_some_and(|oldest| time <= oldest)
+}
+
 impl Verdict {
+    /// The records of images that stay. One that cannot be read stays: it is for a check to name.
+    fn keep_images<'a>(&mut self, state: &'a State, policy: GcPolicy) -> Vec<&'a [u8]> {
+        let is_old = older_than(policy.image_age_max_s);
+        let pinned: HashSet<&str> = state
+            .notes
+            .iter()
+            .filter(|(_, note)| note.namespace == PINNED_NAMESPACE)
+            .map(|(_, note)| &*note.name)
+            .collect();
+        let mut kept = Vec::new();
+        for (key, row) in &state.images {
+            let record = image_record(key, row);
+            let goes =
+                |record: &ImageRecord| is_old(record.stored_at) && !pinned.contains(&*record.key());
+            match record.filter(goes) {
+                None => kept.push(&**row),
+                Some(record) => {
+                    self.untagged.push(record.key());
+                    self.rows.push((Table::Images, key.clone()));
+                }
+            }
+        }
+        kept
+    }
+
     /// Facts about layers that are not live go with them.
     fn bury_layers(&mut self, state: &State) {
         let live = &self.live;

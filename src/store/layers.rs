@@ -28,7 +28,7 @@ const CLOCK_STEP_NS: i128 = 2_000_000_000;
 const ASKED_MAX: usize = 1 << 20;
 /// A note that has not changed, and the use of a cached result, are written again after this many
 /// seconds, so that they stay young.
-const RENEWAL_S: i64 = 24 * 60 * 60;
+pub(super) const RENEWAL_S: i64 = 24 * 60 * 60;
 
 /// Since when a file's stamp is known to this process.
 pub(super) struct Asked {

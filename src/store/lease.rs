@@ -193,7 +193,7 @@ pub(super) fn read_leases(root: &Path, mode: GcMode) -> Result<HashSet<Digest>, 
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let bytes = fs::read(&path).map_err(at(&path))?;
             protected.extend(bytes.as_chunks().0.iter().copied().map(Digest::from_bytes));
-        } else if mode == GcMode::Collect {
+        } else if mode != GcMode::DryRun {
             // While it is locked: a process that is just starting finds out, and makes another.
             drop(fs::remove_file(&path));
         }

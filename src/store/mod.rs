@@ -9,6 +9,7 @@
 //! disk yet, `layers` and `names` keep the facts about it. A flush brings content to the disk, then all
 //! facts in one transaction (`facts`): so no fact ever speaks of content that a power cut could take.
 
+mod backup;
 mod blob;
 mod cache_dir;
 mod check;
@@ -20,6 +21,7 @@ mod layers;
 mod lease;
 mod names;
 mod pages;
+mod pins;
 mod queue;
 mod record;
 mod recover;
@@ -41,6 +43,7 @@ use std::{
 };
 
 pub use self::{
+    backup::{BackupReport, NamesTaken, RestoreReport},
     blob::BlobWriter,
     cache_dir::{CacheAnswer, CacheDir, CacheIdentity, CacheInfo, CacheSharing, Freshness},
     check::{CheckDepth, CheckReport, Damage},
@@ -52,7 +55,7 @@ pub use self::{
     record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord, Made},
     repair::{Remedy, RepairReport},
     turn::{Turn, Waiting},
-    usage::Usage,
+    usage::{KeptWithin, Usage},
     waits::{Holder, Patience},
 };
 use self::{

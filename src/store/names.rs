@@ -14,6 +14,8 @@ use crate::{
         ImageRecord, Store, StoreError,
         error::at,
         facts::Table,
+        layers::RENEWAL_S,
+        pins::pin_key,
         queue::{Rows, sync_folder},
         sums::{json, parse},
     },
@@ -26,7 +28,7 @@ const ID_DIGITS_MIN: usize = 2;
 
 impl Store {
     /// Names an image durably (flushes first), replacing what had the name, and updates `index.json`.
-    /// A record that differs in nothing but [`ImageRecord::stored_at`] is unchanged and costs no write.
+    /// A record that differs in nothing but [`ImageRecord::stored_at`] is unchanged and costs a write a day.
     ///
     /// # Errors
     ///
@@ -38,7 +40,12 @@ impl Store {
             }
         }
         let known = self.image(&record.key())?;
-        let known = known.map(|known| ImageRecord { stored_at: record.stored_at, ..known });
+        let is_young = |known: &ImageRecord| {
+            known.stored_at.abs_diff(record.stored_at) < RENEWAL_S.unsigned_abs()
+        };
+        let known = known
+            .filter(is_young)
+            .map(|known| ImageRecord { stored_at: record.stored_at, ..known });
         let mut last = Rows::default();
         if known.as_ref() != Some(record) {
             let key = image_key(&record.key());
@@ -59,7 +66,7 @@ impl Store {
         found.map(|bytes| self.parse_image(&key, &bytes)).transpose()
     }
 
-    fn parse_image(&self, key: &[u8], bytes: &[u8]) -> Result<ImageRecord, StoreError> {
+    pub(super) fn parse_image(&self, key: &[u8], bytes: &[u8]) -> Result<ImageRecord, StoreError> {
         image_record(key, bytes).ok_or_else(|| StoreError::Damaged {
             root: self.root().to_owned(),
             what: "the record of an image".to_owned(),
@@ -123,10 +130,10 @@ impl Store {
         if self.image(reference).is_ok_and(|image| image.is_none()) {
             return Ok(false);
         }
-        let removed = self
-            .shared
-            .facts()
-            .write(|writer| writer.delete(Table::Images, &image_key(reference)))?;
+        let removed = self.shared.facts().write(|writer| {
+            writer.delete(Table::Notes, &pin_key(reference))?;
+            writer.delete(Table::Images, &image_key(reference))
+        })?;
         self.write_index()?;
         Ok(removed)
     }

@@ -33,6 +33,22 @@ pub struct Usage {
     pub reclaimable_bytes: u64,
 }
 
+/// What came of keeping the store within a number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptWithin {
+    /// It was.
+    Nothing,
+    /// It is, after so many bytes went.
+    Freed(u64),
+    /// It is not: images need more, or somebody else was collecting.
+    Above {
+        /// Bytes that went.
+        freed: u64,
+        /// Bytes that are left.
+        left: u64,
+    },
+}
+
 impl Store {
     /// What the store holds, and what of it could go.
     ///
@@ -43,9 +59,22 @@ impl Store {
         let facts = self.shared.facts();
         let data = self.root().join("facts/data.mdb");
         let collected = |cache_age_max_s| -> Result<u64, StoreError> {
-            let policy = GcPolicy { cache_age_max_s, cache_bytes_max: None, mode: GcMode::DryRun };
+            let policy = GcPolicy { cache_age_max_s, mode: GcMode::DryRun, ..GcPolicy::default() };
             Ok(self.gc(policy)?.bytes)
         };
+        Ok(Usage {
+            images: facts.all(Table::Images)?.len() as u64,
+            cache_records: facts.all(Table::Cache)?.len() as u64,
+            blobs: count(&self.blobs_folder())?,
+            snapshots: self.count_snapshots()?,
+            listings: count(&self.root().join("listings"))?,
+            facts_bytes: fs::metadata(&data).map_err(at(&data))?.len(),
+            unreferenced_bytes: collected(None)?,
+            reclaimable_bytes: collected(Some(0))?,
+        })
+    }
+
+    fn count_snapshots(&self) -> Result<(u64, u64), StoreError> {
         let mut snapshots = (0, 0);
         for layer in
             entries(&self.root().join("snapshots"))?.iter().filter_map(|path| named_digest(path))
@@ -53,15 +82,33 @@ impl Store {
             snapshots.0 += 1;
             snapshots.1 += self.layer(DiffId(layer))?.map_or(0, |layer| layer.content_bytes);
         }
-        Ok(Usage {
-            images: facts.all(Table::Images)?.len() as u64,
-            cache_records: facts.all(Table::Cache)?.len() as u64,
-            blobs: count(&self.blobs_folder())?,
-            snapshots,
-            listings: count(&self.root().join("listings"))?,
-            facts_bytes: fs::metadata(&data).map_err(at(&data))?.len(),
-            unreferenced_bytes: collected(None)?,
-            reclaimable_bytes: collected(Some(0))?,
+        Ok(snapshots)
+    }
+
+    /// Keeps content below so many bytes, when it can be done without waiting for anybody: cached results go, those
+    /// used longest ago first, until a tenth is free again. Content of images stays.
+    ///
+    /// # Errors
+    ///
+    /// When LMDB or the disk fails.
+    pub fn keep_within(&self, bytes_max: u64) -> Result<KeptWithin, StoreError> {
+        let content = || -> Result<u64, StoreError> {
+            let (blobs, listings) =
+                (count(&self.blobs_folder())?.1, count(&self.root().join("listings"))?.1);
+            Ok(blobs + listings + self.count_snapshots()?.1)
+        };
+        if content()? <= bytes_max {
+            return Ok(KeptWithin::Nothing);
+        }
+        let bytes_max_then = Some(bytes_max - bytes_max / 10);
+        let mode = GcMode::CollectIfFree;
+        let report =
+            self.gc(GcPolicy { bytes_max: bytes_max_then, mode, ..GcPolicy::default() })?;
+        let left = content()?;
+        Ok(if left > bytes_max {
+            KeptWithin::Above { freed: report.bytes, left }
+        } else {
+            KeptWithin::Freed(report.bytes)
         })
     }
 }
