@@ -11,6 +11,7 @@ mod attacks;
 mod cache;
 mod contexts;
 mod corpus;
+mod depth;
 mod environments;
 mod epochs;
 mod errors;
