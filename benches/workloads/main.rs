@@ -71,6 +71,10 @@ fn bench(options: &Options) -> Result<usize, String> {
     let target = target()?;
     let parent = target.join("bench");
     fs::create_dir_all(&parent).map_err(|error| format!("{}: {error}", parent.display()))?;
+    if let Some(program) = &options.program {
+        let found = program.canonicalize();
+        tools::measure_program(found.map_err(|error| format!("{}: {error}", program.display()))?);
+    }
     let mut tools = match options.rivals {
         Rivals::Measured => tools::installed(),
         Rivals::LeftOut => vec![Tool::Idpbuilder],

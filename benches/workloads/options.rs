@@ -1,5 +1,7 @@
 //! What is measured, how often and how large: the command line of the benchmark.
 
+use std::path::PathBuf;
+
 use crate::{cases, growth};
 
 pub(crate) const HELP: &str = "\
@@ -15,6 +17,7 @@ The workloads of idpbuilder beside their floors and the rivals that are installe
   --files N              files of W4 (20000)
   --large-mib N          size of W5's file (256)
   --max CURVE=SIZE       largest size of a curve; may be given several times
+  --program PATH         another build of idpbuilder than the one made for this
   --only-ours            no rivals; floors are measured
   --without TOOL         not this one: buildah, podman, docker; may be given several times
   --list                 names what there is
@@ -35,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) files: usize,
     pub(crate) rivals: Rivals,
     pub(crate) without: Vec<String>,
+    /// Another program to measure.
+    pub(crate) program: Option<PathBuf>,
     /// Largest size of each curve, by name.
     max: Vec<(String, usize)>,
     full: Full,
@@ -83,6 +88,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Request, 
         files: 20_000,
         rivals: Rivals::Measured,
         without: Vec::new(),
+        program: None,
         max: Vec::new(),
         full: Full::No,
     };
@@ -95,6 +101,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Request, 
             "--list" => return Ok(Request::Print(list())),
             "--full" => (options.full, options.large_mib) = (Full::Yes, 1024),
             "--only-ours" => options.rivals = Rivals::LeftOut,
+            "--program" => options.program = Some(value()?.into()),
             "--without" => options.without.push(value()?),
             "--rounds" => options.rounds = number(&value()?)?,
             "--files" => options.files = number(&value()?)?,

@@ -76,7 +76,7 @@ pub(crate) fn add_rootless(
     let script = format!(
         "mkdir -p {0}/context; cp {1} {0}/idpbuilder; cp -r {2} {0}/base; chown -R {USER}: {0}",
         folder.display(),
-        env!("CARGO_BIN_EXE_idpbuilder"),
+        tools::program().display(),
         base.display()
     );
     let log = folder.with_extension("log");

@@ -7,6 +7,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
 };
 
 use crate::{
@@ -246,9 +247,22 @@ fn load_base(home: &Path, base: &Path) -> Command {
     command
 }
 
+/// The program under test, when it is not the one that was built with the benchmark.
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Measures another build.
+pub(crate) fn measure_program(program: PathBuf) {
+    PROGRAM.get_or_init(|| program);
+}
+
+/// Path of the program under test.
+pub(crate) fn program() -> &'static Path {
+    PROGRAM.get().map_or(Path::new(env!("CARGO_BIN_EXE_idpbuilder")), PathBuf::as_path)
+}
+
 /// The program under test.
 pub(crate) fn ours(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_idpbuilder"));
+    let mut command = Command::new(program());
     command.env("IDPBUILDER_HOME", home);
     command
 }
