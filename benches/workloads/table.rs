@@ -107,9 +107,12 @@ fn cell(figure: &Figure, ours: Option<f64>) -> String {
     format!("{median:.4} s{ratio}, {} MiB", memory(figure).trim())
 }
 
+/// Bytes by which a step's process is larger than the tool itself before that is worth words.
+const ITSELF_FROM: u64 = 8 << 20;
+
 /// Peak of the largest process, of the tool itself where a step's process was larger, and of the daemon.
 fn memory(figure: &Figure) -> String {
-    let itself = figure.own_bytes.filter(|own| *own < figure.memory_bytes / 10 * 9);
+    let itself = figure.own_bytes.filter(|own| own + ITSELF_FROM < figure.memory_bytes);
     let itself = itself.map_or_else(String::new, |own| format!(" (itself {:.1})", mebibytes(own)));
     let daemon =
         figure.daemon_bytes.map_or_else(String::new, |bytes| format!(" + {:.1}", mebibytes(bytes)));
