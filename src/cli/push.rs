@@ -125,6 +125,8 @@ pub(super) fn client_options() -> Result<ClientOptions, CliError> {
 
 pub(super) fn push(global: &Global, args: &PushArgs) -> Result<ExitCode, CliError> {
     let store = setup::store()?;
+    // What is compressed for this push is nobody's yet.
+    let _lease = store.lease()?;
     let runtime = setup::runtime()?;
     for name in &args.images {
         let work = push_one(global, args, &store, name);

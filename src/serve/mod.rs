@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    store::Store,
+    store::{Lease, Store, StoreError},
     trust::{Identity, TrustError},
 };
 
@@ -70,6 +70,9 @@ pub enum ServeError {
     /// Certificate or key are not usable.
     #[error("certificate: {0}")]
     Identity(#[from] TrustError),
+    /// The store refuses a lease.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// A running server; it stops when dropped.
@@ -77,6 +80,8 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<()>,
     accepting: JoinHandle<()>,
+    /// What was uploaded is nobody's before its manifest comes; and what is downloaded stays to the end.
+    _lease: Lease,
 }
 
 impl Server {
@@ -99,10 +104,11 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address =
             listener.local_addr().map_err(|source| ServeError::Listen { address, source })?;
+        let lease = options.store.lease()?;
         let api = Arc::new(api::Api::new(options.store, options.login));
         let (stop, stopped) = watch::channel(());
         let accepting = tokio::spawn(accept(listener, tls, api, stopped));
-        Ok(Self { address, stop, accepting })
+        Ok(Self { address, stop, accepting, _lease: lease })
     }
 
     /// Where it listens.

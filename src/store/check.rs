@@ -368,10 +368,16 @@ impl Inspection<'_> {
         for note in records.notes.iter().filter(|note| note.namespace == SERVED_NAMESPACE) {
             let Ok(served) = serde_json::from_slice::<Served>(&note.value) else { continue };
             let repository = &note.name;
-            let blobs = served.manifests.into_keys().flat_map(|manifest| self.parts(manifest));
-            let lost: Vec<_> = blobs.filter(|blob| !self.held.contains_key(blob)).collect();
-            let lost = lost.into_iter().map(|blob| (blob, repository.clone()));
-            self.damages.extend(lost.map(|(blob, repository)| Damage::Served { blob, repository }));
+            let parts = served.manifests.into_keys().flat_map(|manifest| {
+                self.parts(manifest).into_iter().map(move |blob| (manifest, blob))
+            });
+            let lost: Vec<_> = parts.filter(|(_, blob)| !self.held.contains_key(blob)).collect();
+            let lost = lost.into_iter().map(|(manifest, blob)| Damage::Served {
+                blob,
+                manifest,
+                repository: repository.clone(),
+            });
+            self.damages.extend(lost);
         }
     }
 

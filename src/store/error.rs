@@ -13,8 +13,8 @@ use super::waits::Holder;
 use crate::oci::Digest;
 
 /// The map of the facts cannot grow.
-const NO_ROOM: &str = "there is no address space for them to grow; raise the limit (`ulimit -v`), or forget cached \
-                       steps with `idpbuilder prune --cache-days 7`";
+const NO_ROOM: &str =
+    "there is no address space for them to grow; raise the limit of this process (`ulimit -v`)";
 
 /// Why the store could not do something.
 #[derive(Debug, Error)]

@@ -125,6 +125,8 @@ pub(super) struct Facts {
     /// Locked while something is written: LMDB's own lock waits without a word.
     writing: Mutex<Option<File>>,
     patience: Patience,
+    /// Largest size that the map grows to, in bytes.
+    bytes_max: usize,
     access: Access,
 }
 
@@ -179,6 +181,7 @@ impl Facts {
             gate: RwLock::default(),
             writing: Mutex::new(writing),
             patience: patience.clone(),
+            bytes_max: MAP_BYTES_MAX,
             access,
         })
     }
@@ -247,7 +250,7 @@ impl Facts {
             Size::AsOthersHaveIt => 0,
             Size::Doubled => self.env.info().map_size.saturating_mul(2),
         };
-        if bytes > MAP_BYTES_MAX {
+        if bytes > self.bytes_max {
             return Err(StoreError::facts(&self.root, MdbError::MapFull.into()));
         }
         // SAFETY: no transaction of this process is active: each holds `gate` for reading.
@@ -394,7 +397,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_map_grows_and_nobody_notices() {
+    fn f04_a_full_map_grows_and_nobody_notices() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("facts")).unwrap();
         let facts = Facts::open_sized(root.path(), &[256 << 10], &Patience::default()).unwrap();
@@ -403,6 +406,71 @@ mod tests {
             facts.write(|writer| writer.put(Table::Notes, &key, &[7; 1000])).unwrap();
         }
         assert_eq!(facts.all(Table::Notes).unwrap().len(), 2000);
+    }
+
+    const SMALL: [usize; 1] = [256 << 10];
+    /// Set in a child process: the folder to write into.
+    const CHILD: &str = "STORE_FACTS_CHILD";
+
+    fn fill(facts: &Facts, from: u32) -> Result<(), StoreError> {
+        (from..from + 1000).try_for_each(|index| {
+            let key = index.to_be_bytes();
+            facts.write(|writer| writer.put(Table::Notes, &key, &[7; 1000]))
+        })
+    }
+
+    #[test]
+    fn f04_a_map_that_another_process_made_larger_is_larger_here_too() {
+        let quiet = Patience::default();
+        if let Some(root) = std::env::var_os(CHILD) {
+            let facts = Facts::open_sized(Path::new(&root), &SMALL, &quiet).unwrap();
+            return fill(&facts, 1000).unwrap();
+        }
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("facts")).unwrap();
+        let facts = Facts::open_sized(root.path(), &SMALL, &quiet).unwrap();
+        let name =
+            "store::facts::tests::f04_a_map_that_another_process_made_larger_is_larger_here_too";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let child = child.args(["--exact", name]).env(CHILD, root.path()).output().unwrap();
+        assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+        assert_eq!(facts.all(Table::Notes).unwrap().len(), 1000);
+        fill(&facts, 0).unwrap();
+        assert_eq!(facts.all(Table::Notes).unwrap().len(), 2000);
+    }
+
+    #[test]
+    fn f04_a_map_that_cannot_grow_is_said_in_our_words_and_loses_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("facts")).unwrap();
+        let mut facts = Facts::open_sized(root.path(), &SMALL, &Patience::default()).unwrap();
+        facts.bytes_max = 512 << 10;
+        let refused = fill(&facts, 0).unwrap_err().to_string();
+        assert!(refused.contains("no address space") && refused.contains("ulimit"), "{refused}");
+        assert!(!refused.contains("MDB") && !refused.contains("mapsize"), "{refused}");
+        let kept = facts.all(Table::Notes).unwrap();
+        assert!(kept.len() > 100 && kept.iter().all(|(_, value)| value == &[7; 1000]));
+        facts.bytes_max = MAP_BYTES_MAX;
+        fill(&facts, 0).unwrap();
+        assert_eq!(facts.all(Table::Notes).unwrap().len(), 1000);
+    }
+
+    #[test]
+    fn f04_words_of_lmdb_are_never_told() {
+        for error in [
+            MdbError::Corrupted,
+            MdbError::PageNotFound,
+            MdbError::Panic,
+            MdbError::MapFull,
+            MdbError::MapResized,
+            MdbError::ReadersFull,
+            MdbError::VersionMismatch,
+            MdbError::Invalid,
+            MdbError::TxnFull,
+        ] {
+            let said = StoreError::facts(Path::new("/store"), error.into()).to_string();
+            assert!(!said.contains(&error.to_string()) && !said.contains("MDB"), "{said}");
+        }
     }
 
     #[test]

@@ -34,6 +34,8 @@ impl Store {
     ///
     /// When a blob it needs is missing, or the disk refuses.
     pub fn put_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
+        // From the look at the documents to the name, nobody may take them away.
+        let _lease = self.lease()?;
         for digest in [record.target.digest, record.config] {
             if self.blob_size(digest).is_none() {
                 return Err(StoreError::MissingBlob(digest));

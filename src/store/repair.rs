@@ -13,11 +13,12 @@ use std::{
 };
 
 use rustix::{fs::FlockOperation, io::Errno};
+use serde_json::Value;
 
 use crate::{
-    oci::DiffId,
+    oci::{DiffId, Digest},
     store::{
-        CheckDepth, CheckReport, Damage, OPEN, Store, StoreError,
+        CheckDepth, CheckReport, Damage, OPEN, SERVED_NAMESPACE, Store, StoreError,
         check::look,
         error::{at, errno_at},
         facts::{Facts, Row, Table},
@@ -45,6 +46,8 @@ pub enum Remedy {
     Forgotten,
     /// The name of an image was taken away: the image cannot be used.
     Untagged,
+    /// The embedded registry serves the manifest and its tags no more.
+    Withdrawn,
     /// The image was found again in `index.json`.
     Recovered,
     /// Written again as it should be.
@@ -62,6 +65,7 @@ impl fmt::Display for Remedy {
             Self::Remade => "removed; it is made again when it is needed",
             Self::Forgotten => "forgotten; its step is done again when it is needed",
             Self::Untagged => "the image cannot be used, its name is taken away",
+            Self::Withdrawn => "the manifest is served no more, until it is pushed again",
             Self::Recovered => "found again in index.json",
             Self::Rewritten => "written again",
             Self::Saved => "all that can be read is saved",
@@ -166,9 +170,11 @@ impl Store {
                     self.write_index()?;
                     Remedy::Rewritten
                 }
-                Damage::Facts(_) | Damage::Layout(_) | Damage::Served { .. } | Damage::Stray(_) => {
-                    continue;
+                Damage::Served { manifest, repository, .. } => {
+                    self.withdraw(*manifest, repository)?;
+                    Remedy::Withdrawn
                 }
+                Damage::Facts(_) | Damage::Layout(_) | Damage::Stray(_) => continue,
             };
             done.push((damage.clone(), remedy));
         }
@@ -178,6 +184,23 @@ impl Store {
             })?;
         }
         Ok(done)
+    }
+
+    /// Takes a manifest and the tags that stand for it out of what the embedded registry serves: the one thing that the
+    /// store knows of its documents, which are objects with `tags` and `manifests`.
+    fn withdraw(&self, manifest: Digest, repository: &str) -> Result<(), StoreError> {
+        let Some(value) = self.note(SERVED_NAMESPACE, repository)? else { return Ok(()) };
+        let Ok(mut served) = serde_json::from_slice::<Value>(&value) else { return Ok(()) };
+        let digest = manifest.to_string();
+        if let Some(manifests) = served["manifests"].as_object_mut() {
+            manifests.remove(&digest);
+        }
+        if let Some(tags) = served["tags"].as_object_mut() {
+            tags.retain(|_, target| *target != *digest);
+        }
+        let value = serde_json::to_vec(&served).expect("it was JSON");
+        self.put_note(SERVED_NAMESPACE, repository, &value)?;
+        self.flush()
     }
 
     /// Deletes a row that cannot be read; an image's is made again if it can be.

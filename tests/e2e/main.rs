@@ -45,6 +45,7 @@ mod shell;
 mod splits;
 mod ssh;
 mod sshd;
+mod store;
 mod strict;
 mod support;
 mod userns;

@@ -266,7 +266,10 @@ impl Reading<'_> {
             out.write_all(&buffer[..read]).map_err(at(&path))?;
             bytes += read as u64;
         }
-        if hasher.finish() != blob || bytes != entry.size() {
+        if bytes != entry.size() {
+            return Err(self.refused("it ends too early"));
+        }
+        if hasher.finish() != blob {
             return Err(self.refused(&format!("blob {blob} of it is damaged")));
         }
         if !is_here {

@@ -42,11 +42,13 @@ pub enum Damage {
     #[error("cached result {0} has lost its content")]
     LostLayer(Digest),
     /// What the embedded registry serves is not there.
-    #[error("the embedded registry lacks {blob} of {repository}")]
+    #[error("the embedded registry lacks {blob}, which {manifest} of {repository} needs")]
     Served {
         /// The blob.
         blob: Digest,
         /// Who needs it.
+        manifest: Digest,
+        /// Where that was pushed to: name of the note.
         repository: String,
     },
     /// A listing is cut or changed.
