@@ -173,3 +173,29 @@ async fn accept(
 fn acceptor(identity: &Identity) -> Result<TlsAcceptor, ServeError> {
     Ok(TlsAcceptor::from(Arc::new(identity.server_config()?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::GcPolicy;
+
+    #[test]
+    fn g09_what_was_uploaded_and_has_no_manifest_yet_is_not_collected() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let options = ServeOptions {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            store: store.clone(),
+            identity: None,
+            login: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let server = runtime.block_on(Server::start(options)).unwrap();
+        let blob = store.put_blob(b"a layer").unwrap();
+        store.flush().unwrap();
+        assert_eq!(store.gc(GcPolicy::default()).unwrap().blobs, 0);
+        runtime.block_on(server.stop());
+        assert_eq!(store.gc(GcPolicy::default()).unwrap().blobs, 1);
+        assert_eq!(store.blob_size(blob), None);
+    }
+}
