@@ -116,9 +116,13 @@ fn private_users(folder: &Path, wanted: &Wanted) -> String {
 fn processors(ability: &Ability) -> String {
     let emulated = sandbox::emulated(ability);
     let own = std::env::consts::ARCH;
-    match emulated.is_empty() {
-        true => format!("{own} (others: install qemu-user-static)"),
-        false => format!("{own}, and by an emulator {}", emulated.join(", ")),
+    if !emulated.is_empty() {
+        return format!("{own}, and by an emulator {}", emulated.join(", "));
+    }
+    let foreign = if own == "aarch64" { "amd64" } else { "arm64" };
+    match (&ability.run, sandbox::emulation(foreign, ability)) {
+        (Ok(()), Err(Obstacle { reason, .. })) => format!("{own}, others not: {reason}"),
+        (Ok(()) | Err(_), _) => own.to_owned(),
     }
 }
 

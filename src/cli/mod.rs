@@ -183,7 +183,9 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     setup::start_logging(cli.global.verbose);
     setup::be_patient(cli.global.lock_timeout);
     let Cli { global, verb } = cli;
-    match dispatch(&global, verb, &argv) {
+    let done = dispatch(&global, verb, &argv);
+    idpbuilder::sandbox::leave();
+    match done {
         Ok(code) => code,
         Err(error) => {
             error.print();

@@ -3,6 +3,10 @@
 //! Version 1 (a hierarchy for each controller) and version 2 (one for all), as far as we may write to
 //! them. Knows files and numbers; the process joins by itself, or is born inside.
 
+mod seat;
+
+pub(super) use seat::leave;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -18,9 +22,6 @@ const PREFIX: &str = "idpbuilder";
 
 /// How often removal is tried while the last process is on its way out.
 const REMOVALS_MAX: usize = 100;
-
-/// What version 2 wants to be told before a group's children have the controllers.
-const CONTROLLERS_V2: &str = "+memory +pids +cpu";
 
 /// Numbers the groups of this program.
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -117,14 +118,19 @@ impl Hierarchies {
                 if may_write(&hierarchy.mount.join(&hierarchy.own)) {
                     usable.push((controller, 1));
                 }
-            } else if let Some(v2) = &self.v2 {
-                let ready = |folder: &PathBuf| has_word(folder, "cgroup.controllers", controller);
-                if v2.parents().iter().any(|folder| ready(folder) && can_enable(folder)) {
-                    usable.push((controller, 2));
-                }
+                continue;
+            }
+            let mut parents = self.v2.iter().flat_map(Hierarchy::parents);
+            if parents.any(|folder| seat::can_enable(&folder, controller)) {
+                usable.push((controller, 2));
             }
         }
         usable
+    }
+
+    /// Whether version 2 would let us make groups, were it not for other processes in ours.
+    pub(super) fn is_shared(&self) -> bool {
+        self.v2.iter().flat_map(Hierarchy::parents).any(|folder| seat::is_shared(&folder))
     }
 
     /// Removes the groups that programs which are gone have left.
@@ -147,30 +153,26 @@ impl Hierarchy {
     /// Version 2: the groups that ours could stand in, best first. Root keeps them at the top, as other
     /// builders do; everybody else has their own group.
     fn parents(&self) -> Vec<PathBuf> {
-        let own = self.mount.join(&self.own);
+        let own = seat::above(self.mount.join(&self.own));
         if own == self.mount { vec![own] } else { vec![self.mount.clone(), own] }
     }
-}
 
-/// Whether a group's children have a controller, or may be given it.
-fn can_enable(folder: &Path) -> bool {
-    let has = |controller: &Controller| has_word(folder, "cgroup.subtree_control", *controller);
-    if !may_write(folder) {
-        return false;
+    /// Version 2: the group that somebody names, made when missing, with the controllers of those above it.
+    fn named(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut group = self.mount.clone();
+        for name in path {
+            seat::enable(&group);
+            group.push(name);
+            match fs::create_dir(&group) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    let text = format!("{}: {error}", group.display());
+                    return Err(io::Error::new(error.kind(), text));
+                }
+                _ => {}
+            }
+        }
+        Ok(group)
     }
-    // Other processes in the group forbid it; we ourselves would move.
-    Controller::ALL.iter().all(has) || is_root_group(folder) || only_ours(folder)
-}
-
-fn is_root_group(folder: &Path) -> bool {
-    // The real root has no such file.
-    !folder.join("cgroup.type").exists()
-}
-
-fn only_ours(folder: &Path) -> bool {
-    let us = std::process::id().to_string();
-    let members = fs::read_to_string(folder.join("cgroup.procs"));
-    members.is_ok_and(|members| members.lines().all(|member| member == us))
 }
 
 fn has_word(folder: &Path, file: &str, controller: Controller) -> bool {
@@ -211,13 +213,7 @@ impl Cgroup {
             .into_iter()
             .filter(|one| !settings(*one, 1, limits).is_empty())
             .collect();
-        let name = format!(
-            "{PREFIX}-{}-{}-{}-{}",
-            pid_namespace(),
-            std::process::id(),
-            started(std::process::id()).unwrap_or(0),
-            NEXT.fetch_add(1, Relaxed)
-        );
+        let name = name(&NEXT.fetch_add(1, Relaxed).to_string());
         for controller in &wanted {
             let Some(hierarchy) = found.v1_of(*controller) else { continue };
             let above = limits.cgroup_parent.as_ref();
@@ -254,18 +250,17 @@ impl Cgroup {
         name: &str,
     ) -> io::Result<()> {
         let parents = match &limits.cgroup_parent {
-            Some(parent) => vec![v2.mount.join(parent)],
+            Some(parent) => vec![v2.named(Path::new(parent))?],
             None => v2.parents(),
         };
         for parent in parents {
-            if limits.cgroup_parent.is_some() {
-                fs::create_dir_all(&parent)?;
+            seat::enable(&parent);
+            let (here, missing): (Vec<&Controller>, Vec<&Controller>) =
+                wanted.iter().partition(|one| has_word(&parent, "cgroup.subtree_control", **one));
+            if let (Some(one), true) = (missing.first(), limits.cgroup_parent.is_some()) {
+                let reason = format!("{} has no controller `{}`", parent.display(), one.name());
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
-            enable(&parent);
-            let here: Vec<_> = wanted
-                .iter()
-                .filter(|one| has_word(&parent, "cgroup.subtree_control", **one))
-                .collect();
             if here.is_empty() || make(&parent.join(name)).is_err() {
                 continue;
             }
@@ -396,25 +391,6 @@ fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
 }
 
-/// Gives a group's children the controllers; when we are all that is in it, we move out of the way first.
-fn enable(parent: &Path) {
-    let tell = |words: &str| {
-        open_to_write(&parent.join("cgroup.subtree_control"))
-            .and_then(|file| fs::File::from(file).write_all(words.as_bytes()))
-    };
-    if Controller::ALL.iter().all(|one| has_word(parent, "cgroup.subtree_control", *one)) {
-        return;
-    }
-    if tell(CONTROLLERS_V2).is_err() && only_ours(parent) {
-        let seat = parent.join(format!("{PREFIX}-supervisor-{}", std::process::id()));
-        let moved = make(&seat)
-            .and_then(|()| open_to_write(&seat.join("cgroup.procs")))
-            .and_then(|file| fs::File::from(file).write_all(b"0"));
-        // What does not work is found out by looking at what the children have.
-        drop(moved.and_then(|()| tell(CONTROLLERS_V2)));
-    }
-}
-
 fn make(folder: &Path) -> io::Result<()> {
     let made = fs::create_dir(folder);
     made.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
@@ -452,6 +428,12 @@ fn kill_all(folder: &Path) {
     }
 }
 
+/// Name of a group of this program: tells its process namespace, its number, its start, and which one it is.
+fn name(which: &str) -> String {
+    let us = std::process::id();
+    format!("{PREFIX}-{}-{us}-{}-{which}", pid_namespace(), started(us).unwrap_or(0))
+}
+
 /// Whether a group was made by a program of this process namespace that is gone.
 fn is_left_over(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')) else {
@@ -459,7 +441,6 @@ fn is_left_over(name: &str) -> bool {
     };
     let parts: Vec<&str> = rest.split('-').collect();
     match parts[..] {
-        ["supervisor", pid] => pid.parse().is_ok_and(|pid| started(pid).is_none()),
         [namespace, pid, begun, _] => {
             let (Ok(pid), Ok(begun)) = (pid.parse::<u32>(), begun.parse::<u64>()) else {
                 return false;
@@ -599,7 +580,8 @@ mod tests {
             (format!("idpbuilder-{namespace}-{us}-{}-0", begun + 1), true),
             (format!("idpbuilder-{namespace}-4194304-1-0"), true),
             ("idpbuilder-1-4194304-1-0".to_owned(), false),
-            ("idpbuilder-supervisor-4194304".to_owned(), true),
+            (format!("idpbuilder-{namespace}-4194304-1-seat"), true),
+            (name("seat"), false),
             ("idpbuilder-x".to_owned(), false),
             ("docker".to_owned(), false),
         ] {

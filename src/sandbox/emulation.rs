@@ -12,7 +12,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use rustix::{fs::MemfdFlags, mount::MountFlags};
+use rustix::{
+    fs::MemfdFlags,
+    io::Errno,
+    mount::{FsOpenFlags, MountFlags},
+};
 
 use super::{Ability, Isolation, Obstacle, Privilege};
 
@@ -80,6 +84,7 @@ pub(super) fn emulation(architecture: &str, ability: &Ability) -> Result<Emulati
     let interpreter = interpreter(processor).ok_or_else(|| {
         obstacle(architecture, format!("qemu-{}-static is not installed", processor.qemu))
     })?;
+    own_lists().map_err(|reason| obstacle(architecture, reason.to_owned()))?;
     match ability.privilege {
         Privilege::Mapped | Privilege::SingleId => fill_list()
             .map(|()| Emulation::Known)
@@ -88,12 +93,12 @@ pub(super) fn emulation(architecture: &str, ability: &Ability) -> Result<Emulati
             let reason = "parts of /proc are hidden from us, and an emulator needs a new one";
             Err(obstacle(architecture, reason.to_owned()))
         }
-        Privilege::Root if has_own_lists() => {
+        Privilege::Root => {
             let architecture = architecture.to_owned();
             Ok(Emulation::Own(Emulator { interpreter, architecture }))
         }
-        Privilege::Root | Privilege::None => {
-            let reason = "before Linux 6.7 only the machine as a whole may be told of it";
+        Privilege::None => {
+            let reason = "an ordinary user needs a user namespace for it";
             Err(obstacle(architecture, reason.to_owned()))
         }
     }
@@ -197,14 +202,20 @@ fn interpreter(processor: &Processor) -> Option<PathBuf> {
     FOLDERS.iter().map(|folder| Path::new(folder).join(&name)).find(|path| path.is_file())
 }
 
-/// Lists of user namespaces came with Linux 6.7.
-fn has_own_lists() -> bool {
+/// Lists of user namespaces came with Linux 6.7; what is in the way of one otherwise.
+fn own_lists() -> Result<(), &'static str> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
     let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok()).unwrap_or(0);
     let version = (next(), next());
-    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    version >= (6, 7) && known.lines().any(|line| line.ends_with("binfmt_misc"))
+    if version < (6, 7) {
+        return Err("before Linux 6.7 only the machine as a whole may be told of it");
+    }
+    // Asking for it loads its module, where that can be.
+    match rustix::mount::fsopen(c"binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(Errno::NODEV) => Err("this kernel has no binfmt_misc (`modprobe binfmt_misc`)"),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// In a user namespace of our own: makes its list, of every interpreter that is installed.

@@ -3,10 +3,21 @@
 
 use std::fs;
 
-use crate::sandbox::{Ability, Isolation, Privilege, Snapshotter};
+use crate::sandbox::{Ability, Isolation, Privilege, Snapshotter, told::Step};
 
 const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+/// Of Debian's kernels.
+const USER_NAMESPACES_FOR_ALL: &str = "/proc/sys/kernel/unprivileged_userns_clone";
+/// Of Ubuntu's kernels.
 const APPARMOR: &str = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+const APPARMOR_LABEL: &str = "/proc/self/attr/apparmor/current";
+
+/// How the profiles begin that containers get by themselves: nobody inside can change them.
+const PROFILES_OF_CONTAINERS: [&str; 5] =
+    ["docker-default", "containers-default", "cri-containerd", "crio-default", "lxc-"];
+
+/// Beginning of the step that fails in a folder which cannot be written to.
+pub(super) const WRITE: &str = "write in ";
 
 /// A kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +36,9 @@ pub enum Environment {
     ContainerUser,
     /// User namespaces are switched off.
     NoUserNamespaces,
-    /// AppArmor lets unconfined programs have user namespaces without any rights in them.
+    /// Root alone may make user namespaces.
+    UserNamespacesOfRoot,
+    /// AppArmor lets this program have no user namespaces, or none with any rights in them.
     AppArmor,
     /// Namespaces are to be had, mounts are not.
     NoMounts,
@@ -43,6 +56,7 @@ impl Environment {
             Self::ContainerRoot => "container, root without the right to mount",
             Self::ContainerUser => "container, user without namespaces",
             Self::NoUserNamespaces => "user namespaces switched off",
+            Self::UserNamespacesOfRoot => "user namespaces for root alone",
             Self::AppArmor => "AppArmor restricts user namespaces",
             Self::NoMounts => "namespaces without mounts",
         }
@@ -72,10 +86,17 @@ impl Environment {
             Self::NoUserNamespaces => "`sysctl user.max_user_namespaces=15000` as root of this machine, or run as \
                 root; builds without RUN work"
                 .to_owned(),
+            Self::UserNamespacesOfRoot => "`sysctl kernel.unprivileged_userns_clone=1` as root of this machine, or \
+                run as root; builds without RUN work"
+                .to_owned(),
             Self::AppArmor => format!(
-                "put this into /etc/apparmor.d/idpbuilder and load it with `apparmor_parser -r`: {}; or \
-                 `sysctl kernel.apparmor_restrict_unprivileged_userns=0`; or run as root; builds without RUN work",
-                apparmor_profile()
+                "put this into /etc/apparmor.d/idpbuilder and load it with `apparmor_parser -r \
+                 /etc/apparmor.d/idpbuilder`: {}{}; or run as root; builds without RUN work",
+                apparmor_profile(),
+                match number(APPARMOR) {
+                    Some(1) => "; or `sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+                    _ => "",
+                }
             ),
             Self::NoMounts => "this place forbids mounts in user namespaces: allow mount(2), fsopen(2), fsconfig(2), \
                 fsmount(2), move_mount(2), open_tree(2) and pivot_root(2) in its seccomp or AppArmor profile, or run \
@@ -92,16 +113,40 @@ const KUBERNETES: &str = "`spec: {hostUsers: false, containers: [{securityContex
 /// A profile that lets this program, and no other, have user namespaces.
 fn apparmor_profile() -> String {
     let program = fs::read_link("/proc/self/exe").unwrap_or_else(|_| "idpbuilder".into());
-    format!(
-        "`abi <abi/4.0>, profile idpbuilder {} flags=(unconfined) {{ userns, }}`",
-        program.display()
-    )
+    let program = quoted(&program.display().to_string());
+    format!("`abi <abi/4.0>, profile idpbuilder {program} flags=(unconfined) {{ userns, }}`")
+}
+
+/// A path as AppArmor's profiles take it: some letters are patterns there, and a space ends it.
+fn quoted(path: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+".contains(letter);
+    if path.chars().all(plain) {
+        return path.to_owned();
+    }
+    let escape = |letter: char| match letter {
+        '*' | '?' | '[' | ']' | '{' | '}' | '^' | '"' | '\\' => format!("\\{letter}"),
+        letter => letter.to_string(),
+    };
+    format!("\"{}\"", path.chars().map(escape).collect::<String>())
+}
+
+/// Whether a profile confines us that is of this machine, and not of a container.
+fn is_confined(label: &str) -> bool {
+    let name = label.trim().strip_suffix("(enforce)");
+    let of_container =
+        |name: &str| PROFILES_OF_CONTAINERS.iter().any(|start| name.starts_with(start));
+    name.is_some_and(|name| !of_container(name))
+}
+
+fn number(path: &str) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// The row of a place where something was found out.
 pub(super) fn environment(ability: &Ability, failed_step: &str) -> Environment {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
-    if ability.run.is_ok() {
+    // What is wrong with a folder says nothing of the place.
+    let about_files = failed_step.starts_with(WRITE) || failed_step == Step::Overlay.words();
+    if ability.run.is_ok() || about_files && ability.privilege != Privilege::None {
         return match (ability.isolation, ability.privilege) {
             (Isolation::OuterProc, _) => Environment::ContainerMaskedProc,
             (Isolation::Chroot, _) => Environment::ContainerRoot,
@@ -110,14 +155,16 @@ pub(super) fn environment(ability: &Ability, failed_step: &str) -> Environment {
             (Isolation::Full, Privilege::Mapped | Privilege::None) => Environment::User,
         };
     }
+    let label = fs::read_to_string(APPARMOR_LABEL).unwrap_or_default();
+    let restricted = number(APPARMOR) == Some(1) || is_confined(&label);
     if [Privilege::Mapped, Privilege::SingleId].contains(&ability.privilege) {
-        let restricted = number(APPARMOR) == Some(1);
         return if restricted { Environment::AppArmor } else { Environment::NoMounts };
     }
     let root = rustix::process::geteuid().is_root();
-    match (number(USER_NAMESPACES), number(APPARMOR)) {
+    match (number(USER_NAMESPACES), number(USER_NAMESPACES_FOR_ALL)) {
         (Some(0), _) if !root => Environment::NoUserNamespaces,
-        (_, Some(1)) if !root => Environment::AppArmor,
+        (_, Some(0)) if !root => Environment::UserNamespacesOfRoot,
+        _ if restricted && !root => Environment::AppArmor,
         _ if root && !failed_step.is_empty() && failed_step != START => Environment::NoMounts,
         _ if root => Environment::ContainerRoot,
         _ => Environment::ContainerUser,
@@ -153,5 +200,31 @@ impl Ability {
             Privilege::None => "no privileges",
         };
         format!("{files}; {apart}; {ids}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_of_the_machine_is_told_from_those_of_containers() {
+        for (label, confined) in [
+            ("", false),
+            ("unconfined\n", false),
+            ("idpbuilder (unconfined)\n", false),
+            ("unprivileged_userns (enforce)\n", true),
+            ("some profile (complain)\n", false),
+            ("docker-default (enforce)\n", false),
+            ("cri-containerd.apparmor.d (enforce)\n", false),
+        ] {
+            assert_eq!(is_confined(label), confined, "{label:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_in_a_profile_is_no_pattern() {
+        assert_eq!(quoted("/usr/local/bin/idpbuilder-1.0"), "/usr/local/bin/idpbuilder-1.0");
+        assert_eq!(quoted("/my tools/{a}*"), r#""/my tools/\{a\}\*""#);
     }
 }

@@ -492,6 +492,12 @@ pub fn enter(argv: &[std::ffi::OsString]) -> Entered {
     rootless::enter(argv)
 }
 
+/// Leaves the control group that this program moved into so that limits could be enforced below its own, if it did:
+/// to be called when the last process has ended.
+pub fn leave() {
+    cgroup::leave();
+}
+
 /// What [`enter`] did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entered {

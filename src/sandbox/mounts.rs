@@ -305,11 +305,12 @@ fn system(root: BorrowedFd<'_>, plan: &Plan, told: &Told) -> Sys<()> {
                 | OpenTreeFlags::AT_RECURSIVE;
             let copy = rustix::mount::open_tree(CWD, c"/sys", flags)?;
             sys::set_mount_attributes(copy.as_fd(), DATA | READ_ONLY, Depth::Tree)?;
-            return attach(&copy, point.as_fd());
+            copy
         }
         other => other?,
     };
     attach(&mount, point.as_fd())?;
+    // The process's own groups, in front of those that the host's /sys brings along.
     let Some(point) = existing(root, c"sys/fs/cgroup")? else { return Ok(()) };
     if plan.shown_groups.is_empty() {
         // Without the unified hierarchy there is nothing to show: an empty directory then.

@@ -100,9 +100,12 @@ const CHOICE: &str = "install slirp4netns or passt, or choose --network=host or 
 pub(super) fn obstacle() -> Result<(), SandboxError> {
     if let Err(error) = File::options().read(true).write(true).open(TUN) {
         let reason = format!("no network of its own: {TUN}: {error}");
+        let way = match error.kind() == io::ErrorKind::NotFound {
+            true => "`modprobe tun` as root".to_owned(),
+            false => format!("`chmod 666 {TUN}` as root, as distributions have it"),
+        };
         let help = format!(
-            "`chmod 666 {TUN}` as root, as distributions have it (in a container: `--device {TUN}`), or choose \
-             --network=host or --network=none"
+            "{way} (in a container: `--device {TUN}`), or choose --network=host or --network=none"
         );
         return Err(SandboxError::Unavailable { reason, help });
     }

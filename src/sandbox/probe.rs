@@ -24,9 +24,12 @@ use crate::sandbox::{
 /// A program that no root file system has.
 const NOWHERE: &str = "/.idpbuilder-probe";
 
-/// File in the probed folder that tells under which circumstances everything worked: trying again costs
-/// a third of a build in which nothing changed.
+/// File in the probed folder that tells under which circumstances everything worked, and by which overlay: trying
+/// again costs a third of a build in which nothing changed.
 const MARK: &str = "sandbox-works";
+
+/// What is remembered: ways that need no words.
+const REMEMBERED: [Snapshotter; 2] = [Snapshotter::Overlay, Snapshotter::OverlayMount];
 
 /// Folders that may take the changes of processes when the store's own file system cannot, best first.
 const SCRATCH_FOLDERS: &[&str] = &["/var/tmp", "/tmp", "/dev/shm"];
@@ -45,14 +48,17 @@ pub(super) fn ability(folder: &Path, wanted: &Wanted) -> Ability {
     let circumstances =
         if *wanted == Wanted::default() { circumstances(folder, privilege) } else { None };
     let mark = folder.join(MARK);
-    let works = circumstances.is_some() && fs::read_to_string(&mark).ok() == circumstances;
-    if works {
-        return complete(Found::best(), Ok(()), privilege);
+    let text = |way: Snapshotter| Some(format!("{}{}\n", circumstances.as_ref()?, way.name()));
+    if let Ok(marked) = fs::read_to_string(&mark)
+        && let Some(way) = REMEMBERED.into_iter().find(|way| text(*way).as_ref() == Some(&marked))
+    {
+        return complete(Found { snapshotter: way, ..Found::best() }, Ok(()), privilege);
     }
     let ability = try_out(folder, wanted, privilege);
-    // Only what needs no words is remembered.
-    let best = ability.notes == notes(privilege);
-    if let (true, Ok(()), Some(text)) = (best, &ability.run, circumstances) {
+    let plain = ability.notes == notes(privilege)
+        && ability.keeps_marks
+        && REMEMBERED.contains(&ability.snapshotter);
+    if let (true, Ok(()), Some(text)) = (plain, &ability.run, text(ability.snapshotter)) {
         // Whoever cannot write it tries again.
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
@@ -119,7 +125,7 @@ fn help(step: &str, environment: Environment) -> String {
                 use `--snapshotter copy`"
             .to_owned();
     }
-    if step.starts_with("write in ") {
+    if step.starts_with(environment::WRITE) {
         return "choose a store that can be written to: `IDPBUILDER_HOME=FOLDER`".to_owned();
     }
     let improvement = environment.improvement();
@@ -129,7 +135,14 @@ fn help(step: &str, environment: Environment) -> String {
 /// What is not as it should be, one line each.
 fn downgrades(found: &Found) -> Vec<String> {
     let mut lines = Vec::new();
-    let better = "a store on ext4, xfs, btrfs or tmpfs is faster";
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let (missing, better) = match known.lines().any(|line| line.ends_with("\toverlay")) {
+        true => (
+            "the kernel's overlay cannot be mounted on the store",
+            "a store on ext4, xfs, btrfs or tmpfs is faster",
+        ),
+        false => ("this kernel has no overlay", "`modprobe overlay` as root makes it faster"),
+    };
     match found.snapshotter {
         Snapshotter::Overlay | Snapshotter::OverlayMount => {}
         Snapshotter::OverlayElsewhere => {
@@ -139,13 +152,13 @@ fn downgrades(found: &Found) -> Vec<String> {
                 place.display()
             ));
         }
-        Snapshotter::FuseOverlay => lines.push(format!(
-            "the kernel's overlay cannot be mounted on the store: fuse-overlayfs is used; {better}"
-        )),
+        Snapshotter::FuseOverlay => {
+            lines.push(format!("{missing}: fuse-overlayfs is used; {better}"));
+        }
         Snapshotter::Copy if found.isolation == Isolation::Chroot => {}
-        Snapshotter::Copy => lines.push(format!(
-            "overlay cannot be mounted on the store: every RUN works on a copy of all files; {better}"
-        )),
+        Snapshotter::Copy => {
+            lines.push(format!("{missing}: every RUN works on a copy of all files; {better}"));
+        }
     }
     if found.isolation == Isolation::Chroot {
         lines.push(
@@ -290,6 +303,10 @@ fn notes(privilege: Privilege) -> Vec<String> {
     notes
 }
 
+/// The way out of a container whose group is ours to divide, and not empty.
+const SHARED_BY_ROOT: &str = "processes are in the control group that is to be divided; move them into one below it: \
+    `cd /sys/fs/cgroup && mkdir -p others && for pid in $(cat cgroup.procs); do echo $pid > others/cgroup.procs; done 2> /dev/null`";
+
 /// Which limits can be enforced; also the moment at which left-over groups are removed.
 fn enforcement(privilege: Privilege) -> Enforcement {
     let found = Hierarchies::found();
@@ -307,6 +324,13 @@ fn enforcement(privilege: Privilege) -> Enforcement {
     let all = Controller::ALL.into_iter().all(has);
     let help = if all {
         ""
+    } else if found.is_shared() {
+        match privilege {
+            Privilege::Root => SHARED_BY_ROOT,
+            Privilege::Mapped | Privilege::SingleId | Privilege::None => {
+                "other processes share the control group of this one; with systemd: `systemd-run --user --scope -p Delegate=yes idpbuilder …`"
+            }
+        }
     } else if privilege == Privilege::Root {
         "no control group can be written to; in a container, mount /sys/fs/cgroup read-write"
     } else {
@@ -329,7 +353,7 @@ fn attempt(
 ) -> Result<HostName, SandboxError> {
     let made = temporary_in(folder);
     let place = made.as_ref().map_err(|error| SandboxError::Setup {
-        step: format!("write in {}", folder.display()),
+        step: format!("{}{}", environment::WRITE, folder.display()),
         source: std::io::Error::new(error.kind(), error.to_string()),
     })?;
     let spec = ProcessSpec {

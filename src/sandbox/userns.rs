@@ -78,7 +78,14 @@ pub(super) fn plan(
     };
     let (first_uid, first_gid) =
         (range("/etc/subuid", "/etc/passwd")?, range("/etc/subgid", "/etc/group")?);
-    let (namespace, network) = make(first_uid, first_gid, spec.network).map_err(failed)?;
+    let (namespace, network) = make(first_uid, first_gid, spec.network).map_err(|error| {
+        let all_taken = error.raw_os_error() == Some(libc::ENOSPC);
+        if all_taken {
+            SandboxError::Unavailable { reason: ALL_TAKEN.to_owned(), help: MORE.to_owned() }
+        } else {
+            failed(error)
+        }
+    })?;
     let group = (first_gid + TERMINAL_GROUP).to_string();
     Ok(Some(PrivateUsers {
         namespace,
@@ -90,6 +97,10 @@ pub(super) fn plan(
         terminal_group: CString::new(group).expect("digits hold no zero byte"),
     }))
 }
+
+/// What ENOSPC is here.
+const ALL_TAKEN: &str = "`--userns private`: this machine allows no more user namespaces";
+const MORE: &str = "`sysctl user.max_user_namespaces=15000` as root of this machine, or leave `--userns private` out";
 
 /// `tty`, in images and in devpts(5).
 const TERMINAL_GROUP: u32 = 5;

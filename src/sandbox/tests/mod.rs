@@ -361,6 +361,10 @@ fn what_worked_is_remembered_for_the_same_circumstances_and_tried_again_for_othe
     std::fs::write(&mark, "another boot").unwrap();
     assert_eq!(ability(folder.path(), &Wanted::default()), tried);
     assert_eq!(std::fs::read_to_string(&mark).unwrap(), written);
+    // Another way than the best is remembered as what it is.
+    std::fs::write(&mark, written.replace("\noverlay\n", "\noverlay-mount\n")).unwrap();
+    let remembered = ability(folder.path(), &Wanted::default());
+    assert_eq!((remembered.snapshotter, remembered.run), (Snapshotter::OverlayMount, Ok(())));
 }
 
 #[test]
