@@ -23,6 +23,7 @@ mod hostile;
 mod hosts;
 mod internal;
 mod interrupt;
+mod kernels;
 mod laziness;
 mod locking;
 mod mistakes;

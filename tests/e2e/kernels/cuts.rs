@@ -1,0 +1,53 @@
+//! Power cuts: a virtual machine is switched off in the middle of builds, and what its disk had is all that is left.
+
+use super::{
+    OVERLAY, build,
+    machine::{Disk, Kernel},
+};
+use idpbuilder::store::{CheckDepth, Store};
+
+use crate::support::Turn;
+
+/// How often it is switched off in every run of the tests; `IDPBUILDER_TEST_CUTS=50` does it as often as that.
+const CUTS: u32 = 1;
+
+/// Builds without an end, all of it new each time; every image that is done is written down where it lasts.
+const BUILDS: &str = "cd $(mktemp -d -p /data); n=0; while true; do n=$((n+1)); dd if=/dev/urandom of=file bs=100k count=9 2>/dev/null
+    printf 'FROM busybox\\nCOPY file /file\\nRUN cat /file /file > /twice\\n' > Dockerfile
+    id=$(idpbuilder build -q -t made:$n-$ROUND --build-context busybox=oci-layout:///bases/busybox .) || exit 1
+    echo $id >> /data/done; sync /data/done; sync /data; done";
+
+#[test]
+fn a_power_cut_in_the_middle_of_builds_loses_nothing_that_was_said_to_be_done() {
+    let _turn = Turn::wait("machine");
+    let cuts = std::env::var("IDPBUILDER_TEST_CUTS").map_or(CUTS, |count| count.parse().unwrap());
+    let disk = Disk::new(Kernel::Trixie);
+    for round in 0..cuts {
+        let mut machine = disk.start();
+        machine.root(OVERLAY).ok();
+        let before = machine.root("touch done; sync; wc -l < done").ok();
+        // The scripts of a machine come one after the other: the builds are left to themselves.
+        machine
+            .root(&format!(
+                "ROUND={round}; export ROUND; ( {BUILDS} ) > /dev/null 2>/data/said & sleep {}.{}",
+                4 + round % 3,
+                round % 10
+            ))
+            .ok();
+        drop(machine);
+
+        let mut machine = disk.start();
+        machine.root(OVERLAY).ok();
+        let images = machine.root("for id in $(cat done); do idpbuilder inspect $id > /dev/null || echo lost $id; done").ok();
+        assert_eq!(images, "", "round {round}, {before} before");
+        machine.root(&build("FROM busybox\nRUN echo again > /again", "")).ok();
+        machine.root("sync; mount -o remount,ro /").ok();
+        drop(machine);
+        // A whole look at the store, from outside.
+        let copy = tempfile::tempdir().unwrap();
+        disk.copy_out("/.idpbuilder/images", copy.path());
+        let store = Store::open(&copy.path().join("images")).unwrap();
+        let found = store.check(CheckDepth::Full).unwrap();
+        assert!(found.damages.is_empty(), "round {round}: {:?}", found.damages);
+    }
+}
