@@ -494,9 +494,9 @@ fn write_file(directory: BorrowedFd<'_>, content: &Content, plan: &Plan) -> Sys<
 fn pivot(root: BorrowedFd<'_>) -> Sys<()> {
     rustix::process::fchdir(root)?;
     match rustix::process::pivot_root(c".", c".") {
-        // Docker's filter allows it to nobody: as an initramfs does it then. What it covers cannot be reached
-        // without the right to unmount.
-        Err(Errno::PERM) => {
+        // Docker's filter allows it to nobody, and the kernel not in the file system that it was started with: as
+        // an initramfs does it then. What it covers cannot be reached without the right to unmount.
+        Err(Errno::PERM | Errno::INVAL) => {
             rustix::mount::mount_move(c".", c"/")?;
             rustix::process::chroot(c".")?;
         }

@@ -138,6 +138,15 @@ impl Disk {
 
     /// Starts a machine.
     pub(super) fn start(&self) -> Machine<'_> {
+        self.start_with("")
+    }
+
+    /// Starts a machine whose root is the file system that its kernel was started with; the disk stays as it is.
+    pub(super) fn start_in_memory(&self) -> Machine<'_> {
+        self.start_with("in_memory")
+    }
+
+    fn start_with(&self, word: &str) -> Machine<'_> {
         // As much of a processor as its emulator gets right: this one is wrong about cmpxchg16b.
         let (accelerator, processor) =
             if has_kvm() { ("kvm", "host") } else { ("tcg", "Nehalem,-cx16") };
@@ -148,7 +157,7 @@ impl Disk {
         command.args(["-smp", "2", "-nodefaults", "-display", "none", "-no-reboot", "-kernel"]);
         command.arg(self.kernel.folder().join("vmlinuz")).arg("-initrd");
         command.arg(self.kernel.folder().join("initrd")).arg("-append");
-        command.args(["console=ttyS0 quiet panic=-1", "-serial"]);
+        command.arg(format!("console=ttyS0 quiet panic=-1 {word}")).arg("-serial");
         command.arg(format!("file:{}", self.console().display())).args(["-serial", "stdio"]);
         let image = self.image();
         command.arg("-drive").arg(format!("file={},if=virtio,format=raw", image.display()));

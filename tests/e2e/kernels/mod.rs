@@ -312,6 +312,22 @@ fn bare_system(kernel: Kernel, overlay: &str, emulator: Result<(), &str>) {
     assert_eq!(machine.root(&memory).ok(), wanted);
 }
 
+#[test]
+fn in_the_file_system_that_the_kernel_was_started_with_run_works_too() {
+    let _turn = Turn::wait("machine");
+    let wanted = here(RUN);
+    let disk = Disk::new(Kernel::Trixie);
+    let mut machine = disk.start_in_memory();
+    machine.root(OVERLAY).ok();
+    assert!(machine.root("cat /proc/mounts").ok().starts_with("rootfs / rootfs"));
+    assert_eq!(machine.root(&build(RUN, "")).ok(), wanted);
+    assert_eq!(machine.user(&build(RUN, "")).ok(), wanted);
+    // What was the root before is out of reach for whoever climbs.
+    let climb = "FROM busybox\nRUN mkdir /deep && cd / && chroot /deep /bin/true; ls /../../bases /proc/1/root/bases; \
+        ! ls -d /../data && ! umount -l /";
+    machine.root(&build(climb, "")).ok();
+}
+
 /// `IDPBUILDER_TEST_KERNELS=all` takes every kernel: each takes a minute.
 #[test]
 fn another_kernel_on_a_bare_system_makes_the_same_image_by_every_way() {
