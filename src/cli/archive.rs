@@ -61,12 +61,15 @@ pub(super) struct LoadArgs {
 
 pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliError> {
     let store = setup::store()?;
+    let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
     let _lease = store.lease()?;
     let records: Result<Vec<ImageRecord>, CliError> =
         args.images.iter().map(|name| images::find_one(&store, name)).collect();
     let records = records?;
     for record in &records {
-        fetch_absent(global, &store, record)?;
+        runtime.block_on(setup::until_cancelled(&cancel, fetch_absent(global, &store, record)))?;
     }
     let output = OutputPlan {
         kind: if args.form == Form::Docker { OutputKind::Docker } else { OutputKind::Oci },
@@ -75,13 +78,17 @@ pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliErro
         compression: None,
         options: BTreeMap::new(),
     };
-    image::write_output(&store, &records, &output)?;
+    setup::unless_cancelled(&cancel, image::write_output(&store, &records, &output))?;
     setup::print(&format!("{}\n", args.output.display()));
     Ok(ExitCode::SUCCESS)
 }
 
 /// Gets layers that no build has looked at yet from the registry that has them.
-fn fetch_absent(global: &Global, store: &Store, record: &ImageRecord) -> Result<(), CliError> {
+async fn fetch_absent(
+    global: &Global,
+    store: &Store,
+    record: &ImageRecord,
+) -> Result<(), CliError> {
     for platform in &record.platforms {
         let found = image::load(store, record, platform)?;
         if image::absent_layers(store, &found)?.is_empty() {
@@ -89,8 +96,7 @@ fn fetch_absent(global: &Global, store: &Store, record: &ImageRecord) -> Result<
         }
         let client = Client::new(push::client_options()?)?;
         let (name, emit) = (record.key(), setup::emitter(global));
-        let fetched = image::fetch_layers(store, &client, &found, &name, &emit);
-        setup::runtime()?.block_on(fetched)?;
+        image::fetch_layers(store, &client, &found, &name, &emit).await?;
         store.flush()?;
     }
     Ok(())
@@ -99,7 +105,10 @@ fn fetch_absent(global: &Global, store: &Store, record: &ImageRecord) -> Result<
 pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliError> {
     let store = setup::store()?;
     let _lease = store.lease()?;
-    let found = image::import(&store, &args.input)?;
+    let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
+    let found = setup::unless_cancelled(&cancel, image::import(&store, &args.input))?;
     if args.tag.is_some() && found.len() != 1 {
         let message = format!("--tag names one image, the file holds {}", found.len());
         return Err(CliError::new(CONFIGURATION, message));

@@ -246,7 +246,10 @@ fn export(global: &Global, store: &Store, args: &ExportArgs) -> Result<(), CliEr
     }
     let reference = images::parse(&args.to)?;
     let runtime = setup::runtime()?;
-    runtime.block_on(push::send(global, &args.access, (store, &record), (&reference, Codec::Zstd)))
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
+    let sent = (&reference, Codec::Zstd);
+    runtime.block_on(push::send(global, &args.access, (store, &record), sent, &cancel))
 }
 
 fn import(global: &Global, store: &Store, args: &ImportArgs) -> Result<(), CliError> {

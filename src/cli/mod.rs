@@ -170,7 +170,7 @@ enum Verb {
 /// Runs one invocation.
 pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = std::iter::once("idpbuilder".into()).chain(args).collect();
-    let cli = match Cli::try_parse_from(&argv) {
+    let cli = match on_own_stack(|| Cli::try_parse_from(&argv)) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` are answers; all else is a mistake in the command line.
@@ -182,8 +182,14 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     setup::start_logging(cli.global.verbose);
     setup::be_patient(cli.global.lock_timeout);
+    idpbuilder::sandbox::expect_children();
     let Cli { global, verb } = cli;
-    let done = dispatch(&global, verb, &argv);
+    // A namespace is entered by a program with one thread.
+    let entered = needs_namespace(&verb).then(|| setup::enter_namespace(&argv)).flatten();
+    let done = match entered {
+        Some(code) => Ok(ExitCode::from(code)),
+        None => on_own_stack(|| dispatch(&global, verb)),
+    };
     idpbuilder::sandbox::leave();
     match done {
         Ok(code) => code,
@@ -194,12 +200,17 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(global: &Global, verb: Verb, argv: &[OsString]) -> Result<ExitCode, CliError> {
-    if needs_namespace(&verb)
-        && let Some(code) = setup::enter_namespace(argv)
-    {
-        return Ok(ExitCode::from(code));
-    }
+/// Works on a stack of a known size: that of the first thread is as large as whoever started us wanted (`ulimit -s`).
+fn on_own_stack<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    const STACK_BYTES: usize = 8 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("main".to_owned()).stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, work).expect("a thread can be started");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn dispatch(global: &Global, verb: Verb) -> Result<ExitCode, CliError> {
     let builds = matches!(verb, Verb::Run(_) | Verb::Watch(_) | Verb::Build(_));
     let done = perform(global, verb);
     if builds && done.is_ok() {

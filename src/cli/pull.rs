@@ -51,15 +51,17 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
     }
     let client = Client::new(options)?;
     let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
     let emit = setup::emitter(global);
     let (shown, started) = (reference.familiar(), Instant::now());
     emit(Event::ImageStarted { image: shown.clone() });
-    let pulled = runtime.block_on(async {
+    let pulled = runtime.block_on(setup::until_cancelled(&cancel, async {
         let image =
             image::resolve(&store, &client, &reference, &platform, image::Refresh::Always).await?;
         image::fetch_layers(&store, &client, &image, &shown, &emit).await?;
         Ok::<_, idpbuilder::image::ImageError>(image)
-    });
+    }));
     emit(Event::Finished { ok: pulled.is_ok(), duration: started.elapsed() });
     let image = pulled?;
     let mut size = 0;

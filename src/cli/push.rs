@@ -10,6 +10,7 @@ use idpbuilder::{
     plan::EMBEDDED_ADDRESS,
     registry::{Client, ClientOptions, Credentials, RegistryOptions},
     report::seconds,
+    sandbox::CancelFlag,
     store::{ImageRecord, Store},
 };
 
@@ -128,8 +129,10 @@ pub(super) fn push(global: &Global, args: &PushArgs) -> Result<ExitCode, CliErro
     // What is compressed for this push is nobody's yet.
     let _lease = store.lease()?;
     let runtime = setup::runtime()?;
+    let cancel = setup::cancel_on_signals(&runtime);
+    store.stop_writing_when(&cancel);
     for name in &args.images {
-        let work = push_one(global, args, &store, name);
+        let work = push_one(global, args, (&store, &cancel), name);
         runtime.block_on(work)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -138,7 +141,7 @@ pub(super) fn push(global: &Global, args: &PushArgs) -> Result<ExitCode, CliErro
 async fn push_one(
     global: &Global,
     args: &PushArgs,
-    store: &Store,
+    (store, cancel): (&Store, &CancelFlag),
     name: &str,
 ) -> Result<(), CliError> {
     let record = images::find_one(store, name)?;
@@ -146,7 +149,8 @@ async fn push_one(
         Some(reference) => images::parse(reference)?,
         None => images::parse(name)?,
     };
-    send(global, &args.access, (store, &record), (&reference, args.compression.into())).await
+    let image = (store, &record);
+    send(global, &args.access, image, (&reference, args.compression.into()), cancel).await
 }
 
 /// Pushes what the store has to where it is to be, and prints where that is.
@@ -155,6 +159,7 @@ pub(super) async fn send(
     access: &Access,
     (store, record): (&Store, &ImageRecord),
     (reference, codec): (&Reference, Codec),
+    cancel: &CancelFlag,
 ) -> Result<(), CliError> {
     let started = Instant::now();
     let mut options = access.client_options(reference.registry())?;
@@ -174,10 +179,10 @@ pub(super) async fn send(
     let client = Client::new(options)?;
     let shown = reference.familiar();
     emit(Event::ImageStarted { image: shown.clone() });
-    let pushed = async {
+    let pushed = setup::until_cancelled(cancel, async {
         let upload = image::upload(store, &client, record, reference, codec, &shown, &emit).await?;
         image::publish(&client, &upload).await
-    };
+    });
     let pushed = pushed.await;
     if let Some(embedded) = embedded {
         embedded.stop().await;

@@ -126,11 +126,14 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
     builder.build().map_err(|error| CliError::new(ENVIRONMENT, format!("no threads: {error}")))
 }
 
-/// Sets a flag at the first SIGINT, SIGTERM or SIGHUP, and ends the program at the second.
+/// Sets a flag at the first SIGINT, SIGTERM or SIGHUP, and ends the program at the second. Those that were ignored when the
+/// program started, as by nohup(1), stay so.
 pub(super) fn cancel_on_signals(runtime: &tokio::runtime::Runtime) -> CancelFlag {
     use tokio::signal::unix::{SignalKind, signal};
     let cancel = Arc::new(AtomicBool::new(false));
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    let ignored = ignored_signals();
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {
         let cancel = Arc::clone(&cancel);
         runtime.spawn(async move {
             let Ok(mut signals) = signal(kind) else { return };
@@ -144,6 +147,44 @@ pub(super) fn cancel_on_signals(runtime: &tokio::runtime::Runtime) -> CancelFlag
         });
     }
     cancel
+}
+
+/// The signals that are ignored, a bit each, the first the lowest (`proc_pid_status(5)`).
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let digits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    digits.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Waits for work, or for the user to stop it, whichever comes first.
+pub(super) async fn until_cancelled<T, E>(
+    cancel: &CancelFlag,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, CliError>
+where
+    CliError: From<E>,
+{
+    const LOOK_EVERY: Duration = Duration::from_millis(50);
+    let stopped = async {
+        while !cancel.load(Ordering::Relaxed) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        done = work => unless_cancelled(cancel, done),
+        () = stopped => Err(CliError::new(INTERRUPTED, "cancelled")),
+    }
+}
+
+/// What fails after the user asked to stop, fails because of it.
+pub(super) fn unless_cancelled<T, E>(cancel: &CancelFlag, done: Result<T, E>) -> Result<T, CliError>
+where
+    CliError: From<E>,
+{
+    done.map_err(|error| match cancel.load(Ordering::Relaxed) {
+        true => CliError::new(INTERRUPTED, "cancelled"),
+        false => CliError::from(error),
+    })
 }
 
 /// What a run works with, from flags and surroundings.

@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use super::{ImageError, assemble};
+use super::{ImageError, assemble, stoppable::Stoppable};
 use crate::{
     layer::{LayerError, LayerWriter, Listing, OverlayMarks, Ownership, unpack_as},
     oci::DiffId,
@@ -127,7 +127,8 @@ fn write_files(
     thread::scope(|scope| {
         // The pipe's end moves in, so that an error here ends the reading side as well.
         let produced = scope.spawn(move || {
-            let mut out = LayerWriter::new(io::BufWriter::with_capacity(1 << 20, writer));
+            let writer = io::BufWriter::with_capacity(1 << 20, Stoppable::new(store, writer));
+            let mut out = LayerWriter::new(writer);
             write_tree(store, layers, &TreePath::root(), what, &mut out)?;
             out.finish().map(|_| ()).map_err(ImageError::from)
         });

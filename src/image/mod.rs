@@ -9,6 +9,7 @@ mod form;
 mod import;
 mod output;
 mod resolve;
+mod stoppable;
 mod transfer;
 mod upload;
 

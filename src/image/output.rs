@@ -19,6 +19,7 @@ use super::{
     ImageError, assemble,
     flatten::{self, Links, Owners},
     form::Form,
+    stoppable::Stoppable,
 };
 use crate::{
     layer::LayerWriter,
@@ -53,7 +54,7 @@ pub fn write_output(
         OutputKind::Oci | OutputKind::Docker => {
             let layout = lay_out(store, records, output)?;
             if output.archive {
-                to_file(output, |out| layout.write_archive(store, out))?;
+                to_file(store, output, |out| layout.write_archive(store, out))?;
             } else {
                 layout.write_folder(store, &folder_of(output)?)?;
             }
@@ -61,7 +62,7 @@ pub fn write_output(
         }
         OutputKind::Tar => {
             let trees = trees(store, records)?;
-            to_file(output, |out| {
+            to_file(store, output, |out| {
                 let mut out = LayerWriter::new(out);
                 for (prefix, layers) in &trees {
                     let what = (Owners::Image, Links::Kept);
@@ -376,19 +377,21 @@ fn folder_of(output: &OutputPlan) -> Result<PathBuf, ImageError> {
 }
 
 /// A buffered file that an archive goes to.
-type Out = BufWriter<File>;
+type Out = BufWriter<Stoppable<File>>;
 
 /// Size of the buffer in bytes; the writers hand over larger pieces untouched.
 const BUFFER_BYTES: usize = 64 << 10;
 
 fn to_file(
+    store: &Store,
     output: &OutputPlan,
     write: impl FnOnce(Out) -> Result<Out, ImageError>,
 ) -> Result<(), ImageError> {
+    let buffered = |file| BufWriter::with_capacity(BUFFER_BYTES, Stoppable::new(store, file));
     let Some(place) = &output.destination else {
         let stdout = io::stdout().as_fd().try_clone_to_owned();
         let stdout = File::from(stdout.map_err(|source| at(Path::new("-"), source))?);
-        return finish(write(BufWriter::with_capacity(BUFFER_BYTES, stdout))?, Path::new("-"));
+        return finish(write(buffered(stdout))?, Path::new("-"));
     };
     // Pipes and devices cannot be replaced by a rename.
     let special = |there: fs::Metadata| {
@@ -397,11 +400,11 @@ fn to_file(
     };
     if fs::metadata(place).is_ok_and(special) {
         let file = File::options().write(true).open(place).map_err(|source| at(place, source))?;
-        return finish(write(BufWriter::with_capacity(BUFFER_BYTES, file))?, place);
+        return finish(write(buffered(file))?, place);
     }
     let temporary = beside(place)?;
     let file = temporary.reopen().map_err(|source| at(place, source))?;
-    finish(write(BufWriter::with_capacity(BUFFER_BYTES, file))?, place)?;
+    finish(write(buffered(file))?, place)?;
     keep(temporary, place)
 }
 

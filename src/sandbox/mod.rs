@@ -39,6 +39,12 @@ use crate::{event::Stream, limits::Limits};
 
 pub use environment::Environment;
 
+/// Makes sure that a process can wait for others, to be called when a program starts: who ignores SIGCHLD hands that on
+/// to what it starts, and the kernel then forgets how a child ended (`wait(2)`).
+pub fn expect_children() {
+    sys::reset_signal(libc::SIGCHLD);
+}
+
 /// How the root file system of a process comes about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RootKind {

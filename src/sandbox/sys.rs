@@ -287,16 +287,19 @@ pub(super) fn duplicate_to(from: RawFd, to: RawFd) -> Sys<()> {
 
 /// All signals back to their defaults and none blocked.
 pub(super) fn reset_signals() {
-    // The kernel's own sigaction: handler, flags, restorer, mask; all zero is the default.
-    let default = [0u64; 4];
-    for signal in 1..=SIGNALS_MAX {
-        let none = ptr::null_mut::<libc::c_void>();
-        // SAFETY: `default` is as large as the kernel's struct. KILL and STOP fail, as they may.
-        let _ = check(unsafe {
-            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_BYTES)
-        });
-    }
+    // KILL and STOP fail, as they may.
+    (1..=SIGNALS_MAX).for_each(reset_signal);
     let _ = set_signal_mask(0);
+}
+
+/// One signal back to its default.
+pub(super) fn reset_signal(signal: i32) {
+    // The kernel's own sigaction: handler, flags, restorer, mask; all zero is the default.
+    let (default, none) = ([0u64; 4], ptr::null_mut::<libc::c_void>());
+    // SAFETY: `default` is as large as the kernel's struct.
+    let _ = check(unsafe {
+        libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, SIGNAL_SET_BYTES)
+    });
 }
 
 /// Replaces the set of blocked signals of this thread and returns the old one.

@@ -39,7 +39,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicBool},
+    sync::{
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 pub use self::{
@@ -202,6 +205,20 @@ impl Store {
     /// compressed or copied then ends soon, and leaves nothing.
     pub fn stop_writing_when(&self, stop: &Arc<AtomicBool>) {
         *lock(&self.shared.stop) = Some(Arc::clone(stop));
+    }
+
+    /// Asked by whoever does something long besides writing: an error as soon as the user stopped everything.
+    ///
+    /// # Errors
+    ///
+    /// When the flag of [`Store::stop_writing_when`] is set.
+    pub fn go_on(&self) -> io::Result<()> {
+        match &*lock(&self.shared.stop) {
+            Some(stop) if stop.load(Ordering::Relaxed) => {
+                Err(io::Error::other("stopped by the user"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// From now on, layers and archives that come from elsewhere may become as large as this when they are opened.

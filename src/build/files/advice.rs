@@ -88,7 +88,7 @@ fn unmatched<'a>(
         if !has_wildcard(source.path.as_bytes()) || matches!(root, Root::Download(_)) {
             continue;
         }
-        let picks = select_for(&Tree::open(store, root)?, &source.path, action)?;
+        let picks = select_for((store, &Tree::open(store, root)?), &source.path, action)?;
         if !picks.iter().any(|pick| has_chosen(action, pick)) {
             unmatched.push(source.path.clone());
         }

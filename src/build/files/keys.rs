@@ -255,6 +255,7 @@ fn hash_stored(
         };
         let mut hasher = Hasher::new();
         loop {
+            store.go_on().map_err(failed)?;
             match content.read(&mut piece).map_err(failed)? {
                 0 => break,
                 read => hasher.update(&piece[..read]),
@@ -312,6 +313,7 @@ fn hash(
     // A file that grows for ever must not be read for ever: one byte more than expected is enough.
     let mut left = node.stamp.map_or(0, |stamp| stamp.size) + 1;
     while left > 0 {
+        store.go_on().map_err(failed)?;
         let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let read = file.read(&mut piece[..wanted]).map_err(failed)?;
         if read == 0 {

@@ -387,17 +387,21 @@ fn add_files(
     (files, from): (&Tree<'_>, OpId),
     (path, action): (&str, &FileAction),
 ) -> Result<(), FilesError> {
-    let picks = select_for(files, path, action)?;
+    let picks = select_for((store, files), path, action)?;
     let selection = Selection::of(store, files, (format!("source {path}"), from, picks))?;
     key.tree.add(&selection.component, selection.describe());
     key.selections.push(selection);
     Ok(())
 }
 
-fn select_for(tree: &Tree<'_>, path: &str, action: &FileAction) -> Result<Vec<Pick>, FilesError> {
+fn select_for(
+    (store, tree): (&Store, &Tree<'_>),
+    path: &str,
+    action: &FileAction,
+) -> Result<Vec<Pick>, FilesError> {
     let FileAction::Copy { exclude, .. } = action else { return Ok(Vec::new()) };
     let parents = if copies_below(action) { Parents::Kept } else { Parents::Dropped };
-    select(tree, path, exclude, parents)
+    select(store, tree, path, exclude, parents)
 }
 
 /// A layer being planned.
@@ -487,7 +491,7 @@ impl<'a, 'v> Work<'a, 'v> {
             tree @ (Tree::Layers(_) | Tree::Folder(_)) => match known {
                 Some(selection) => &selection.picks,
                 None => {
-                    selected = select_for(tree, &source.path, action)?;
+                    selected = select_for((self.store, tree), &source.path, action)?;
                     &selected
                 }
             },

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     dockerfile::pattern::{PatternSet, Verdict, clean, has_wildcard, matches_glob},
+    store::Store,
     tree::TreePath,
 };
 
@@ -64,6 +65,7 @@ pub(super) enum Parents {
 
 /// Everything that a source path stands for, in the order of its names.
 pub(super) fn select(
+    store: &Store,
     tree: &Tree<'_>,
     path: &str,
     exclude: &[String],
@@ -97,7 +99,7 @@ pub(super) fn select(
         let file_name = name.file_name().or_else(|| path.file_name()).unwrap_or_default().to_vec();
         let mut items = vec![Item { below: TreePath::root(), node, role: Role::Top }];
         if items[0].node.is_directory() {
-            let walk = Walk { tree, filter: &filter, top: &path };
+            let walk = Walk { store, tree, filter: &filter, top: &path };
             let start = Above {
                 below: TreePath::root(),
                 include: Verdict::default(),
@@ -196,6 +198,7 @@ fn not_found(tree: &Tree<'_>, path: &[u8]) -> Result<FilesError, FilesError> {
 }
 
 struct Walk<'a> {
+    store: &'a Store,
     tree: &'a Tree<'a>,
     filter: &'a Filter,
     top: &'a TreePath,
@@ -255,7 +258,10 @@ impl Walk<'_> {
     }
 
     fn begin(&self, above: Above, passage: Option<usize>) -> Result<Open, FilesError> {
-        let listed = self.tree.list(&self.top.join(&above.below))?.into_iter();
+        let place = self.top.join(&above.below);
+        let stopped = |source| FilesError::Io { path: place.to_string(), source };
+        self.store.go_on().map_err(stopped)?;
+        let listed = self.tree.list(&place)?.into_iter();
         Ok(Open { above, listed, passage })
     }
 
