@@ -29,7 +29,7 @@ pub(super) fn basic() -> Option<Credentials> {
     Some(Credentials::Basic { username: "me".to_owned(), password: PASSWORD.to_owned() })
 }
 
-fn layer(bytes: &[u8]) -> Descriptor {
+pub(super) fn layer(bytes: &[u8]) -> Descriptor {
     Descriptor::new(MediaType::new(MediaType::LAYER), Digest::of(bytes), bytes.len() as u64)
 }
 
@@ -47,7 +47,7 @@ impl Counter {
     }
 }
 
-async fn pull(
+pub(super) async fn pull(
     client: &Client,
     image: &Reference,
     blob: &Descriptor,
@@ -70,7 +70,9 @@ pub(super) async fn push(
 }
 
 /// A server that takes uploads, but for what `fault` says instead.
-async fn taker(fault: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static) -> Server {
+pub(super) async fn taker(
+    fault: impl Fn(&Request) -> Option<Reply> + Send + Sync + 'static,
+) -> Server {
     Server::start(move |request| {
         if let Some(reply) = fault(request) {
             return reply;

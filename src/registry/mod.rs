@@ -15,6 +15,8 @@ mod site;
 mod transport;
 
 #[cfg(test)]
+mod answers;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod leaks;
