@@ -9,19 +9,6 @@ use std::{
 
 use crate::support::{Done, User, base_contexts};
 
-/// Peak memory of the tool while it builds, in KiB.
-fn peak_of(user: &User, dockerfile: &str) -> u64 {
-    user.write("Dockerfile", dockerfile);
-    let mut time = user.command("python3");
-    let script = "import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if done.returncode == 0 else done)";
-    time.args(["-c", script]).arg(user.folder().join("bin/idpbuilder"));
-    time.args(["build", "--progress", "plain", "--no-cache"]).args(base_contexts()).arg(".");
-    let said = Done::of(&mut time).ok();
-    said.trim().parse().unwrap_or_else(|_| panic!("{said}"))
-}
-
 fn logs(user: &User) -> Vec<PathBuf> {
     let entries = fs::read_dir(user.home().join("logs")).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
@@ -45,17 +32,6 @@ fn f24_a_step_ends_when_its_process_ends_and_takes_what_it_left_with_it() {
         });
         assert!(!left, "it lives on");
     }
-}
-
-#[test]
-fn f13_a_line_without_end_takes_no_memory_and_is_kept_whole() {
-    let user = User::new();
-    const BYTES: u64 = 1 << 30;
-    let small = peak_of(&user, "FROM busybox\nRUN echo short\n");
-    let large = peak_of(&user, "FROM busybox\nRUN head -c 1073741824 /dev/zero\n");
-    assert!(large < small + (16 << 10), "{small} KiB, then {large} KiB");
-    let sizes: Vec<u64> = logs(&user).iter().map(|log| log.metadata().unwrap().len()).collect();
-    assert!(sizes.contains(&BYTES), "{sizes:?}");
 }
 
 #[test]
