@@ -50,16 +50,17 @@ impl Host {
     /// them with both of both: `IDPB_HOSTS=4 cargo test --test e2e c18_where`.
     fn all() -> Vec<Self> {
         let rounds = std::env::var("IDPB_HOSTS").map_or(1, |rounds| rounds.parse().unwrap());
+        let users = [None, Some(ordinary_user())].into_iter();
+        let places = users.flat_map(|user| ["disk", "tmpfs", "ext4"].map(|place| (user, place)));
+        let masked =
+            places.flat_map(|place| ["000", "022", "027", "077"].map(|mask| (place, mask)));
+        let once: Vec<_> = masked.collect();
         let mut all = Vec::new();
         for round in 0..rounds {
-            for user in [None, Some(ordinary_user())] {
-                for file_system in ["disk", "tmpfs", "ext4"] {
-                    for umask in ["000", "022", "027", "077"] {
-                        // The lowest bits are those of zone and locale: each round turns them another way.
-                        let number = all.len() ^ round;
-                        all.push(Self { umask, file_system, user, number });
-                    }
-                }
+            for ((user, file_system), umask) in &once {
+                // The lowest bits are those of zone and locale: each round turns them another way.
+                let number = all.len() ^ round;
+                all.push(Self { umask, file_system, user: *user, number });
             }
         }
         all
