@@ -225,7 +225,7 @@ impl Cgroup {
             .into_iter()
             .filter(|one| !settings(*one, 1, limits).is_empty())
             .collect();
-        let name = name(&NEXT.fetch_add(1, Relaxed).to_string());
+        let name = own_name();
         for controller in &wanted {
             let Some(hierarchy) = found.v1_of(*controller) else { continue };
             let above = limits.cgroup_parent.as_ref();
@@ -440,14 +440,19 @@ fn kill_all(folder: &Path) {
     }
 }
 
-/// Name of a group of this program: tells its process namespace, its number, its start, and which one it is.
+/// A name for something of this process, by which [`is_left_over`] tells when it is gone.
 fn name(which: &str) -> String {
     let us = std::process::id();
     format!("{PREFIX}-{}-{us}-{}-{which}", pid_namespace(), started(us).unwrap_or(0))
 }
 
-/// Whether a group was made by a program of this process namespace that is gone.
-fn is_left_over(name: &str) -> bool {
+/// A new name for something of this process.
+pub(super) fn own_name() -> String {
+    name(&NEXT.fetch_add(1, Relaxed).to_string())
+}
+
+/// Whether something was made by a program of this process namespace that is gone.
+pub(super) fn is_left_over(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('-')) else {
         return false;
     };

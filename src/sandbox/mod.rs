@@ -470,6 +470,11 @@ pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
     probe::ability(folder, wanted)
 }
 
+/// Removes what probes in `folder` have left whose program was killed; an [`ability`] that tries does so too.
+pub fn sweep(folder: &std::path::Path) {
+    probe::sweep(folder);
+}
+
 /// How processes for a processor (`arm64`, as in image configs) run here. As an ordinary user this tells the
 /// kernel of the interpreters that are installed, for this process and its children alone.
 ///

@@ -6,16 +6,13 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use crate::sandbox::{
     Ability, Enforcement, Environment, Isolation, NetworkMode, Obstacle, Privilege, Privileges,
     ProcessSpec, RootFs, RootKind, SandboxError, Snapshotter, UserIds, Wanted,
-    cgroup::{Controller, Hierarchies},
+    cgroup::{self, Controller, Hierarchies},
     environment, identity, outside,
     sys::SharedMemory,
     told::{HostName, Step, Told},
@@ -54,6 +51,7 @@ pub(super) fn ability(folder: &Path, wanted: &Wanted) -> Ability {
     {
         return complete(Found { snapshotter: way, ..Found::best() }, Ok(()), privilege);
     }
+    sweep(folder);
     let ability = try_out(folder, wanted, privilege);
     let plain = ability.notes == notes(privilege)
         && ability.keeps_marks
@@ -402,17 +400,24 @@ impl Drop for Temporary {
 }
 
 fn temporary_in(folder: &Path) -> std::io::Result<Temporary> {
-    // The number of a process is not alone: other namespaces may share the folder.
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let place =
-        Temporary(folder.join(format!(".idpbuilder-probe-{}-{number}", std::process::id())));
+    let place = Temporary(folder.join(format!(".{}", cgroup::own_name())));
     let mut private = fs::DirBuilder::new();
     private.mode(0o700).create(&place.0)?;
     for name in ["upper", "work"] {
         fs::create_dir(place.0.join(name))?;
     }
     Ok(place)
+}
+
+/// Removes what probes of programs that were killed have left in a folder.
+pub(super) fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|name| name.strip_prefix('.'));
+        if name.is_some_and(cgroup::is_left_over) {
+            drop(Temporary(entry.path()));
+        }
+    }
 }
 
 /// The way out that a refusal brings with it.
