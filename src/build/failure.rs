@@ -6,9 +6,17 @@ use thiserror::Error;
 
 use super::{BuildRequest, files::FilesError, scene::Scene};
 use crate::{
-    dockerfile::DockerfileError, git::GitError, graph::Place, image::ImageError, layer::LayerError,
-    oci::Digest, plan::Entitlement, registry::DownloadError, sandbox::SandboxError,
-    snapshot::SnapshotError, store::StoreError,
+    dockerfile::DockerfileError,
+    git::GitError,
+    graph::Place,
+    image::ImageError,
+    layer::LayerError,
+    oci::Digest,
+    plan::Entitlement,
+    registry::DownloadError,
+    sandbox::SandboxError,
+    snapshot::SnapshotError,
+    store::{Room, StoreError, lacks_space},
 };
 
 /// A Dockerfile's text and the name it is shown under.
@@ -78,6 +86,8 @@ pub enum BuildError {
         log: Option<PathBuf>,
         /// What the code usually means, when it is known.
         help: Option<String>,
+        /// The room on the disk that it wrote to, when there was none.
+        full: Option<Room>,
         /// What the step left, when it was to be kept.
         scene: Option<Arc<Scene>>,
     },
@@ -257,6 +267,14 @@ pub enum BuildError {
     /// Stopped because the user asked.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl BuildError {
+    /// Whether a full disk is the reason, wherever it was noticed.
+    #[must_use]
+    pub fn lacks_space(&self) -> bool {
+        matches!(self, Self::Exit { full: Some(_), .. }) || lacks_space(self)
+    }
 }
 
 fn agent_missing(id: &str, offered: &[String]) -> String {

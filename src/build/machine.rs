@@ -279,8 +279,10 @@ impl<'a> Machine<'a> {
         let kept = self.keep_steps();
         match first_failure {
             Some(failure) => {
-                // What was done before the failure is found again by the next build.
-                drop(self.workshop.store.flush());
+                // What was done before the failure is found again by the next build, unless there is no room for it.
+                if !failure.error.lacks_space() {
+                    drop(self.workshop.store.flush());
+                }
                 Err(failure)
             }
             None => {

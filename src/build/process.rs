@@ -23,7 +23,7 @@ use crate::{
     oci::{ChainId, DiffId, Digest},
     sandbox::{self, Ability, Exit, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
-    store::LayerRecord,
+    store::{LayerRecord, room},
     tree::TreePath,
 };
 
@@ -106,6 +106,7 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
             tail: output.tail(),
             log: output.log(),
             help: meaning(task, &exit),
+            full: room(&prepared.rootfs.upper).filter(|room| room.is_full()),
             scene: Scene::of_step(task.workshop, (spec, mounts, prepared, staging))?,
         });
     }

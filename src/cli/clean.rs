@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use idpbuilder::{
     limits,
     report::{Align, Table, bytes},
+    sandbox,
     store::{GcMode, GcPolicy, KeptWithin},
 };
 
@@ -75,7 +76,11 @@ pub(super) fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
         image_age_max_s: args.image_days.map(seconds),
         mode: if args.dry_run { GcMode::DryRun } else { GcMode::Collect },
     };
-    let report = setup::store()?.gc(policy)?;
+    let store = setup::store()?;
+    if !args.dry_run {
+        sandbox::sweep(store.root());
+    }
+    let report = store.gc(policy)?;
     let (verb, untagged) = match args.dry_run {
         true => ("would remove", "Would untag"),
         false => ("removed", "Untagged"),

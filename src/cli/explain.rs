@@ -115,10 +115,12 @@ impl Recorder {
     pub(super) fn keep(&self) {
         let json = serde_json::to_vec(&self.explanation()).expect("texts and numbers");
         let Ok(home) = setup::home() else { return };
-        let written = tempfile::NamedTempFile::new_in(&home).and_then(|mut file| {
-            file.write_all(&json)?;
-            file.persist(home.join(FILE_NAME)).map_err(|refused| refused.error)
-        });
+        // Among the store's temporary files: when this process is killed now, the next collection removes it.
+        let written =
+            tempfile::NamedTempFile::new_in(home.join("images/tmp")).and_then(|mut file| {
+                file.write_all(&json)?;
+                file.persist(home.join(FILE_NAME)).map_err(|refused| refused.error)
+            });
         drop(written);
     }
 

@@ -11,15 +11,18 @@ use idpbuilder::{
     exec::{ExecError, Report},
     git::GitError,
     image::ImageError,
-    layer::LayerError,
     registry::{DownloadError, RegistryError},
     report::safe,
     sandbox::SandboxError,
-    store::StoreError,
+    store::{StoreError, is_read_only, lacks_space},
 };
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic};
 
-use super::{git_failure, setup};
+use super::{
+    git_failure,
+    room::{READ_ONLY, exec_lacks_space, full_text},
+    setup,
+};
 
 /// A build step failed.
 pub(super) const BUILD: u8 = 1;
@@ -50,6 +53,8 @@ pub(super) enum CliError {
         help: Vec<String>,
         /// Exit code.
         code: u8,
+        /// Whether a full disk is the reason.
+        full: bool,
     },
     /// Something with a place in a text, to be drawn.
     Diagnostics(Vec<Box<dyn Diagnostic + Send + Sync>>),
@@ -69,14 +74,14 @@ pub(super) enum CliError {
 
 impl CliError {
     pub(super) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self::Message { message: message.into(), help: Vec::new(), code }
+        Self::Message { message: message.into(), help: Vec::new(), code, full: false }
     }
 
     pub(super) fn with_help(self, line: impl Into<String>) -> Self {
         match self {
-            Self::Message { message, mut help, code } => {
+            Self::Message { message, mut help, code, full } => {
                 help.push(line.into());
-                Self::Message { message, help, code }
+                Self::Message { message, help, code, full }
             }
             other => other,
         }
@@ -85,11 +90,25 @@ impl CliError {
     /// A failure that stands in no Dockerfile.
     pub(super) fn from_build(error: &BuildError) -> Self {
         let (message, _, help) = describe(error);
-        Self::Message { message, help, code: build_code(error) }
+        Self::Message { message, help, code: build_code(error), full: error.lacks_space() }
+    }
+
+    /// Whether a full disk is the reason.
+    pub(super) fn lacks_space(&self) -> bool {
+        match self {
+            Self::Message { full, .. } => *full,
+            Self::Diagnostics(_) | Self::Drawn(_) => false,
+            Self::Run(report) => report.failures.iter().any(exec_lacks_space),
+            Self::Registry(error) => lacks_space(error),
+            Self::Image(error) => lacks_space(error),
+            Self::Store(error) => lacks_space(error),
+            Self::Exec(error) => exec_lacks_space(error),
+        }
     }
 
     pub(super) fn exit_code(&self) -> u8 {
         match self {
+            error if error.lacks_space() => ENVIRONMENT,
             Self::Message { code, .. } => *code,
             Self::Diagnostics(_) | Self::Drawn(_) => CONFIGURATION,
             Self::Run(report) => report.failures.first().map_or(BUG, exec_code),
@@ -112,11 +131,16 @@ impl CliError {
                 let failures = report.failures.iter().map(exec_text);
                 failures.collect::<Vec<_>>().join("\n")
             }
+            Self::Registry(error) if lacks_space(error) => full_text("", error),
+            Self::Image(error) if lacks_space(error) => full_text("", error),
             Self::Registry(error) => registry_text("", error),
             Self::Image(error) => image_text("", error),
             Self::Store(error @ StoreError::NamesTaken { .. }) => {
                 let help = "--replace takes the archive's; nothing was changed".to_owned();
                 message_text(&error.to_string(), &[help])
+            }
+            Self::Store(error) if is_read_only(error) => {
+                message_text(&error.to_string(), &[READ_ONLY.to_owned()])
             }
             Self::Store(error) => message_text(&error.to_string(), &[]),
             Self::Exec(error) => exec_text(error),
@@ -149,7 +173,7 @@ impl From<ExecError> for CliError {
     }
 }
 
-fn message_text(message: &str, help: &[String]) -> String {
+pub(super) fn message_text(message: &str, help: &[String]) -> String {
     let mut text = format!("error: {message}\n");
     if !help.is_empty() {
         text.push('\n');
@@ -191,7 +215,7 @@ fn image_code(error: &ImageError) -> u8 {
 
 fn exec_code(error: &ExecError) -> u8 {
     match error {
-        ExecError::Build(failure) if is_disk_full(&failure.error) => ENVIRONMENT,
+        error if exec_lacks_space(error) || is_read_only(error) => ENVIRONMENT,
         ExecError::Build(failure) => build_code(&failure.error),
         ExecError::Context { source, .. } => build_code(source),
         ExecError::File { .. } | ExecError::Secret { .. } => CONFIGURATION,
@@ -244,26 +268,13 @@ fn build_code(error: &BuildError) -> u8 {
     }
 }
 
-/// Whether a build failed for want of space, wherever it was noticed.
-fn is_disk_full(error: &BuildError) -> bool {
-    let source = match error {
-        BuildError::Store(StoreError::NoSpace(_))
-        | BuildError::Files(FilesError::Store(StoreError::NoSpace(_)))
-        | BuildError::Image(ImageError::Store(StoreError::NoSpace(_))) => return true,
-        BuildError::Layer(LayerError::Io(source))
-        | BuildError::Files(FilesError::Layer(LayerError::Io(source)))
-        | BuildError::Files(FilesError::Io { source, .. })
-        | BuildError::Image(ImageError::Layer(LayerError::Io(source)))
-        | BuildError::Image(ImageError::Io { source, .. })
-        | BuildError::Io { source, .. } => source,
-        _ => return false,
-    };
-    source.kind() == std::io::ErrorKind::StorageFull
-}
-
 fn exec_text(error: &ExecError) -> String {
     match error {
         ExecError::Build(failure) => build_text(failure),
+        error if is_read_only(error) => message_text(&error.to_string(), &[READ_ONLY.to_owned()]),
+        ExecError::Image { image, source } if lacks_space(source) => {
+            full_text(&format!("{image}: "), source)
+        }
         ExecError::Image { image, source } => image_text(&format!("{image}: "), source),
         ExecError::Push { to, source, .. } => image_text(&format!("pushing {to}: "), source),
         ExecError::Registry(error) => registry_text("", error),
@@ -339,18 +350,16 @@ fn build_text(failure: &BuildFailure) -> String {
         BuildError::Dockerfile(error) => error.location.as_ref().map(|place| place.span.clone()),
         _ => failure.place.as_ref().map(|place| place.span.clone()),
     };
-    let (headline, help) = match is_disk_full(&failure.error) {
-        true => (
-            "there is no space left on the disk of the store".to_owned(),
-            vec![
-                "`idpbuilder prune` frees what no image needs, `idpbuilder df` says how much"
-                    .to_owned(),
-            ],
-        ),
-        false => (headline, help),
+    let headline = match failure.error.as_ref() {
+        // The process said so itself, or did not notice.
+        BuildError::Exit { full: Some(_), .. } => {
+            "no space left on the disk of the store".to_owned()
+        }
+        error if error.lacks_space() => format!("no space left: {error}"),
+        _ => headline,
     };
     let headline = match (&failure.place, failure.error.as_ref()) {
-        (Some(place), BuildError::Exit { code, .. }) => {
+        (Some(place), BuildError::Exit { code, full: None, .. }) => {
             format!("`{}` ended with exit code {code}", safe(&first_line(&place.title)))
         }
         (_, BuildError::Start { source, .. }) => source.to_string(),

@@ -29,6 +29,7 @@ mod plan;
 mod project;
 mod pull;
 mod push;
+mod room;
 mod run;
 mod sandbox;
 mod serve;
@@ -195,6 +196,9 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             error.print();
+            if error.lacks_space() {
+                room::made().iter().for_each(|text| setup::tell(text));
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -318,10 +318,15 @@ pub(super) fn is_unicode() -> bool {
 pub(super) fn print(text: &str) {
     let mut out = io::stdout().lock();
     let text = if out.is_terminal() { report::screened(text) } else { text.into() };
-    if out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_err() {
-        #[expect(clippy::exit, reason = "nobody reads the result")]
-        std::process::exit(0);
-    }
+    let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) else { return };
+    let code = if error.kind() == io::ErrorKind::BrokenPipe {
+        0
+    } else {
+        tell(&format!("error: standard output: {error}"));
+        ENVIRONMENT
+    };
+    #[expect(clippy::exit, reason = "nobody reads the result, or it cannot be written")]
+    std::process::exit(i32::from(code));
 }
 
 /// Tells the user something that is no result, without what would drive a terminal: names of images and files, and

@@ -22,7 +22,7 @@ use crate::{
     oci::{
         Descriptor, Digest, Document, ImageConfig, Index, Manifest, MediaType, Platform, Reference,
     },
-    store::{ImageRecord, Store},
+    store::{ImageRecord, Store, lacks_space},
     tree::{Change, Entry, Kind, TreePath},
 };
 
@@ -110,7 +110,7 @@ impl<'a> Source<'a> {
         read.map_err(|error| {
             let is_ours = layer::is_too_large(&error);
             match error {
-                LayerError::Io(error) if !is_ours => at(path, error),
+                LayerError::Io(error) if !is_ours => copying(path, error),
                 error @ (LayerError::Io(_)
                 | LayerError::Entry { .. }
                 | LayerError::NotTar(_)
@@ -218,7 +218,7 @@ impl<'a> Source<'a> {
         let file = self.open_inside(inside)?;
         let limit = expected.map_or(u64::MAX, |descriptor| descriptor.size.saturating_add(1));
         let mut writer = self.store.blob_writer()?;
-        io::copy(&mut file.take(limit), &mut writer).map_err(|source| at(path, source))?;
+        io::copy(&mut file.take(limit), &mut writer).map_err(|source| copying(path, source))?;
         Ok(writer.commit(expected.map(|descriptor| descriptor.digest))?.0)
     }
 
@@ -423,6 +423,11 @@ fn take_docker(
     let mut target = image.manifest.descriptor(MediaType::MANIFEST);
     target.platform = None::<Platform>;
     Ok(target)
+}
+
+/// A failure to copy a file into the store: of the two, the store's alone can lack room.
+fn copying(path: &Path, source: io::Error) -> ImageError {
+    if lacks_space(&source) { LayerError::Io(source).into() } else { at(path, source) }
 }
 
 fn at(path: &Path, source: io::Error) -> ImageError {

@@ -85,7 +85,7 @@ impl OverlayMarks {
 #[derive(Debug, Error)]
 pub enum LayerError {
     /// Reading or writing failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
     /// The tar breaks a rule; the entry is named.
     #[error("layer entry `{entry}`: {reason}")]

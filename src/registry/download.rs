@@ -93,7 +93,7 @@ pub enum DownloadError {
     #[error(transparent)]
     Transport(#[from] RegistryError),
     /// It could not be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Local(#[from] io::Error),
 }
 

@@ -211,7 +211,7 @@ pub enum RegistryError {
         found: Digest,
     },
     /// Reading or writing the local side of a transfer failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Local(#[from] std::io::Error),
     /// It would have to be asked, and may not be.
     #[error("{0} is not asked: this is offline")]

@@ -40,7 +40,7 @@ impl From<crate::store::StoreError> for Refusal {
                 Self::new(StatusCode::BAD_REQUEST, "DIGEST_INVALID", message)
             }
             StoreError::MissingBlob(_) => Self::new(StatusCode::NOT_FOUND, "BLOB_UNKNOWN", message),
-            StoreError::NoSpace(_) => {
+            StoreError::NoSpace { .. } => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "UNKNOWN", message)
             }
             StoreError::Io { .. }

@@ -24,6 +24,8 @@ use crate::{
     store::{Store, StoreError, error::at, facts::Table, lock, remove::remove_tree},
 };
 
+/// Ending of the names of marks.
+pub(super) const MARK: &str = "boot";
 /// Bytes of the digest at the end of a listing file.
 const SUM_BYTES: usize = 32;
 
@@ -237,7 +239,7 @@ impl Store {
 
     /// The file beside a snapshot that names the boot it was made in.
     pub(super) fn boot_mark(&self, layer: DiffId) -> PathBuf {
-        self.root().join("snapshots").join(format!("{}.boot", layer.0.hex()))
+        self.root().join("snapshots").join(format!("{}.{MARK}", layer.0.hex()))
     }
 
     pub(super) fn listing_path(&self, layer: DiffId) -> PathBuf {

@@ -9,7 +9,10 @@ use heed::MdbError;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::waits::Holder;
+use super::{
+    room::{Room, room},
+    waits::Holder,
+};
 use crate::oci::Digest;
 
 /// The map of the facts cannot grow.
@@ -27,9 +30,14 @@ pub enum StoreError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// No space: how to get some is said with it.
-    #[error("no space left in {0}; `idpbuilder prune` frees what no image needs")]
-    NoSpace(PathBuf),
+    /// No space, or no room for one more file.
+    #[error("no space left in {path}")]
+    NoSpace {
+        /// What was written.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The facts cannot be used as things are.
     #[error("the facts in {root} cannot be used: {reason}")]
     Facts {
@@ -115,7 +123,7 @@ impl StoreError {
     #[must_use]
     pub fn at(path: &Path, source: io::Error) -> Self {
         if is_no_space(&source) {
-            return Self::NoSpace(path.to_owned());
+            return Self::NoSpace { path: path.to_owned(), source };
         }
         Self::Io { path: path.to_owned(), source }
     }
@@ -124,7 +132,11 @@ impl StoreError {
     pub(super) fn facts(root: &Path, error: heed::Error) -> Self {
         let reason = match error {
             heed::Error::Io(source) if is(&source, Errno::NOMEM) => NO_ROOM.to_owned(),
-            heed::Error::Io(source) => return Self::at(root, source),
+            heed::Error::Io(source) => {
+                // LMDB's word for a write that was cut short (`mdb_page_flush`), which a disk does when it is full.
+                let is_cut = is(&source, Errno::IO) && room(root).is_some_and(Room::is_full);
+                return Self::at(root, if is_cut { Errno::NOSPC.into() } else { source });
+            }
             heed::Error::Mdb(MdbError::MapFull | MdbError::MapResized) => NO_ROOM.to_owned(),
             heed::Error::Mdb(MdbError::ReadersFull) => {
                 "too many processes use the store at once; end some".to_owned()
@@ -157,6 +169,14 @@ fn stand(names: &[String]) -> String {
     format!("{} {}", names.join(", "), if names.len() == 1 { "stands" } else { "stand" })
 }
 
+/// Whether an error, or one that it came from, is that of a disk that cannot be written to.
+#[must_use]
+pub fn is_read_only(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
+}
+
 /// `map_err` for a path.
 pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> StoreError {
     let path = path.to_owned();
@@ -174,5 +194,12 @@ fn is(error: &io::Error, errno: Errno) -> bool {
 }
 
 fn is_no_space(error: &io::Error) -> bool {
-    is(error, Errno::NOSPC) || is(error, Errno::DQUOT)
+    [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded].contains(&error.kind())
+}
+
+/// Whether an error, or one that it came from, is that of a disk without room.
+#[must_use]
+pub fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source())
+        .any(|error| error.downcast_ref().is_some_and(is_no_space))
 }

@@ -18,7 +18,8 @@ use crate::{
     store::{
         CacheRecord, ImageRecord, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE, Store,
         StoreError,
-        error::{at, errno_at},
+        directory::{MARK, rename_new},
+        error::{at, errno_at, lacks_space},
         facts::{Access, Reader, Table},
         layers::{digest, now_s},
         lease::{GATE, open_gate, read_leases},
@@ -27,6 +28,7 @@ use crate::{
         remove::remove_tree,
         row::Note,
         sums::parse,
+        turn::sweep_turns,
         waits::{Hold, wait},
     },
 };
@@ -153,13 +155,14 @@ impl Store {
     /// When LMDB or the disk fails; what is not removed then goes with the next collection.
     pub fn gc(&self, policy: GcPolicy) -> Result<GcReport, StoreError> {
         let mut report = GcReport::default();
-        let trash = match policy.mode {
-            GcMode::DryRun => None,
+        let fate = match policy.mode {
+            GcMode::DryRun => Fate::Stay,
             GcMode::Collect | GcMode::CollectIfFree => {
-                self.flush()?;
-                let trash = self.temporary_path()?;
-                fs::create_dir(&trash).map_err(at(&trash))?;
-                Some(trash)
+                self.flush().or_else(without_room)?;
+                self.make_trash().map_or_else(
+                    |error| without_room(error).map(|()| Fate::Go),
+                    |trash| Ok(Fate::Trash(trash)),
+                )?
             }
         };
         {
@@ -171,23 +174,49 @@ impl Store {
             report.cache_records = verdict.cache_records;
             report.untagged.clone_from(&verdict.untagged);
             if policy.mode != GcMode::DryRun && !verdict.rows.is_empty() {
-                self.shared.facts().write(|writer| {
-                    verdict
-                        .rows
-                        .iter()
-                        .try_for_each(|(table, key)| writer.delete(*table, key).map(drop))
+                self.delete(&verdict.rows).or_else(|error| {
+                    without_room(error)?;
+                    self.make_room(&state, &leases, &mut report)?;
+                    self.delete(&verdict.rows)
                 })?;
             }
-            self.sweep(&verdict.live, &state, trash.as_deref(), &mut report)?;
+            self.sweep(&verdict.live, &state, &fate, &mut report)?;
         }
-        if !report.untagged.is_empty() && trash.is_some() {
+        if !report.untagged.is_empty() && policy.mode != GcMode::DryRun {
             self.write_index()?;
         }
-        if let Some(trash) = trash {
+        if let Fate::Trash(trash) = fate {
             remove_tree(&trash).map_err(at(&trash))?;
         }
         self.sweep_abandoned(policy.mode, &mut report)?;
+        if policy.mode != GcMode::DryRun {
+            sweep_turns(self.root())?;
+        }
         Ok(report)
+    }
+
+    fn make_trash(&self) -> Result<PathBuf, StoreError> {
+        let trash = self.temporary_path()?;
+        fs::create_dir(&trash).map_err(at(&trash))?;
+        Ok(trash)
+    }
+
+    fn delete(&self, rows: &[(Table, Vec<u8>)]) -> Result<(), StoreError> {
+        self.shared.facts().write(|writer| {
+            rows.iter().try_for_each(|(table, key)| writer.delete(*table, key).map(drop))
+        })
+    }
+
+    /// On a disk so full that not even rows can be deleted: removes what no row vouches for. Called with the gate closed.
+    fn make_room(
+        &self,
+        state: &State,
+        leases: &HashSet<Digest>,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        self.sweep_abandoned(GcMode::Collect, report)?;
+        let live = self.judge(state, leases, GcPolicy::default()).live;
+        self.sweep_files(&live, &Fate::Go, report)
     }
 
     /// Waits until nobody is about to count on content, and keeps it so. Where nothing can be written,
@@ -321,30 +350,59 @@ impl Store {
         blob_bytes.sum::<u64>() + content_bytes
     }
 
-    /// Moves everything dead into the trash, or only counts it.
+    /// Lets everything dead meet its fate.
     fn sweep(
         &self,
         live: &HashSet<Digest>,
         state: &State,
-        trash: Option<&Path>,
+        fate: &Fate,
+        report: &mut GcReport,
+    ) -> Result<(), StoreError> {
+        self.sweep_files(live, fate, report)?;
+        for (digest, path) in dead(&self.root().join("snapshots"), live)? {
+            report.snapshots += 1;
+            report.bytes += state.layers.get(&digest).map_or(0, |layer| layer.content_bytes);
+            // Before the snapshot, so that nobody believes in a part of it; and there is none when it was sealed.
+            if !matches!(fate, Fate::Stay) {
+                fs::remove_file(self.boot_mark(DiffId(digest))).ok();
+            }
+            discard(&path, fate, &format!("snapshot-{}", digest.hex()))?;
+        }
+        if !matches!(fate, Fate::Stay) {
+            self.sweep_marks(live)?;
+        }
+        Ok(())
+    }
+
+    fn sweep_files(
+        &self,
+        live: &HashSet<Digest>,
+        fate: &Fate,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
         for (digest, path) in dead(&self.blobs_folder(), live)? {
             report.blobs += 1;
             report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
-            discard(&path, trash, &format!("blob-{}", digest.hex()))?;
+            discard(&path, fate, &format!("blob-{}", digest.hex()))?;
         }
         for (digest, path) in dead(&self.root().join("listings"), live)? {
             report.listings += 1;
             report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
-            discard(&path, trash, &format!("listing-{}", digest.hex()))?;
+            discard(&path, fate, &format!("listing-{}", digest.hex()))?;
         }
-        for (digest, path) in dead(&self.root().join("snapshots"), live)? {
-            report.snapshots += 1;
-            report.bytes += state.layers.get(&digest).map_or(0, |layer| layer.content_bytes);
-            discard(&path, trash, &format!("snapshot-{}", digest.hex()))?;
-            if trash.is_some() {
-                fs::remove_file(self.boot_mark(DiffId(digest))).ok(); // There is none when it was sealed.
+        Ok(())
+    }
+
+    /// Removes the marks of snapshots that did not come: who writes a mark and a snapshot may die between the two.
+    fn sweep_marks(&self, live: &HashSet<Digest>) -> Result<(), StoreError> {
+        let folder = self.root().join("snapshots");
+        for entry in fs::read_dir(&folder).map_err(at(&folder))? {
+            let mark = entry.map_err(at(&folder))?.path();
+            let name = mark.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Some((layer, MARK)) = name.split_once('.') else { continue };
+            let is_dead = named(layer).is_some_and(|layer| !live.contains(&layer));
+            if is_dead && !mark.with_extension("").exists() {
+                fs::remove_file(&mark).map_err(at(&mark))?;
             }
         }
         Ok(())
@@ -427,8 +485,7 @@ fn dead(folder: &Path, live: &HashSet<Digest>) -> Result<Vec<(Digest, PathBuf)>,
     let mut dead = Vec::new();
     for entry in fs::read_dir(folder).map_err(at(folder))? {
         let entry = entry.map_err(at(folder))?;
-        let name = entry.file_name().into_string().ok();
-        let digest = name.and_then(|name| format!("sha256:{name}").parse::<Digest>().ok());
+        let digest = entry.file_name().to_str().and_then(named);
         dead.extend(
             digest.filter(|digest| !live.contains(digest)).map(|digest| (digest, entry.path())),
         );
@@ -436,9 +493,31 @@ fn dead(folder: &Path, live: &HashSet<Digest>) -> Result<Vec<(Digest, PathBuf)>,
     Ok(dead)
 }
 
-fn discard(path: &Path, trash: Option<&Path>, name: &str) -> Result<(), StoreError> {
-    let Some(trash) = trash else { return Ok(()) };
-    super::directory::rename_new(path, &trash.join(name)).map_err(errno_at(path))
+fn named(hex: &str) -> Option<Digest> {
+    format!("sha256:{hex}").parse().ok()
+}
+
+/// What becomes of that which nobody needs.
+enum Fate {
+    /// It is only counted.
+    Stay,
+    /// It is moved here, in no time, and removed when others may work again.
+    Trash(PathBuf),
+    /// It is removed at once, where there is no room for a folder.
+    Go,
+}
+
+fn discard(path: &Path, fate: &Fate, name: &str) -> Result<(), StoreError> {
+    match fate {
+        Fate::Stay => Ok(()),
+        Fate::Trash(trash) => rename_new(path, &trash.join(name)).map_err(errno_at(path)),
+        Fate::Go => remove_tree(path).map_err(at(path)),
+    }
+}
+
+/// A collection is what makes room, and so it does without.
+fn without_room(error: StoreError) -> Result<(), StoreError> {
+    if lacks_space(&error) { Ok(()) } else { Err(error) }
 }
 
 /// Digests that a blob spells out, when it may be a document.

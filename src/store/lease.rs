@@ -20,7 +20,7 @@ use crate::{
     oci::Digest,
     store::{
         GcMode, Store, StoreError, bequeath_nothing,
-        error::{at, errno_at},
+        error::{at, errno_at, is_read_only},
         facts::Access,
         lock,
         remove::remove_tree,
@@ -81,7 +81,7 @@ impl Store {
     /// When the lease cannot be written.
     pub fn lease(&self) -> Result<Lease, StoreError> {
         if self.shared.facts().access() == Access::Full {
-            self.with_session(|_| Ok(()))?;
+            self.with_session(|_| Ok(())).or_else(uncollected)?;
         }
         self.shared.counters.leases.fetch_add(1, Ordering::SeqCst);
         Ok(Lease { store: self.clone() })
@@ -107,6 +107,7 @@ impl Store {
                 session.protected.remove(&digest);
             })
         })
+        .or_else(uncollected)
     }
 
     /// A new name in this process's folder for what is unfinished.
@@ -148,6 +149,11 @@ pub(super) fn share_gate(root: &Path, patience: &Patience) -> Result<Option<File
             Ok(Some(gate))
         }
     }
+}
+
+/// Where nothing can be written any more, since the disk has failed, nothing can be collected either.
+fn uncollected(error: StoreError) -> Result<(), StoreError> {
+    if is_read_only(&error) { Ok(()) } else { Err(error) }
 }
 
 /// The lock that a collection holds alone while it decides.

@@ -27,6 +27,7 @@ mod record;
 mod recover;
 mod remove;
 mod repair;
+mod room;
 mod row;
 mod sums;
 mod turn;
@@ -51,12 +52,13 @@ pub use self::{
     cache_dir::{CacheAnswer, CacheDir, CacheIdentity, CacheInfo, CacheSharing, Freshness},
     check::{CheckDepth, CheckReport, Damage},
     directory::Staging,
-    error::StoreError,
+    error::{StoreError, is_read_only, lacks_space},
     gc::{GcMode, GcPolicy, GcReport},
     lease::Lease,
     names::REF_NAME,
     record::{CacheRecord, CompressedForm, FileStamp, ImageRecord, LayerRecord, Made},
     repair::{Remedy, RepairReport},
+    room::{Room, room},
     turn::{Turn, Waiting},
     usage::{KeptWithin, Usage},
     waits::{Holder, Patience},
@@ -76,6 +78,8 @@ const FORMAT: u32 = 1;
 /// Folders of a store, all of mode 0700.
 const FOLDERS: [&str; 7] =
     ["blobs", "blobs/sha256", "facts", "snapshots", "listings", "tmp", "leases"];
+/// How often a file of the folder itself is tried to be written.
+const WRITES_MAX: usize = 3;
 const LAYOUT: &[u8] = b"{\"imageLayoutVersion\":\"1.0.0\"}";
 /// Kernel's names of file systems whose locks do not hold between machines (`statfs(2)`).
 const REMOTE: [(u64, &str); 5] = [
@@ -312,8 +316,8 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
             made => made.map_err(at(&path))?,
         }
     }
-    write_once(&root.join("oci-layout"), LAYOUT)?;
-    write_once(&root.join("format"), format!("{FORMAT}\n").as_bytes())
+    write_once(root, "oci-layout", LAYOUT)?;
+    write_once(root, "format", format!("{FORMAT}\n").as_bytes())
 }
 
 /// Takes from a new folder what it got from the one above and would hand on to all that is made in it, and so into
@@ -327,17 +331,25 @@ fn bequeath_nothing(folder: &Path) -> Result<(), StoreError> {
 }
 
 /// Writes a file that is not there yet, whole or not at all.
-fn write_once(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    if path.exists() {
-        return Ok(());
+fn write_once(root: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = root.join(name);
+    for attempt in 1.. {
+        if path.exists() {
+            break;
+        }
+        // Where the next collection finds it, should this process be killed now.
+        let written = tempfile::NamedTempFile::new_in(root.join("tmp")).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|refused| refused.error)
+        });
+        match written {
+            // A collection was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < WRITES_MAX => {}
+            written => return written.map(drop).map_err(at(&path)),
+        }
     }
-    let folder = path.parent().expect("it is in the store");
-    let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|refused| refused.error)
-    });
-    written.map(drop).map_err(at(path))
+    Ok(())
 }
 
 fn refuse_remote(root: &Path) -> Result<(), StoreError> {

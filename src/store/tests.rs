@@ -545,7 +545,7 @@ fn a_full_disk_is_said_and_harms_nothing() {
                 break error;
             }
         };
-        assert!(matches!(error, StoreError::NoSpace(_)), "{error}");
+        assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
         assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
         drop(store);
         let store = Store::open(&root).unwrap();

@@ -8,7 +8,7 @@ use std::{
     fs::{self, DirBuilder, File},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -115,14 +115,32 @@ impl Drop for Turn {
     }
 }
 
+/// Removes the files of turns whose process was killed.
+pub(super) fn sweep_turns(root: &Path) -> Result<(), StoreError> {
+    let folder = root.join("turns");
+    let entries = match fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()), // Nobody had one yet.
+        entries => entries.map_err(at(&folder))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(at(&folder))?.path();
+        let Ok(file) = File::open(&path) else { continue };
+        // While it is locked: who is just taking it finds out, and makes another.
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            drop(fs::remove_file(&path));
+        }
+    }
+    Ok(())
+}
+
 /// Whether the file is still the one of that name.
-fn is_named(file: &File, path: &std::path::Path) -> bool {
+fn is_named(file: &File, path: &Path) -> bool {
     let inode =
         |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
     inode(file.metadata()) == inode(fs::metadata(path))
 }
 
-fn holder(path: &std::path::Path) -> String {
+fn holder(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().next().unwrap_or_default().to_owned()
 }
@@ -132,7 +150,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::oci::Digest;
+    use crate::{oci::Digest, store::GcPolicy};
 
     #[test]
     fn one_at_a_time_has_a_turn_and_no_file_stays() {
@@ -153,6 +171,19 @@ mod tests {
         thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
         assert_eq!(most.load(Ordering::SeqCst), 1);
         assert_eq!(fs::read_dir(store.root().join("turns")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_collection_takes_the_file_of_a_turn_that_nobody_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let key = CacheKey(Digest::of(b"work"));
+        let held = store.turn(key, &mut |_| Waiting::Further).unwrap();
+        let left = store.root().join("turns").join(Digest::of(b"killed").hex());
+        fs::write(&left, "1\n").unwrap();
+        store.gc(GcPolicy::default()).unwrap();
+        assert!(!left.exists());
+        assert!(held.unwrap().path.exists());
     }
 
     #[test]
