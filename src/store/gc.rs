@@ -160,7 +160,7 @@ impl Store {
             GcMode::Collect | GcMode::CollectIfFree => {
                 self.flush().or_else(without_room)?;
                 self.make_trash().map_or_else(
-                    |error| without_room(error).map(|()| Fate::Go),
+                    |error| without_room(error).map(|()| self.gone()),
                     |trash| Ok(Fate::Trash(trash)),
                 )?
             }
@@ -207,7 +207,7 @@ impl Store {
         })
     }
 
-    /// On a disk so full that not even rows can be deleted: removes what no row vouches for. Called with the gate closed.
+    /// On a disk so full that not even rows can be deleted: removes what is reached from none. Called with the gate closed.
     fn make_room(
         &self,
         state: &State,
@@ -216,7 +216,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.sweep_abandoned(GcMode::Collect, report)?;
         let live = self.judge(state, leases, GcPolicy::default()).live;
-        self.sweep_files(&live, &Fate::Go, report)
+        self.sweep(&live, state, &self.gone(), report)
+    }
+
+    /// The fate of what is removed without a folder for it.
+    fn gone(&self) -> Fate {
+        Fate::Go(self.root().join("tmp"))
     }
 
     /// Waits until nobody is about to count on content, and keeps it so. Where nothing can be written,
@@ -350,7 +355,8 @@ impl Store {
         blob_bytes.sum::<u64>() + content_bytes
     }
 
-    /// Lets everything dead meet its fate.
+    /// Lets everything dead meet its fate: what was made of something before that, so that whoever is killed in between
+    /// leaves no layer that seems to be here and cannot be looked at.
     fn sweep(
         &self,
         live: &HashSet<Digest>,
@@ -358,7 +364,6 @@ impl Store {
         fate: &Fate,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
-        self.sweep_files(live, fate, report)?;
         for (digest, path) in dead(&self.root().join("snapshots"), live)? {
             report.snapshots += 1;
             report.bytes += state.layers.get(&digest).map_or(0, |layer| layer.content_bytes);
@@ -371,24 +376,15 @@ impl Store {
         if !matches!(fate, Fate::Stay) {
             self.sweep_marks(live)?;
         }
-        Ok(())
-    }
-
-    fn sweep_files(
-        &self,
-        live: &HashSet<Digest>,
-        fate: &Fate,
-        report: &mut GcReport,
-    ) -> Result<(), StoreError> {
-        for (digest, path) in dead(&self.blobs_folder(), live)? {
-            report.blobs += 1;
-            report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
-            discard(&path, fate, &format!("blob-{}", digest.hex()))?;
-        }
         for (digest, path) in dead(&self.root().join("listings"), live)? {
             report.listings += 1;
             report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
             discard(&path, fate, &format!("listing-{}", digest.hex()))?;
+        }
+        for (digest, path) in dead(&self.blobs_folder(), live)? {
+            report.blobs += 1;
+            report.bytes += fs::symlink_metadata(&path).map_or(0, |found| found.len());
+            discard(&path, fate, &format!("blob-{}", digest.hex()))?;
         }
         Ok(())
     }
@@ -503,15 +499,23 @@ enum Fate {
     Stay,
     /// It is moved here, in no time, and removed when others may work again.
     Trash(PathBuf),
-    /// It is removed at once, where there is no room for a folder.
-    Go,
+    /// It is removed at once, where there is no room for a folder, by way of this one: so no part of it is left in place.
+    Go(PathBuf),
 }
 
 fn discard(path: &Path, fate: &Fate, name: &str) -> Result<(), StoreError> {
     match fate {
         Fate::Stay => Ok(()),
         Fate::Trash(trash) => rename_new(path, &trash.join(name)).map_err(errno_at(path)),
-        Fate::Go => remove_tree(path).map_err(at(path)),
+        Fate::Go(folder) => {
+            let gone = folder.join(name);
+            match rename_new(path, &gone) {
+                Ok(()) => remove_tree(&gone).map_err(at(&gone)),
+                // Not even for a name; a file goes as a whole anyway.
+                Err(Errno::NOSPC) if !path.is_dir() => fs::remove_file(path).map_err(at(path)),
+                Err(errno) => Err(errno_at(path)(errno)),
+            }
+        }
     }
 }
 
