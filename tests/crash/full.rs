@@ -26,7 +26,7 @@ const LEFT_MAX: u64 = MIB;
 /// Size of the files of an image, in bytes.
 const FILE_BYTES: usize = 3 << 20;
 /// Steps in which the number of files grows.
-const FILES_STEP: u64 = 7;
+const FILES_STEP: u64 = 15;
 /// Most rounds of a sweep, after which a verb must have had enough.
 const ROUNDS_MAX: u64 = 64;
 /// Exit code of what a machine cannot do.

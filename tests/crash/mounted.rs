@@ -94,8 +94,9 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // A test that failed may have left somebody in it.
-        if !Command::new("umount").arg(self.path()).status().is_ok_and(|status| status.success()) {
-            drop(Command::new("umount").arg("--lazy").arg(self.path()).status());
+        let unmounted = Command::new("umount").arg(self.path()).output();
+        if !unmounted.is_ok_and(|output| output.status.success()) {
+            drop(Command::new("umount").arg("--lazy").arg(self.path()).output());
         }
     }
 }

@@ -59,8 +59,8 @@ const CHANGING: &[&str] = &[
 
 /// A command that takes longer has come to a halt.
 pub(crate) const LONGEST: Duration = Duration::from_secs(30);
-/// Exit code of `timeout` for a command that was killed, by itself or by another.
-pub(crate) const KILLED: i32 = 137;
+/// Code of a command that a signal ended: strace and `timeout` end as it did.
+pub(crate) const KILLED: i32 = -1;
 
 /// The nth call of a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
