@@ -162,11 +162,11 @@ fn a_full_disk_is_named_and_nothing_half_written_stays() {
     // In a mount namespace of its own: the small disk is gone with the script.
     let script = "mount -t tmpfs -o size=3m tmpfs small
         code=0; IDPBUILDER_HOME=$PWD/small/home idpbuilder build . || code=$?
-        find small/home/images/tmp -type f | sed 's/^/left: /' >&2
+        find small/home/images/tmp -type f | sed 's/^/half-written: /' >&2
         IDPBUILDER_HOME=$PWD/small/home idpbuilder images >&2
         exit $code";
     let mut inside = user.command("unshare");
     inside.args(["--mount", "bash", "-uc", script]);
     let said = Done::of(&mut inside).fails(8, &["no space left", "idpbuilder prune"]);
-    assert!(!said.contains("left:"), "{said}");
+    assert!(!said.contains("half-written:"), "{said}");
 }
