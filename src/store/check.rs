@@ -335,8 +335,9 @@ impl Inspection<'_> {
     fn check_layers(&mut self, records: &Records) {
         for (layer, record) in &records.layers {
             let forms = record.compressed.iter().map(|form| &form.descriptor);
-            let known =
-                forms.map(|blob| (blob.digest, blob.size)).chain([(*layer, record.tar_bytes)]);
+            // Of a layer that nobody has read, only the compressed forms are known.
+            let tar = (record.tar_bytes > 0).then_some((*layer, record.tar_bytes));
+            let known = forms.map(|blob| (blob.digest, blob.size)).chain(tar);
             for (blob, bytes) in known {
                 if self.held.get(&blob).is_some_and(|found| *found != bytes) {
                     self.held.remove(&blob);

@@ -33,7 +33,7 @@ pub struct ImageRecord {
 /// What is known of a layer, by diff ID.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRecord {
-    /// Length of the plain tar in bytes.
+    /// Length of the plain tar in bytes; 0 when nobody has read the layer yet.
     pub tar_bytes: u64,
     /// Sum of its files' sizes in bytes.
     pub content_bytes: u64,
