@@ -10,7 +10,11 @@ mod why;
 use std::{
     collections::HashMap,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Arc, Mutex, OnceLock, atomic::Ordering, mpsc},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +27,7 @@ use super::{
     files::{self, Clock, Context, Key, Making, Parting, Root},
     network, process, reason, result, strict,
 };
+use lookup::Lookup;
 use stack::Stack;
 
 use crate::{
@@ -104,10 +109,9 @@ fn perform(
             lowered.take_platform_of_base();
         }
         strict::check(request, &lowered).map_err(fail)?;
-        let epoch = epoch::in_force(request, &lowered);
-        built.epoch = epoch;
         let alone = Workshop { cancel: CancelFlag::default(), ..workshop.clone() };
-        let machine = Machine::new(&alone, request, &lowered, (bases, epoch, mode));
+        let machine = Machine::new(&alone, request, &lowered, bases, mode);
+        built.epoch = machine.epoch;
         let Some(stack) = machine.run(&workshop.cancel)? else {
             is_whole = false;
             continue;
@@ -186,7 +190,7 @@ struct Machine<'a> {
     sources: Vec<OnceLock<Stack>>,
     /// Number of each op that is a step, from 1.
     steps: Vec<Option<usize>>,
-    cached: std::sync::atomic::AtomicUsize,
+    cached: AtomicUsize,
     /// `SOURCE_DATE_EPOCH` in force.
     epoch: Option<i64>,
     /// What the files of steps showed.
@@ -198,7 +202,8 @@ impl<'a> Machine<'a> {
         workshop: &'a Workshop,
         request: &'a BuildRequest,
         lowered: &'a Lowered,
-        (bases, epoch, mode): (Bases<'a>, Option<i64>, Mode),
+        bases: Bases<'a>,
+        mode: Mode,
     ) -> Self {
         let mut count = 0;
         let number = |id: OpId| match lowered.graph.node(id).op {
@@ -211,8 +216,8 @@ impl<'a> Machine<'a> {
         let steps = lowered.graph.ids().map(number).collect();
         let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let sources = lowered.graph.ids().map(|_| OnceLock::new()).collect();
-        let cached = std::sync::atomic::AtomicUsize::new(0);
-        let advice = Mutex::default();
+        let epoch = epoch::in_force(request, lowered);
+        let (cached, advice) = (AtomicUsize::new(0), Mutex::default());
         Self {
             workshop,
             request,
@@ -350,8 +355,8 @@ impl<'a> Machine<'a> {
                 Ok(OpResult::Stack(Stack::of(layers, base)))
             }
             Op::Context { name } => self.open_context(name.as_deref()),
-            Op::Files(files) => self.step(id, node, files.base, &StepOp::Files(files)),
-            Op::Run(run) => self.step(id, node, run.base, &StepOp::Run(run)),
+            Op::Files(files) => self.step(id, files.base, &StepOp::Files(files)),
+            Op::Run(run) => self.step(id, run.base, &StepOp::Run(run)),
         }
     }
 
@@ -371,21 +376,16 @@ impl<'a> Machine<'a> {
     }
 
     /// A step that adds a layer: looked up first, done only when nobody has done it.
-    fn step(
-        &self,
-        id: OpId,
-        node: &OpNode,
-        base: OpId,
-        op: &StepOp<'_>,
-    ) -> Result<OpResult, BuildError> {
-        let (step, steps) = (self.steps[id.index()].unwrap_or(0), self.step_count());
-        let (image, name) = (self.request.name.clone(), node.place.title.clone());
+    fn step(&self, id: OpId, base: OpId, op: &StepOp<'_>) -> Result<OpResult, BuildError> {
+        let (step, steps) = (self.number(id), self.step_count());
+        let title = self.lowered.graph.node(id).place.title.clone();
+        let (image, name) = (self.request.name.clone(), title);
         let started = Instant::now();
         let slot = self.workshop.slots.take();
         self.check_cancelled()?;
         let emit = &self.workshop.emit;
         emit(Event::StepStarted { image: image.clone(), step, steps, name: name.clone() });
-        let done = self.find_or_make(id, base, op, step);
+        let done = self.find_or_make(id, base, op);
         drop(slot);
         let (outcome, reason) = match &done {
             Ok((Some(_), None)) => (Outcome::Cached, None),
@@ -412,29 +412,20 @@ impl<'a> Machine<'a> {
         Ok(OpResult::Layers { below: base, chain: self.chain_on(base, &layers), layers })
     }
 
-    fn find_or_make(
-        &self,
-        id: OpId,
-        base: OpId,
-        op: &StepOp<'_>,
-        step: usize,
-    ) -> Result<Found, BuildError> {
+    fn find_or_make(&self, id: OpId, base: OpId, op: &StepOp<'_>) -> Result<Found, BuildError> {
         if let Some(stale) = self.stale_input(id) {
             return Ok((None, Some(stale)));
         }
-        let site = (id, base, step);
-        match self.try_find_or_make(site, op) {
+        match self.try_find_or_make(id, base, op) {
             // An editor that saves is not a reason to fail; one that never stops is.
-            Err(BuildError::Files(files::FilesError::Changed)) => self.try_find_or_make(site, op),
+            Err(BuildError::Files(files::FilesError::Changed)) => {
+                self.try_find_or_make(id, base, op)
+            }
             other => other,
         }
     }
 
-    fn try_find_or_make(
-        &self,
-        (id, base, step): (OpId, OpId, usize),
-        op: &StepOp<'_>,
-    ) -> Result<Found, BuildError> {
+    fn try_find_or_make(&self, id: OpId, base: OpId, op: &StepOp<'_>) -> Result<Found, BuildError> {
         let store = &self.workshop.store;
         let below = &self.stack(base);
         let errand = Errand::of_a_dockerfile(self.workshop, self.request);
@@ -442,25 +433,21 @@ impl<'a> Machine<'a> {
             StepOp::Files(files) => Some(Local::get(errand, files, &self.lowered.graph)?),
             StepOp::Run(_) => None,
         };
-        let key_parts = self.key((id, op), below, local.as_ref())?;
+        let key_parts = self.key(id, op, below, local.as_ref())?;
         let key = key_parts.tree.key();
         let flight = self.workshop.flights.of(key);
         let _alone = flight.lock().expect("a build that panics takes the program with it");
-        let obstacle = match self.look_up(id, key)? {
-            Ok(known) => return self.take(id, below, local.as_ref(), known),
-            Err(obstacle) => obstacle,
-        };
-        let site = self.site(id);
-        let reason = match obstacle {
-            Some(words) => Difference { component: "cache".to_owned(), words },
-            None => self.reason((id, base), &key_parts)?,
+        let reason = match self.look_up(id, key)? {
+            Lookup::Found(known) => return self.take(id, below, local.as_ref(), known),
+            Lookup::Refused(words) => Difference { component: "cache".to_owned(), words },
+            Lookup::Missing => self.reason(id, base, &key_parts)?,
         };
         if self.mode == Mode::Explain {
             return Ok((None, Some(reason)));
         }
         let _turn = self.wait_for_turn(id, key)?;
         // Another process may have done it meanwhile.
-        if let Ok(known) = self.look_up(id, key)? {
+        if let Lookup::Found(known) = self.look_up(id, key)? {
             return self.take(id, below, local.as_ref(), known);
         }
         let started = Instant::now();
@@ -472,14 +459,14 @@ impl<'a> Machine<'a> {
             }
             StepOp::Run(run) => {
                 self.fetch_for_run(run, below)?;
-                process::run(&self.task(run, below, step, &|id| self.root(id)))?.into()
+                process::run(&self.task(id, run, below, &|id| self.root(id)))?.into()
             }
         };
         let made_at = jiff::Timestamp::now().as_second();
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let selections = reason::keep(store, &key_parts);
         let tree = key_parts.tree;
-        let layers = made.layers().to_vec();
+        let (site, layers) = (self.site(id), made.layers().to_vec());
         if self.request.cache != CacheUse::Discard {
             let record = CacheRecord { made, tree, site, made_at, took_ms, selections };
             store.put_cached(key, &record)?;
@@ -491,7 +478,8 @@ impl<'a> Machine<'a> {
 
     fn key(
         &self,
-        (id, op): (OpId, &StepOp<'_>),
+        id: OpId,
+        op: &StepOp<'_>,
         below: &Stack,
         local: Option<&Local>,
     ) -> Result<Key, BuildError> {
@@ -501,7 +489,7 @@ impl<'a> Machine<'a> {
                 let files = local.map_or(*files, |local| &local.op);
                 files::key(&self.workshop.store, files, below.chain, &root_of)?
             }
-            StepOp::Run(run) => process::key(&self.task(run, below, 0, &|id| self.root(id)))?,
+            StepOp::Run(run) => process::key(&self.task(id, run, below, &|id| self.root(id)))?,
         };
         if let Some(split) = self.split_of(id, below) {
             key.tree.add("layers", split);
@@ -550,12 +538,12 @@ impl<'a> Machine<'a> {
 
     fn task<'t>(
         &'t self,
+        id: OpId,
         run: &'t RunOp,
         below: &'t Stack,
-        step: usize,
         root_of: &'t dyn Fn(OpId) -> Root<'t>,
     ) -> process::Task<'t> {
-        let (workshop, image) = (self.workshop, self.request.name.as_str());
+        let (workshop, image, step) = (self.workshop, self.request.name.as_str(), self.number(id));
         let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
         process::Task { workshop, image, step, run, below, chain, root_of, request }
     }
@@ -566,6 +554,11 @@ impl<'a> Machine<'a> {
         let seconds = self.epoch.unwrap_or(LATEST_MTIME.seconds);
         let config = result::complete(self.lowered, (&stack.layers, &stack.steps), seconds);
         Ok(image::assemble(&self.workshop.store, &config, &stack.layers)?)
+    }
+
+    /// The number of an op that is a step.
+    fn number(&self, id: OpId) -> usize {
+        self.steps[id.index()].expect("every op that adds a layer is numbered")
     }
 
     fn step_count(&self) -> usize {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BuildError;
 use crate::{
-    graph::{Op, OpGraph, OpId, Setting},
+    graph::{OpGraph, OpId, Setting},
     oci::{DiffId, Digest, Platform},
     store::Store,
 };
@@ -76,11 +76,7 @@ impl Steps {
         let mut steps = Self::default();
         for id in graph.ids() {
             let (node, Some(number)) = (graph.node(id), numbers[id.index()]) else { continue };
-            let base = match &node.op {
-                Op::Files(files) => files.base,
-                Op::Run(run) => run.base,
-                Op::Scratch | Op::Image { .. } | Op::Context { .. } => continue,
-            };
+            let Some(base) = node.op.base() else { continue };
             let hex = |layers: &[DiffId]| layers.iter().copied().map(Hex::of).collect();
             let below = match numbers[base.index()] {
                 Some(below) => Below::Step(below),
@@ -188,7 +184,7 @@ fn name(image: &str, platform: &Platform) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::{FilesOp, OpNode, Place};
+    use crate::graph::{FilesOp, Op, OpNode, Place};
 
     fn layer(text: &str) -> DiffId {
         DiffId(Digest::of(text.as_bytes()))

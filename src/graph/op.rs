@@ -375,6 +375,16 @@ impl OpId {
 }
 
 impl Op {
+    /// The op on whose root file system this one adds a layer; `None` for one that adds to nothing.
+    #[must_use]
+    pub fn base(&self) -> Option<OpId> {
+        match self {
+            Self::Scratch | Self::Image { .. } | Self::Context { .. } => None,
+            Self::Files(files) => Some(files.base),
+            Self::Run(run) => Some(run.base),
+        }
+    }
+
     /// Ops whose results this one needs, base first, each once.
     #[must_use]
     pub fn inputs(&self) -> Vec<OpId> {

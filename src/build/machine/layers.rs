@@ -23,11 +23,7 @@ impl Machine<'_> {
     fn steps_above(&self, id: OpId) -> usize {
         let mut above = vec![0; self.lowered.graph.len()];
         for other in self.lowered.graph.ids().rev() {
-            let base = match &self.lowered.graph.node(other).op {
-                Op::Files(files) => files.base,
-                Op::Run(run) => run.base,
-                Op::Scratch | Op::Image { .. } | Op::Context { .. } => continue,
-            };
+            let Some(base) = self.lowered.graph.node(other).op.base() else { continue };
             above[base.index()] = above[base.index()].max(above[other.index()] + 1);
         }
         above[id.index()]

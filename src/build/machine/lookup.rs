@@ -14,30 +14,36 @@ use crate::{
     store::{Turn, Waiting},
 };
 
+/// The earlier result of an op.
+pub(super) enum Lookup {
+    /// Its layers, bottom first.
+    Found(Vec<DiffId>),
+    /// There is none.
+    Missing,
+    /// What forbids to use any, in words.
+    Refused(String),
+}
+
 impl Machine<'_> {
-    /// The known result of an op, or what forbids to use any; nothing, when there is none.
-    pub(super) fn look_up(
-        &self,
-        id: OpId,
-        key: CacheKey,
-    ) -> Result<Result<Vec<DiffId>, Option<String>>, BuildError> {
+    /// The earlier result of an op, as far as the request allows to use it.
+    pub(super) fn look_up(&self, id: OpId, key: CacheKey) -> Result<Lookup, BuildError> {
         let BuildRequest { cache, cache_rules: rules, .. } = self.request;
         let node = self.lowered.graph.node(id);
         let stage = &node.place.stage;
         if *cache != CacheUse::Use {
-            return Ok(Err(Some("the cache is not used".to_owned())));
+            return Ok(Lookup::Refused("the cache is not used".to_owned()));
         }
         if rules.without_stages.iter().any(|filtered| filtered.eq_ignore_ascii_case(stage)) {
-            return Ok(Err(Some(format!("the cache is not used for stage {stage}"))));
+            return Ok(Lookup::Refused(format!("the cache is not used for stage {stage}")));
         }
-        let Some(record) = self.workshop.store.cached(key)? else { return Ok(Err(None)) };
+        let Some(record) = self.workshop.store.cached(key)? else { return Ok(Lookup::Missing) };
         let age_s = jiff::Timestamp::now().as_second().saturating_sub(record.made_at);
         let is_run = matches!(node.op, Op::Run(_));
         let limit_s = rules.run_age_max_s.filter(|_| is_run);
-        match limit_s.filter(|limit| u64::try_from(age_s).is_ok_and(|age| age >= *limit)) {
-            Some(_) => Ok(Err(Some(format!("its result is {age_s} s old")))),
-            None => Ok(Ok(record.made.layers().to_vec())),
-        }
+        Ok(match limit_s.filter(|limit| u64::try_from(age_s).is_ok_and(|age| age >= *limit)) {
+            Some(_) => Lookup::Refused(format!("its result is {age_s} s old")),
+            None => Lookup::Found(record.made.layers().to_vec()),
+        })
     }
 
     /// Waits until no other process does this op.
@@ -93,16 +99,7 @@ impl Machine<'_> {
 
     /// Whether the image has the op's layer, and not only what is copied from it.
     pub(super) fn is_of_image(&self, id: OpId) -> bool {
-        let mut at = self.lowered.result;
-        loop {
-            if at == id {
-                return true;
-            }
-            at = match &self.lowered.graph.node(at).op {
-                Op::Files(files) => files.base,
-                Op::Run(run) => run.base,
-                Op::Scratch | Op::Image { .. } | Op::Context { .. } => return false,
-            };
-        }
+        let below = |at: &OpId| self.lowered.graph.node(*at).op.base();
+        std::iter::successors(Some(self.lowered.result), below).any(|at| at == id)
     }
 }

@@ -32,19 +32,14 @@ impl Machine<'_> {
 
     /// Where an op stands, to find what was made there last.
     pub(super) fn site(&self, id: OpId) -> String {
-        let step = self.steps[id.index()].unwrap_or(0);
-        format!("{}#{}#{step}", self.request.name, self.lowered.config.platform())
+        format!("{}#{}#{}", self.request.name, self.lowered.config.platform(), self.number(id))
     }
 
     pub(super) fn site_of_any_platform(&self, id: OpId) -> String {
-        format!("{}##{}", self.request.name, self.steps[id.index()].unwrap_or(0))
+        format!("{}##{}", self.request.name, self.number(id))
     }
 
-    pub(super) fn reason(
-        &self,
-        (id, base): (OpId, OpId),
-        key: &Key,
-    ) -> Result<Difference, BuildError> {
+    pub(super) fn reason(&self, id: OpId, base: OpId, key: &Key) -> Result<Difference, BuildError> {
         let store = &self.workshop.store;
         let of_cache =
             |words: &str| Ok(Difference { component: "cache".to_owned(), words: words.to_owned() });
