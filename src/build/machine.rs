@@ -15,11 +15,12 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
-    BuildError, BuildFailure, BuildRequest, Built, ContextSource, LATEST_MTIME, Workshop, allowed,
+    BuildError, BuildFailure, BuildRequest, Built, CANCEL_POLL, ContextSource, LATEST_MTIME,
+    Workshop, allowed,
     bases::Bases,
     downloads::Local,
     epoch,
@@ -152,9 +153,6 @@ type Found = (Option<Vec<DiffId>>, Option<Difference>);
 /// How an op ended.
 type Ended = (NodeId, std::thread::Result<Result<(), BuildFailure>>);
 
-/// How long a cancellation may go unnoticed.
-const CANCEL_POLL: Duration = Duration::from_millis(20);
-
 enum OpResult {
     Stack(Stack),
     /// Layers on top of what another op made, bottom first, and the chain that ends in them. Whole stacks are put together when
@@ -253,7 +251,9 @@ impl<'a> Machine<'a> {
             let (done, finished) = mpsc::channel();
             let mut running = 0_usize;
             loop {
+                // Further ones could only wait for a place to work in.
                 while first_failure.is_none()
+                    && running < self.workshop.slots.count()
                     && let Some(node) = schedule.start_next()
                 {
                     let (id, done) = (op_of[&node], done.clone());
@@ -381,8 +381,8 @@ impl<'a> Machine<'a> {
         let title = self.lowered.graph.node(id).place.title.clone();
         let (image, name) = (self.request.name.clone(), title);
         let started = Instant::now();
-        let slot = self.workshop.slots.take();
-        self.check_cancelled()?;
+        let cancel = &self.workshop.cancel;
+        let slot = self.workshop.slots.take(cancel).ok_or(BuildError::Cancelled)?;
         let emit = &self.workshop.emit;
         emit(Event::StepStarted { image: image.clone(), step, steps, name: name.clone() });
         let done = self.find_or_make(id, base, op);
@@ -435,8 +435,8 @@ impl<'a> Machine<'a> {
         };
         let key_parts = self.key(id, op, below, local.as_ref())?;
         let key = key_parts.tree.key();
-        let flight = self.workshop.flights.of(key);
-        let _alone = flight.lock().expect("a build that panics takes the program with it");
+        let flights = &self.workshop.flights;
+        let _flight = flights.start(key, &self.workshop.cancel).ok_or(BuildError::Cancelled)?;
         let reason = match self.look_up(id, key)? {
             Lookup::Found(known) => return self.take(id, below, local.as_ref(), known),
             Lookup::Refused(words) => Difference { component: "cache".to_owned(), words },

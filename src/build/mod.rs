@@ -28,7 +28,7 @@ mod strict;
 mod wholes;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, atomic::Ordering},
     time::Duration,
@@ -181,8 +181,12 @@ pub struct CacheRules {
     pub run_age_max_s: Option<u64>,
 }
 
+/// How long a cancellation may go unnoticed.
+const CANCEL_POLL: Duration = Duration::from_millis(20);
+
 /// A counted number of places to work in.
 pub struct Slots {
+    count: usize,
     free: Mutex<usize>,
     freed: Condvar,
 }
@@ -194,17 +198,30 @@ impl Slots {
     /// So many places, one at least.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Self { free: Mutex::new(count.max(1)), freed: Condvar::new() }
+        let count = count.max(1);
+        Self { count, free: Mutex::new(count), freed: Condvar::new() }
     }
 
-    pub(crate) fn take(&self) -> Slot<'_> {
-        let free = self.free.lock().expect("no holder panics while counting");
-        let mut free = self
-            .freed
-            .wait_while(free, |free| *free == 0)
-            .expect("no holder panics while counting");
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Waits for one that is free; `None` when `cancel` is set before.
+    pub(crate) fn take(&self, cancel: &CancelFlag) -> Option<Slot<'_>> {
+        let mut free = self.free.lock().expect("no holder panics while counting");
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return None;
+            }
+            if *free > 0 {
+                break;
+            }
+            let waited = self.freed.wait_timeout(free, CANCEL_POLL);
+            (free, _) = waited.expect("no holder panics while counting");
+        }
         *free -= 1;
-        Slot(self)
+        Some(Slot(self))
     }
 }
 
@@ -215,14 +232,40 @@ impl Drop for Slot<'_> {
     }
 }
 
-/// One lock a cache key, so that the same work is not done twice at once.
+/// Cache keys of what is being done, so that the same work is not done twice at once.
 #[derive(Default)]
-pub struct Flights(Mutex<HashMap<CacheKey, Arc<Mutex<()>>>>);
+pub struct Flights {
+    keys: Mutex<HashSet<CacheKey>>,
+    landed: Condvar,
+}
+
+/// The only one of its key, until dropped.
+pub(crate) struct Flight<'a> {
+    flights: &'a Flights,
+    key: CacheKey,
+}
 
 impl Flights {
-    pub(crate) fn of(&self, key: CacheKey) -> Arc<Mutex<()>> {
-        let mut flights = self.0.lock().expect("no holder panics");
-        Arc::clone(flights.entry(key).or_default())
+    /// Waits until nobody else does the work of a key; `None` when `cancel` is set before.
+    pub(crate) fn start(&self, key: CacheKey, cancel: &CancelFlag) -> Option<Flight<'_>> {
+        let mut keys = self.keys.lock().expect("no holder panics");
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return None;
+            }
+            if keys.insert(key) {
+                break;
+            }
+            (keys, _) = self.landed.wait_timeout(keys, CANCEL_POLL).expect("no holder panics");
+        }
+        Some(Flight { flights: self, key })
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.flights.keys.lock().expect("no holder panics").remove(&self.key);
+        self.flights.landed.notify_all();
     }
 }
 
@@ -232,18 +275,19 @@ impl Workshop {
         &self,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, BuildError> {
-        const LOOK_EVERY: Duration = Duration::from_millis(50);
-        let stopped = async {
-            while !self.cancel.load(Ordering::Relaxed) {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
         self.runtime.block_on(async {
             tokio::select! {
                 done = work => done.map_err(Into::into),
-                () = stopped => Err(BuildError::Cancelled),
+                () = self.cancelled() => Err(BuildError::Cancelled),
             }
         })
+    }
+
+    /// Ends when the user stops everything.
+    pub(crate) async fn cancelled(&self) {
+        while !self.cancel.load(Ordering::Relaxed) {
+            tokio::time::sleep(CANCEL_POLL).await;
+        }
     }
 
     pub(crate) fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

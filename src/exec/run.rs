@@ -443,14 +443,9 @@ impl Runner {
         &self,
         work: impl Future<Output = Result<T, ImageError>>,
     ) -> Option<Result<T, Option<ImageError>>> {
-        let cancelled = async {
-            while !self.setup.cancel.load(Ordering::Relaxed) {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        };
         tokio::select! {
             result = work => Some(result.map_err(Some)),
-            () = cancelled => None,
+            () = self.workshop.cancelled() => None,
         }
     }
 

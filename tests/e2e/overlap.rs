@@ -130,3 +130,30 @@ fn the_cache_of_a_stage_or_of_an_old_run_is_left_out_when_asked() {
     assert!(outcomes(&["--run-ttl", "1d"]).iter().all(|line| line.starts_with("cached")));
     user.run(["build", "--run-ttl", "soon", "."]).fails(3, &["--run-ttl", "12h"]);
 }
+
+#[test]
+fn steps_that_wait_for_their_turn_are_no_threads() {
+    const STAGES: usize = 400;
+    let user = User::new();
+    user.write("page", "page\n");
+    let jobs = std::thread::available_parallelism().unwrap().get().max(2);
+    let (mut text, mut last) = (String::new(), "FROM scratch\n".to_owned());
+    // As many as work at once: one does the step, the others wait for its result.
+    for number in 0..jobs {
+        text += &format!("FROM busybox AS wait{number}\n{WAIT}\n");
+        last += &format!("COPY --from=wait{number} /bin/busybox /busybox{number}\n");
+    }
+    for number in 0..STAGES {
+        text += &format!("FROM scratch AS stage{number}\nCOPY page /page{number}\n");
+        last += &format!("COPY --from=stage{number} / /\n");
+    }
+    user.write("Dockerfile", &(text + &last));
+    let running = spawn(&user, &["-t", "demo:1"]);
+    let gate = gate(&user);
+    let status = fs::read_to_string(format!("/proc/{}/status", running.id())).unwrap();
+    let threads = status.lines().find_map(|line| line.strip_prefix("Threads:")).unwrap();
+    let threads: usize = threads.trim().parse().unwrap();
+    fs::write(gate.join("go"), "").unwrap();
+    finish(running);
+    assert!(threads < jobs + STAGES / 4, "{threads} threads");
+}
