@@ -67,15 +67,30 @@ impl Manifests {
         for record in self.store.images()? {
             let reference = record.reference.as_deref().and_then(|name| name.parse().ok());
             let Some::<crate::oci::Reference>(reference) = reference else { continue };
-            let is_wanted = match target {
-                Target::Tag(tag) => reference.tag() == Some(tag),
-                Target::Digest(digest) => record.target.digest == *digest,
+            if reference.repository() != name {
+                continue;
+            }
+            let found = match target {
+                Target::Tag(tag) => (reference.tag() == Some(tag)).then_some(record.target),
+                Target::Digest(digest) => self.within(record.target, *digest)?,
             };
-            if reference.repository() == name && is_wanted {
-                return Ok(Some(record.target));
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
+    }
+
+    /// What has this digest: an image, or that of one platform of it.
+    fn within(&self, image: Descriptor, wanted: Digest) -> Result<Option<Descriptor>, Refusal> {
+        if image.digest == wanted || !image.media_type.is_index() {
+            return Ok(Some(image).filter(|image| image.digest == wanted));
+        }
+        let index = Document::<Index>::parse(self.store.read_blob(image.digest)?);
+        let listed = index.map(|index| index.value.manifests).unwrap_or_default();
+        let here =
+            |one: &Descriptor| one.digest == wanted && self.store.blob_size(one.digest).is_some();
+        Ok(listed.into_iter().find(here))
     }
 
     /// PUT.

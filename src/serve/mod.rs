@@ -30,6 +30,8 @@ use crate::{
 const DRAIN_SECONDS: u64 = 10;
 /// Wait for a request's header, and for a TLS handshake.
 const HEADER_SECONDS: u64 = 30;
+/// Wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a server is told.
 pub struct ServeOptions {
@@ -137,8 +139,11 @@ async fn accept(
             accepted = listener.accept() => accepted,
             _ = stopped.changed() => break,
         };
-        // No descriptors left, or a client that is gone already: the next one may do better.
-        let Ok((stream, _)) = accepted else { continue };
+        // No descriptors left, or a client that is gone already: the next one may do better, but not at once.
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
         let (tls, api, watcher) = (tls.clone(), Arc::clone(&api), graceful.watcher());
         tokio::spawn(async move {
             let mut server = auto::Builder::new(TokioExecutor::new());

@@ -1,6 +1,6 @@
 //! What each repository holds: its tags and manifests, kept as one small document in the store.
 //!
-//! The blobs themselves belong to the store and are shared by all repositories.
+//! The blobs themselves belong to the store and are shared by all repositories. Several processes may serve one store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +10,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    graph::CacheKey,
     oci::{Descriptor, Digest},
-    store::{SERVED_NAMESPACE, Store, StoreError},
+    store::{SERVED_NAMESPACE, Store, StoreError, Waiting},
 };
 
 const CATALOG: &str = "catalog";
+
+/// What processes take turns at: a document is read and written whole.
+const TURN: &[u8] = b"documents of the embedded registry";
 
 /// One repository.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -37,7 +41,7 @@ pub(super) struct Held {
 /// All repositories of a store.
 pub(super) struct Repositories {
     store: Store,
-    /// Held while a document is read, changed and written.
+    /// Held by the one request of this process that waits for the turn or has it.
     changing: Mutex<()>,
 }
 
@@ -59,6 +63,8 @@ impl Repositories {
         change: impl FnOnce(&mut Repository) -> T,
     ) -> Result<T, StoreError> {
         let _alone = self.lock();
+        let key_of_turn = CacheKey(Digest::of(TURN));
+        let _turn = self.store.turn(key_of_turn, &mut |_| Waiting::Further)?;
         let mut repository = self.get(name)?;
         let result = change(&mut repository);
         let bytes = serde_json::to_vec(&repository).expect("documents hold only JSON values");
@@ -85,4 +91,33 @@ impl Repositories {
 
 fn key(name: &str) -> String {
     format!("repository/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_when_two_servers_of_one_store_are_pushed_to() {
+        const PUSHES: usize = 20;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let manifest = Digest::of(b"manifest");
+        std::thread::scope(|scope| {
+            for server in ["a", "b"] {
+                let repositories = Repositories::new(store.clone());
+                scope.spawn(move || {
+                    for number in 0..PUSHES {
+                        let tag = format!("{server}{number}");
+                        let put = |found: &mut Repository| found.tags.insert(tag, manifest);
+                        repositories.change("shop/site", put).unwrap();
+                        repositories.change(&format!("{server}/{number}"), |_| ()).unwrap();
+                    }
+                });
+            }
+        });
+        let repositories = Repositories::new(store);
+        assert_eq!(repositories.get("shop/site").unwrap().tags.len(), 2 * PUSHES);
+        assert_eq!(repositories.names().unwrap().len(), 1 + 2 * PUSHES);
+    }
 }

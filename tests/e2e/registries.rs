@@ -141,6 +141,10 @@ fn the_embedded_registry_serves_other_tools() {
     };
     let user = User::new();
     user.build(DOCKERFILE, &["-t", "demo:v1"]).ok();
+    let platforms = "linux/amd64,linux/arm64";
+    user.write("page", "page\n");
+    let both = ["--platform", platforms, "-t", "localhost:5050/team/both:v1"];
+    user.build("FROM scratch\nCOPY page /\n", &both).ok();
     let mut serve = user.idp();
     serve.args(["serve", "--address", "127.0.0.1:0"]).stdout(Stdio::piped());
     let mut serve = serve.spawn().unwrap();
@@ -166,6 +170,9 @@ fn the_embedded_registry_serves_other_tools() {
     let from = ["--src-creds", &credentials, "--src-cert-dir", &certificates];
     skopeo(&[&["copy", "-q"], &to[..], &[&source, &there]].concat()).ok();
     skopeo(&[&["copy", "-q"], &from[..], &[&there, &back]].concat()).ok();
+    // An image that was never pushed, with those of its platforms.
+    let both = format!("docker://localhost:{port}/team/both:v1");
+    skopeo(&[&["copy", "-q", "--all"], &from[..], &[&both, &back]].concat()).ok();
     let wrong = ["--dest-creds", "idpbuilder:wrong", "--dest-cert-dir", &certificates];
     let refused = skopeo(&[&["copy", "-q"], &wrong[..], &[&source, &there]].concat());
     assert_ne!(refused.code, 0, "a wrong password lets nobody in");
