@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ExecError, Setup,
+    ExecError, Setup, blocking,
     prepare::{self, BuiltImages},
 };
 use crate::{
@@ -37,19 +37,13 @@ pub async fn check(plan: &Plan, setup: &Setup) -> Result<Vec<Checked>, ExecError
     let mut checked = Vec::new();
     for image in &plan.images {
         let (workshop, setup, image) = (workshop.clone(), setup.clone(), image.clone());
-        let work = tokio::task::spawn_blocking(move || {
+        let done = blocking(move || {
             let place = (&setup, &workshop);
             let request = prepare::build_request(&image, place, &BuiltImages::new())?;
             let outcome = build::check(&workshop, &request);
             Ok::<_, ExecError>((request.dockerfile, outcome))
         });
-        let (dockerfile, outcome) = match work.await {
-            Ok(done) => done?,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("nothing aborts a check: {error}"),
-            },
-        };
+        let (dockerfile, outcome) = done.await?;
         checked.push(match outcome {
             Ok((warnings, advice)) => Checked { dockerfile, warnings, advice, failure: None },
             Err(failure) => {

@@ -21,7 +21,7 @@ const WAITING_MAX: usize = 64;
 /// Layers of one image that are compressed and sent at once.
 const AT_ONCE_MAX: usize = 2;
 
-/// The layers of one image on their way.
+/// The layers of one image on their way, until dropped.
 pub(super) struct Early {
     layers: Mutex<Option<mpsc::Sender<DiffId>>>,
     sending: JoinHandle<()>,
@@ -75,9 +75,11 @@ impl Early {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     }
+}
 
-    /// Nobody needs them any more.
-    pub(super) fn stop(&self) {
+impl Drop for Early {
+    /// Nobody needs them any more: a run leaves nothing behind that goes on.
+    fn drop(&mut self) {
         self.sending.abort();
     }
 }

@@ -1,7 +1,7 @@
 //! What a run would do again, and why: the cache is asked, and nothing is built.
 
 use super::{
-    ExecError, Setup,
+    ExecError, Setup, blocking,
     prepare::{self, BuiltImages},
 };
 use crate::{build, plan::Plan, registry::Client};
@@ -25,18 +25,11 @@ pub async fn explain(plan: &Plan, setup: &Setup) -> Result<Vec<(String, String)>
         }
         let (asked, setup, done) = (image.clone(), setup.clone(), built.clone());
         let workshop = workshop.clone();
-        let work = tokio::task::spawn_blocking(move || {
+        let known = blocking(move || {
             let request = prepare::build_request(&asked, (&setup, &workshop), &done)?;
             build::explain(&workshop, &request).map_err(ExecError::Build)
         });
-        let known = match work.await {
-            Ok(known) => known?,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("nothing aborts an explanation: {error}"),
-            },
-        };
-        if let Some(known) = known {
+        if let Some(known) = known.await? {
             built.insert(image.name.clone(), known.images);
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    ExecError, Setup,
+    ExecError, Setup, blocking,
     prepare::{self, BuiltImages},
 };
 use crate::{
@@ -32,24 +32,15 @@ pub async fn lock(
     let mut found = build::Sources::default();
     for image in &plan.images {
         let (image, setup, workshop) = (image.clone(), setup.clone(), workshop.clone());
-        let work = tokio::task::spawn_blocking(move || sources(&image, (&setup, workshop)));
-        let sources = match work.await {
-            Ok(sources) => sources?,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("nothing aborts a look-up: {error}"),
-            },
-        };
-        found.add(sources);
+        found.add(blocking(move || sources(&image, &setup, workshop)).await?);
     }
     setup.store.flush()?;
     Ok((found.lock, found.notes))
 }
 
 /// What the names of one image stand for. Its Dockerfile is read as of what its place was found to be.
-fn sources(image: &ImagePlan, (setup, workshop): (&Setup, Workshop)) -> Result<Sources, ExecError> {
+fn sources(image: &ImagePlan, setup: &Setup, mut workshop: Workshop) -> Result<Sources, ExecError> {
     let mut found = Sources::default();
-    let mut workshop = workshop;
     if let Some(remote) = place_of_dockerfile(image) {
         let owner = (image.name.as_str(), &image.secrets);
         found = build::source_of_dockerfile(&workshop, owner, &remote).map_err(|source| {

@@ -21,6 +21,7 @@ pub use failure::ExecError;
 pub use lock::lock;
 pub use prepare::client_options;
 pub use run::run;
+use tokio::task::JoinError;
 
 use crate::{
     build::{CacheRules, FailedSteps, HostDns, ReadSecret},
@@ -36,6 +37,19 @@ use crate::{
     store::Store,
     trust::Identity,
 };
+
+/// Runs synchronous work on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// What a task came to. A panic in it is our bug: it is raised here, and ends the program as such.
+fn joined<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => unreachable!("nothing aborts it: {error}"),
+    })
+}
 
 /// Finds credentials for a registry that the plan gives none for.
 pub type FindCredentials = Arc<dyn Fn(&str) -> Option<Credentials> + Send + Sync>;

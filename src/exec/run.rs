@@ -9,9 +9,10 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    ExecError, ImageReport, ImageState, OnFailure, Report, Setup,
+    ExecError, ImageReport, ImageState, OnFailure, Report, Setup, blocking,
     early::Early,
     embedded::{self, Embedded},
+    joined,
     prepare::{self, BuiltImages},
     told,
 };
@@ -93,6 +94,7 @@ impl Runner {
         }
         let runner = Arc::new(Self::new(plan, setup, embedded.as_ref())?);
         runner.drive().await;
+        runner.lock().early.clear();
         if let Some(embedded) = embedded {
             embedded.stop().await;
         }
@@ -118,11 +120,7 @@ impl Runner {
                 running.spawn(async move { (node, runner.perform(index).await) });
             }
             let Some(ended) = running.join_next().await else { break };
-            // A panic in a step is our bug; it is raised here and ends the program as such.
-            let (node, outcome) = ended.unwrap_or_else(|error| match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("no step is aborted: {error}"),
-            });
+            let (node, outcome) = joined(ended);
             let ended = match outcome {
                 Ok(()) => dag::Outcome::Done,
                 Err(error) => {
@@ -157,8 +155,14 @@ impl Runner {
         let image = self.plan.image(&step.image).expect("steps are made from images").clone();
         let started = Instant::now();
         let result = match &step.kind {
-            StepKind::Build => self.blocking(move |runner| runner.build(&image)).await,
-            StepKind::Store => self.blocking(move |runner| runner.store(&image)).await,
+            StepKind::Build => {
+                let runner = Arc::clone(self);
+                blocking(move || runner.build(&image)).await
+            }
+            StepKind::Store => {
+                let runner = Arc::clone(self);
+                blocking(move || runner.store(&image)).await
+            }
             StepKind::Push { to } => self.push(&image, to).await,
             StepKind::Publish { to } => self.publish(&image, to).await,
         };
@@ -176,21 +180,6 @@ impl Runner {
         result
     }
 
-    /// Runs synchronous work on a thread of its own.
-    async fn blocking(
-        self: &Arc<Self>,
-        work: impl FnOnce(&Self) -> Result<(), ExecError> + Send + 'static,
-    ) -> Result<(), ExecError> {
-        let runner = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || work(&runner)).await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("no step is aborted: {error}"),
-            },
-        }
-    }
-
     fn build(&self, image: &ImagePlan) -> Result<(), ExecError> {
         (self.setup.emit)(Event::ImageStarted { image: image.name.clone() });
         let built = self.lock().built.clone();
@@ -202,9 +191,9 @@ impl Runner {
         let outcome = build::build(&self.workshop, &request);
         drop(request);
         if let Some(early) = early {
-            match &outcome {
-                Ok(_) => drop(self.lock().early.insert(image.name.clone(), early)),
-                Err(_) => early.stop(),
+            // After a failure nobody needs them any more.
+            if outcome.is_ok() {
+                self.lock().early.insert(image.name.clone(), early);
             }
         }
         let Built {
@@ -313,7 +302,8 @@ impl Runner {
         let report = progress.reports.get_mut(&image.name).expect("stored after built");
         (report.tags, report.written) = (stored, written);
         if let ImageState::Stored { id, digest, size, cached, steps } = report.state {
-            let (image, duration) = (image.name.clone(), std::time::Duration::ZERO);
+            let duration = progress.started[&image.name].elapsed();
+            let image = image.name.clone();
             let event = Event::ImageStored { image, id, digest, size, cached, steps, duration };
             drop(progress);
             (self.setup.emit)(event);

@@ -76,6 +76,8 @@ fn every_event_is_a_json_object_and_the_last_one_says_how_it_ended() {
     assert_eq!((&last["event"], &last["ok"]), (&"finished".into(), &true.into()));
     let pushed = events.iter().filter(|event| event["event"] == "pushed").count();
     assert_eq!(pushed, 3, "{told}");
+    let stored = events.iter().find(|event| event["event"] == "image-stored").unwrap();
+    assert!(stored["seconds"].as_f64().unwrap() > 0.0, "{stored}");
 }
 
 #[test]
