@@ -14,7 +14,7 @@ use crate::{
     kills::noise,
     mounted::Mounted,
     place::{Disk, Place},
-    support::{Done, bases, registry::Registry},
+    support::{Done, busybox, registry::Registry},
     tally::{Finding, Tally},
 };
 
@@ -51,7 +51,7 @@ fn write_context(place: &Place) {
 
 fn build(place: &Place, name: &str) -> Command {
     let mut command = place.words(&["build", "--quiet", "--tag", name]);
-    let base = format!("busybox=oci-layout://{}", bases().join("corpus/busybox").display());
+    let base = busybox();
     command.args(["--build-context", &base, "."]);
     command
 }

@@ -11,7 +11,8 @@ use idpbuilder::oci::Digest;
 use crate::{
     place::{Names, Place},
     strace::{self, Point},
-    support::{Done, json, registry::Registry},
+    support::{Done, registry::Registry},
+    tags::{judge_tag, tag_of},
     tally::{Finding, Tally, share},
 };
 
@@ -58,7 +59,7 @@ const FILE_BYTES: usize = 300_000;
 
 /// What is killed, and around it.
 struct Scene<'a> {
-    case: &'a str,
+    what: &'a str,
     /// Of a hundred kills, how many are this scene's.
     share: u64,
     place: &'a Place,
@@ -88,6 +89,21 @@ enum Fault {
 }
 
 impl Fault {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "f01 kill",
+            Self::Refuse => "f05 refuse",
+        }
+    }
+
+    /// Rounds in the normal suite, of all scenes together.
+    fn rounds(self) -> u64 {
+        match self {
+            Self::Kill => KILLS,
+            Self::Refuse => REFUSALS,
+        }
+    }
+
     fn points(self, command: &Command) -> Vec<Point> {
         match self {
             Self::Kill => strace::points(command),
@@ -130,20 +146,13 @@ impl Fault {
 }
 
 impl Scene<'_> {
-    /// All kills of this scene.
-    fn play(&self) {
-        self.meet(Fault::Kill, share(KILLS, self.share));
-    }
-
-    /// All refusals of this scene.
-    fn play_refused(&self) {
-        self.meet(Fault::Refuse, share(REFUSALS, self.share));
-    }
-
-    fn meet(&self, fault: Fault, wanted: u64) {
+    /// All rounds of this scene.
+    fn meet(&self, fault: Fault) {
+        let wanted = share(fault.rounds(), self.share);
         (self.set)(0);
         let points = fault.points(&(self.command)(0));
-        let mut tally = Tally::new(format!("{} ({} points)", self.case, points.len()));
+        let case = format!("{} {} ({} points)", fault.name(), self.what, points.len());
+        let mut tally = Tally::new(case);
         let order = spread(points.len(), usize::try_from(wanted).unwrap());
         // Which thread comes how far differs: a point may be missed, and the next one is taken.
         for (round, point) in (1..=wanted * 3).zip(order.map(|index| &points[index])) {
@@ -220,10 +229,12 @@ fn build(place: &Place, round: u64, name: &str) {
     place.run(&["build", "--quiet", "--tag", name, "."]).ok();
 }
 
-fn remove(place: &Place, names: &[String]) {
+/// Takes names away, and with them all that was kept for them.
+fn forget(place: &Place, names: &[String]) {
     for name in names.iter().filter(|name| place.names().contains_key(*name)) {
         place.run(&["rmi", name]).ok();
     }
+    place.run(&["prune", "--cache-days", "0"]).ok();
 }
 
 /// The name in full of an image without a registry.
@@ -233,37 +244,42 @@ fn full(name: &str) -> String {
 
 fn nothing_more(_: u64, _: Ended, _: &mut Tally) {}
 
-/// Names that the command must have given when it is done.
-fn must_have(place: &Place, names: &[String], ended: Ended, tally: &mut Tally) {
-    let now = place.names();
-    for name in names.iter().filter(|name| ended == Ended::Done && !now.contains_key(*name)) {
-        tally.find(Finding::Lost, format!("{name} was acknowledged and is not there"));
+/// Looks for the names that the command must have given when it is done.
+fn must_have<'a>(
+    place: &'a Place,
+    names: &'a dyn Fn(u64) -> Vec<String>,
+) -> impl Fn(u64, Ended, &mut Tally) + 'a {
+    |round, ended, tally| {
+        let now = place.names();
+        let missing = names(round).into_iter().filter(|name| !now.contains_key(name));
+        for name in missing.filter(|_| ended == Ended::Done) {
+            tally.find(Finding::Lost, format!("{name} was acknowledged and is not there"));
+        }
     }
 }
 
 #[test]
 fn f01_kill_build() {
-    build_scene("f01 kill build", &|scene| scene.play());
+    build_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_build() {
-    build_scene("f05 refuse build", &|scene| scene.play_refused());
+    build_scene(Fault::Refuse);
 }
 
-fn build_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn build_scene(fault: Fault) {
     let (place, mirror) = (Place::in_memory(), Registry::mirror());
     build(&place, 0, "kept:v1");
     let name = |round| vec![full(&format!("built:v{}", round % 3))];
-    act(&Scene {
-        case,
+    Scene {
+        what: "build",
         share: 30,
         place: &place,
         set: &|round| {
             // The base is fetched anew every other time.
             if round % 2 == 0 {
-                (0..3).for_each(|n| remove(&place, &name(n)));
-                place.run(&["prune", "--cache-days", "0"]).ok();
+                forget(&place, &[0, 1, 2].map(name).concat());
             }
             write_context(&place, round);
             let text = "FROM busybox\nCOPY src /src\nRUN --mount=type=cache,target=/c \
@@ -275,16 +291,17 @@ fn build_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
             place.words(&["build", "--quiet", "--tag", &tag, "--mirror", &mirror, "."])
         },
         touches: &name,
-        look: &|round, ended, tally| must_have(&place, &name(round), ended, tally),
-    });
+        look: &must_have(&place, &name),
+    }
+    .meet(fault);
 }
 
 #[test]
 fn f01_kill_first_use() {
     let place = Place::in_memory();
-    let name = || vec![full("first:v1")];
+    let name = |_| vec![full("first:v1")];
     Scene {
-        case: "f01 first use",
+        what: "first use",
         share: 10,
         place: &place,
         set: &|round| {
@@ -296,10 +313,10 @@ fn f01_kill_first_use() {
             write_context(&place, round);
         },
         command: &|_| place.words(&["build", "--quiet", "--tag", "first:v1", "."]),
-        touches: &|_| name(),
-        look: &|_, ended, tally| must_have(&place, &name(), ended, tally),
+        touches: &name,
+        look: &must_have(&place, &name),
     }
-    .play();
+    .meet(Fault::Kill);
 }
 
 /// A registry, and a place that may push there without a word on trust.
@@ -311,15 +328,15 @@ fn with_registry() -> (Place, Registry, String) {
 
 #[test]
 fn f01_kill_pull() {
-    pull_scene("f01 kill pull", &|scene| scene.play());
+    pull_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_pull() {
-    pull_scene("f05 refuse pull", &|scene| scene.play_refused());
+    pull_scene(Fault::Refuse);
 }
 
-fn pull_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn pull_scene(fault: Fault) {
     const IMAGES: u64 = 3;
     let (place, _registry, address) = with_registry();
     let name = |round: u64| vec![format!("{address}/pulled:v{}", round % IMAGES)];
@@ -327,31 +344,29 @@ fn pull_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
         build(&place, n, &name(n)[0]);
         place.run(&["push", "--quiet", "--insecure", &name(n)[0]]).ok();
     }
-    act(&Scene {
-        case,
+    Scene {
+        what: "pull",
         share: 12,
         place: &place,
-        set: &|round| {
-            remove(&place, &name(round));
-            place.run(&["prune", "--cache-days", "0"]).ok();
-        },
+        set: &|round| forget(&place, &name(round)),
         command: &|round| place.words(&["pull", "--quiet", "--insecure", &name(round)[0]]),
         touches: &name,
-        look: &|round, ended, tally| must_have(&place, &name(round), ended, tally),
-    });
+        look: &must_have(&place, &name),
+    }
+    .meet(fault);
 }
 
 #[test]
 fn f01_kill_load() {
-    load_scene("f01 kill load", &|scene| scene.play());
+    load_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_load() {
-    load_scene("f05 refuse load", &|scene| scene.play_refused());
+    load_scene(Fault::Refuse);
 }
 
-fn load_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn load_scene(fault: Fault) {
     const IMAGES: u64 = 3;
     let place = Place::in_memory();
     let name = |round: u64| vec![full(&format!("loaded:v{}", round % IMAGES))];
@@ -360,74 +375,37 @@ fn load_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
         build(&place, n, &name(n)[0]);
         place.run(&["save", "--output", &file(n), &name(n)[0]]).ok();
     }
-    act(&Scene {
-        case,
+    Scene {
+        what: "load",
         share: 12,
         place: &place,
-        set: &|round| {
-            remove(&place, &name(round));
-            place.run(&["prune", "--cache-days", "0"]).ok();
-        },
+        set: &|round| forget(&place, &name(round)),
         command: &|round| place.words(&["load", "--quiet", "--input", &file(round)]),
         touches: &name,
-        look: &|round, ended, tally| must_have(&place, &name(round), ended, tally),
-    });
-}
-
-/// What a registry says a tag is, when it knows it.
-fn tag_of(address: &str, repository: &str, tag: &str) -> Option<(Digest, String)> {
-    let url = format!("http://{address}/v2/{repository}/manifests/{tag}");
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "--fail", "--noproxy", "*"]);
-    curl.args(["-H", "Accept: application/vnd.oci.image.manifest.v1+json", &url]);
-    let done = Done::of(&mut curl);
-    (done.code == 0).then(|| (Digest::of(done.out.as_bytes()), done.out))
-}
-
-/// A tag of a registry must be what it was or what it shall be, and whole.
-fn judge_tag(
-    (address, repository, tag): (&str, &str, &str),
-    allowed: &[Option<Digest>],
-    tally: &mut Tally,
-) {
-    let found = tag_of(address, repository, tag);
-    let digest = found.as_ref().map(|(digest, _)| *digest);
-    if !allowed.contains(&digest) {
-        tally.find(Finding::Lost, format!("{repository}:{tag} is {digest:?}, not of {allowed:?}"));
+        look: &must_have(&place, &name),
     }
-    let Some((_, manifest)) = found else { return };
-    let manifest = json(&manifest);
-    let layers = manifest["layers"].as_array().unwrap();
-    for blob in layers.iter().chain([&manifest["config"]]) {
-        let url =
-            format!("http://{address}/v2/{repository}/blobs/{}", blob["digest"].as_str().unwrap());
-        let mut curl = Command::new("curl");
-        curl.args(["-sS", "--fail", "--noproxy", "*", "--head", &url]);
-        if Done::of(&mut curl).code != 0 {
-            tally.find(Finding::Dangling, format!("{repository}:{tag} lacks {}", blob["digest"]));
-        }
-    }
+    .meet(fault);
 }
 
 #[test]
 fn f01_kill_push() {
-    push_scene("f01 kill push", &|scene| scene.play());
+    push_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_push() {
-    push_scene("f05 refuse push", &|scene| scene.play_refused());
+    push_scene(Fault::Refuse);
 }
 
-fn push_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn push_scene(fault: Fault) {
     let (place, _registry, address) = with_registry();
     let name = format!("{address}/crash/pushed:v1");
     let judge = |allowed: &[Option<Digest>], tally: &mut Tally| {
         judge_tag((&address, "crash/pushed", "v1"), allowed, tally);
     };
     let before = std::cell::Cell::new(None);
-    act(&Scene {
-        case,
+    Scene {
+        what: "push",
         share: 12,
         place: &place,
         set: &|round| {
@@ -448,7 +426,8 @@ fn push_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
                 }
             }
         },
-    });
+    }
+    .meet(fault);
 }
 
 #[test]
@@ -466,7 +445,7 @@ fn f01_kill_run() {
     };
     let before = std::cell::RefCell::new(Names::new());
     Scene {
-        case: "f01 run, several tags",
+        what: "run, several tags",
         share: 12,
         place: &place,
         set: &|round| {
@@ -497,25 +476,25 @@ fn f01_kill_run() {
             }
         },
     }
-    .play();
+    .meet(Fault::Kill);
 }
 
 #[test]
 fn f01_kill_tag() {
-    tag_scene("f01 kill tag", &|scene| scene.play());
+    tag_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_tag() {
-    tag_scene("f05 refuse tag", &|scene| scene.play_refused());
+    tag_scene(Fault::Refuse);
 }
 
-fn tag_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn tag_scene(fault: Fault) {
     let place = Place::in_memory();
     build(&place, 0, "one:v1");
     build(&place, 1, "two:v1");
-    act(&Scene {
-        case,
+    Scene {
+        what: "tag",
         share: 6,
         place: &place,
         set: &|_| {},
@@ -532,24 +511,25 @@ fn tag_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
                 tally.find(Finding::Lost, format!("moved:v1 is {moved:?}"));
             }
         },
-    });
+    }
+    .meet(fault);
 }
 
 #[test]
 fn f01_kill_rmi() {
-    rmi_scene("f01 kill rmi", &|scene| scene.play());
+    rmi_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_rmi() {
-    rmi_scene("f05 refuse rmi", &|scene| scene.play_refused());
+    rmi_scene(Fault::Refuse);
 }
 
-fn rmi_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn rmi_scene(fault: Fault) {
     let place = Place::in_memory();
     build(&place, 0, "kept:v1");
-    act(&Scene {
-        case,
+    Scene {
+        what: "rmi",
         share: 6,
         place: &place,
         set: &|_| drop(place.run(&["tag", "kept:v1", "gone:v1"]).ok()),
@@ -564,24 +544,25 @@ fn rmi_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
                 tally.find(Finding::Lost, "the removal of gone:v1 was acknowledged");
             }
         },
-    });
+    }
+    .meet(fault);
 }
 
 #[test]
 fn f01_kill_prune() {
-    prune_scene("f01 kill prune", &|scene| scene.play());
+    prune_scene(Fault::Kill);
 }
 
 #[test]
 fn f05_refuse_prune() {
-    prune_scene("f05 refuse prune", &|scene| scene.play_refused());
+    prune_scene(Fault::Refuse);
 }
 
-fn prune_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
+fn prune_scene(fault: Fault) {
     let (place, mirror) = (Place::in_memory(), Registry::mirror());
     build(&place, 0, "kept:v1");
-    act(&Scene {
-        case,
+    Scene {
+        what: "prune",
         share: 10,
         place: &place,
         set: &|round| {
@@ -595,5 +576,6 @@ fn prune_scene(case: &str, act: &dyn Fn(&Scene<'_>)) {
         command: &|_| place.words(&["prune", "--cache-days", "0"]),
         touches: &|_| Vec::new(),
         look: &nothing_more,
-    });
+    }
+    .meet(fault);
 }

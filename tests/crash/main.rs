@@ -17,6 +17,7 @@ mod readonly;
 mod running;
 mod size;
 mod strace;
+mod tags;
 mod tally;
 
 #[expect(dead_code, reason = "these tests need a part of what those of the tool stand on")]

@@ -9,9 +9,10 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use tempfile::TempDir;
-
-use crate::{place::folder_in_memory, support::Done};
+use crate::{
+    place::folder_in_memory,
+    support::{Done, Folder},
+};
 
 /// Shuts a file system down without writing its journal: the ioctl `EXT4_IOC_SHUTDOWN`, with the flag
 /// `EXT4_GOING_FLAGS_NOLOGFLUSH` (`fs/ext4/ext4.h`).
@@ -22,15 +23,15 @@ const CUT: &str = "import fcntl, os, struct, sys\n\
 
 /// A mounted file system; unmounted when dropped.
 pub(crate) struct Mounted {
-    folder: TempDir,
+    folder: Folder,
     /// File of a loop device, and the folder that it is in.
-    disk: Option<TempDir>,
+    disk: Option<Folder>,
 }
 
 impl Mounted {
     /// In memory, with tmpfs's options for the room that it has.
     pub(crate) fn in_memory(room: &str) -> Self {
-        let mounted = Self { folder: tempfile::tempdir().unwrap(), disk: None };
+        let mounted = Self { folder: Folder::new(), disk: None };
         mount(&["-t", "tmpfs", "-o", &format!("{room},mode=755"), "tmpfs"], mounted.path());
         mounted
     }
@@ -41,7 +42,7 @@ impl Mounted {
         let file = disk.path().join("disk");
         File::create(&file).unwrap().set_len(bytes).unwrap();
         Done::of(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&file)).ok();
-        let mounted = Self { folder: tempfile::tempdir().unwrap(), disk: Some(disk) };
+        let mounted = Self { folder: Folder::new(), disk: Some(disk) };
         mounted.mount_disk();
         mounted
     }

@@ -14,10 +14,9 @@ use idpbuilder::{
     oci::{Descriptor, Digest, Document, ImageConfig, Manifest},
     store::{CheckDepth, Damage, ImageRecord, Store},
 };
-use tempfile::TempDir;
 
 use crate::{
-    support::{Done, User},
+    support::{Done, Folder, User},
     tally::{Finding, Tally},
 };
 
@@ -65,7 +64,7 @@ pub(crate) struct Place {
     pub(crate) user: User,
     home: PathBuf,
     disk: Disk,
-    _folder: Option<TempDir>,
+    _folder: Option<Folder>,
 }
 
 impl Place {
@@ -216,9 +215,9 @@ impl Place {
 }
 
 /// A folder of its own where files cost least.
-pub(crate) fn folder_in_memory() -> TempDir {
+pub(crate) fn folder_in_memory() -> Folder {
     let place = Some(Path::new(MEMORY)).filter(|place| place.is_dir());
-    place.map_or_else(tempfile::tempdir, tempfile::tempdir_in).unwrap()
+    place.map_or_else(Folder::new, Folder::below)
 }
 
 /// Whether the documents of an image can be read, and each of its layers is there in some form.

@@ -6,13 +6,11 @@
 
 use std::{fs, path::PathBuf, thread, time::Duration};
 
-use tempfile::TempDir;
-
 use crate::{
     kills::noise,
     mounted::Mounted,
     place::{Disk, Names, Place},
-    support::{Done, bases, registry::Registry},
+    support::{Done, Folder, busybox, registry::Registry},
     tally::{Finding, Tally, rounds},
 };
 
@@ -49,7 +47,7 @@ impl Booted<'_> {
 
 /// Works until the disk fails; what was acknowledged, and the name that was being changed.
 fn work(tool: &Booted<'_>, registry: &str, round: u64, mut names: Names) -> (Names, Vec<String>) {
-    let base = format!("busybox=oci-layout://{}", bases().join("corpus/busybox").display());
+    let base = busybox();
     for n in 0.. {
         let name = format!("docker.io/library/cut:v{}", n % NAMES);
         let other = format!("docker.io/library/other:v{}", n % NAMES);
@@ -90,7 +88,7 @@ fn parse(told: &str) -> Names {
 }
 
 /// A file with the id of a boot that never was.
-fn boot(folder: &TempDir, round: u64) -> PathBuf {
+fn boot(folder: &Folder, round: u64) -> PathBuf {
     let file = folder.path().join("boot");
     fs::write(&file, format!("00000000-0000-4000-8000-{round:012x}\n")).unwrap();
     file
@@ -104,7 +102,7 @@ fn f02_power_cut() {
     fs::create_dir_all(place.user.work().join("src")).unwrap();
     let text = "FROM busybox\nCOPY src /src\nRUN cp /src/noise /copy && rm /bin/vi\n";
     place.user.write("Dockerfile", text);
-    let boots = tempfile::tempdir().unwrap();
+    let boots = Folder::new();
     let mut tally = Tally::new("f02 power cut");
     let mut names = Names::new();
     for round in 0..rounds(CUTS) {

@@ -10,7 +10,7 @@ use crate::{
     kills::noise,
     mounted::Mounted,
     place::{Disk, Place},
-    support::{Done, bases, registry::Registry},
+    support::{Done, busybox, registry::Registry},
     tally::{Finding, Tally},
 };
 
@@ -85,7 +85,7 @@ fn f08_store_that_becomes_read_only() {
     let mut tally = Tally::new("f08 store becomes read-only");
     let mounted = Mounted::ext4(DISK_BYTES);
     let place = Place::on(Disk::MayTear, mounted.path().join("home"));
-    let base = format!("busybox=oci-layout://{}", bases().join("corpus/busybox").display());
+    let base = busybox();
     write_context(&place, "FROM scratch\nCOPY src /src\n");
     place.run(&["build", "--quiet", "--tag", "kept:v1", "."]).ok();
     let believed = place.names();

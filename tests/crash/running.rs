@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     place::Place,
-    support::bases,
+    support::busybox,
     tally::{Finding, Tally, rounds},
 };
 
@@ -25,7 +25,7 @@ const GROUPS: &str = "/sys/fs/cgroup";
 
 /// A build in the middle of a RUN that has processes in the background and sleeps for so many seconds.
 fn running(place: &Place, seconds: &str) -> Child {
-    let base = format!("busybox=oci-layout://{}", bases().join("corpus/busybox").display());
+    let base = busybox();
     let text = format!(
         "FROM busybox\nRUN sleep {seconds} & (setsid sleep {seconds} &) ; echo star''ted; sleep {seconds}\n"
     );
@@ -101,7 +101,7 @@ fn f10_killed_while_a_run_runs() {
         place.judge(&place.names(), &[], "a kill", &mut tally);
         let text = format!("FROM busybox\nRUN echo {round} > /x\n");
         place.user.write("Dockerfile", &text);
-        let base = format!("busybox=oci-layout://{}", bases().join("corpus/busybox").display());
+        let base = busybox();
         place.run(&["build", "--quiet", "--tag", "next:v1", "--build-context", &base, "."]).ok();
         if !groups(pid).is_empty() {
             tally.find(Finding::Repaired, format!("control groups are left: {:?}", groups(pid)));

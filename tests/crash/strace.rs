@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::Done;
+use crate::support::{Done, Folder};
 
 /// Calls that change files, mounts, processes or connections, or decide what happens to them.
 const CHANGING: &[&str] = &[
@@ -86,13 +86,14 @@ pub(crate) fn points_of(
     calls: &[&str],
     is_wanted: impl Fn(&str) -> bool,
 ) -> Vec<Point> {
-    let log = tempfile::NamedTempFile::new().unwrap();
+    let folder = Folder::new();
+    let log = folder.path().join("log");
     let calls = calls.join(",");
-    let mut strace = wrapped(command, &[&format!("--trace={calls}")], log.path().to_str().unwrap());
+    let mut strace = wrapped(command, &[&format!("--trace={calls}")], log.to_str().unwrap());
     Done::of(&mut strace).ok();
     let mut counts = BTreeMap::<(String, String), u64>::new();
     let (mut points, mut unwanted) = (BTreeSet::new(), BTreeSet::new());
-    let log = fs::read_to_string(log.path()).unwrap_or_default();
+    let log = fs::read_to_string(log).unwrap_or_default();
     for line in log.lines() {
         let Some((thread, rest)) = line.split_once(' ') else { continue };
         // `<... write resumed>` is the end of a call that was counted, `+++` and `---` are none.
@@ -120,10 +121,11 @@ pub(crate) fn killed_at(command: &Command, point: &Point) -> Command {
 
 /// Runs the command, whose call fails in this way and is not made. `None` when the refused call was not one of a file.
 pub(crate) fn refused_at(command: &Command, point: &Point, error: &str) -> Option<Done> {
-    let log = tempfile::NamedTempFile::new().unwrap();
+    let folder = Folder::new();
+    let log = folder.path().join("log");
     let how = format!("error={error}");
-    let done = Done::of(&mut injected(command, point, &how, log.path().to_str().unwrap()));
-    let log = fs::read_to_string(log.path()).unwrap_or_default();
+    let done = Done::of(&mut injected(command, point, &how, log.to_str().unwrap()));
+    let log = fs::read_to_string(log).unwrap_or_default();
     let mut refused = log.lines().filter(|line| line.contains("(INJECTED)"));
     let is_of_file = |line: &str| line.split_once('(').is_none_or(|(_, rest)| is_of_file(rest));
     refused.all(is_of_file).then_some(done)

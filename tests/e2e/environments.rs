@@ -312,9 +312,14 @@ fn docker_s_default_copies_and_refuses_run_with_a_way_out_that_works() {
 #[test]
 fn chroot_runs_where_nothing_else_can_and_says_that_nothing_is_isolated() {
     const NOT_ISOLATED: &str = "note: --isolation chroot: a RUN is not isolated";
-    let dockerfile = "FROM busybox\nCOPY file /file\nRUN cat /file > /copy; echo x > /dev/null; \
-        cat /etc/resolv.conf > /dev/null; setsid sleep 424242 & mkdir /made\n\
-        RUN <<E\nrm /copy\necho y > /made/y\nchown 5:6 /made/y\nE\nUSER 7\nRUN id -u && cat /made/y; exit 0";
+    // A number of seconds that nobody else sleeps for.
+    let seconds = format!("{}", 424_000_000 + u64::from(std::process::id()));
+    let dockerfile = format!(
+        "FROM busybox\nCOPY file /file\nRUN cat /file > /copy; echo x > /dev/null; \
+        cat /etc/resolv.conf > /dev/null; setsid sleep {seconds} & mkdir /made\n\
+        RUN <<E\nrm /copy\necho y > /made/y\nchown 5:6 /made/y\nE\nUSER 7\nRUN id -u && cat /made/y; exit 0"
+    );
+    let dockerfile = dockerfile.as_str();
     let here = wanted(dockerfile);
     let place = Place::docker(0);
     let done = place.build(dockerfile, "--isolation chroot");
@@ -327,7 +332,7 @@ fn chroot_runs_where_nothing_else_can_and_says_that_nothing_is_isolated() {
     place.build(mount, "--isolation chroot").fails(8, &["has no mounts"]);
     let left = fs::read_dir("/proc").unwrap().flatten().any(|process| {
         let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains("424242")
+        String::from_utf8_lossy(&line).contains(&seconds)
     });
     assert!(!left, "what was left running is killed");
 }

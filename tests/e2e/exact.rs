@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, process::Command};
 
-use crate::support::{Done, User, registry::Registry};
+use crate::support::{Done, Folder, User, registry::Registry};
 
 /// Lists a whole tree: type, mode, owner, links, time, target of each path, the content of files, and capabilities.
 /// Directories have no time of their own in a layer that only lists them as parents; sizes come with the content.
@@ -37,13 +37,13 @@ pub(crate) fn seen_and_unpacked(
     user: &User,
     dockerfile: &str,
     mirror: &Registry,
-) -> (String, String, tempfile::TempDir) {
+) -> (String, String, Folder) {
     user.write("list.sh", LIST);
     user.write("Dockerfile", dockerfile);
     let output =
         ["--output", "type=oci,dest=layout,tar=false", "--mirror", &mirror.as_mirror(), "."];
     Done::of(user.idp().args(["build", "-t", "exact:v1"]).args(output)).ok();
-    let (layout, bundle) = (user.work().join("layout"), tempfile::tempdir().unwrap());
+    let (layout, bundle) = (user.work().join("layout"), Folder::new());
     let index = crate::support::json(&fs::read_to_string(layout.join("index.json")).unwrap());
     let name =
         index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap();

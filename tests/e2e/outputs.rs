@@ -7,9 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
-use crate::support::{Done, ROOT, User, json};
+use crate::support::{Done, Folder, ROOT, User, json, layout_of};
 
 /// Every kind of config that a Dockerfile sets, two layers and one that is empty.
 const DOCKERFILE: &str = "FROM busybox\nRUN echo hi > /hi\nENV A=1 B=\"two words\"\nLABEL org.example.a=b\nWORKDIR /w/x\n\
@@ -28,14 +26,14 @@ fn built(output: &str) -> (User, serde_json::Value) {
 /// A dockerd of this test alone; it and all that it made are gone at the end.
 struct Dockerd {
     child: Child,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Dockerd {
     const START_S: u64 = 120;
 
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let place = |name: &str| folder.path().join(name).display().to_string();
         let log = fs::File::create(place("log")).unwrap();
         let mut command = Command::new("setpriv");
@@ -70,12 +68,12 @@ impl Drop for Dockerd {
 
 /// A podman with a storage of its own.
 struct Podman {
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Podman {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: Folder::new() }
     }
 
     fn run(&self, arguments: &[&str]) -> Done {
@@ -226,8 +224,7 @@ fn a_level_makes_a_difference() {
 #[test]
 fn annotations_are_where_they_were_asked_for() {
     let user = User::new();
-    let layout =
-        format!("busybox=oci-layout://{}", crate::support::bases().join("multi").display());
+    let layout = layout_of("busybox", "multi");
     let output = "type=oci,dest=out,tar=false,annotation.a=manifest,annotation-manifest[linux/arm64].b=arm,\
                   annotation-index.c=index,annotation-manifest-descriptor.d=descriptor,annotation-index-descriptor.e=top";
     user.write("Dockerfile", "FROM busybox\nENV A=1\n");

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{Done, User, bases, json};
+use crate::support::{Done, User, bases, json, layout_of};
 
 /// What a process of the other processor sees of itself, and files that it gives away.
 const FOREIGN: &str = "FROM busybox\nRUN uname -m > /m && id -u >> /m && mkdir /d && chown app:staff /d && chmod 2750 /d\n\
@@ -11,7 +11,7 @@ const FOREIGN: &str = "FROM busybox\nRUN uname -m > /m && id -u >> /m && mkdir /
 /// Runs `build` with a busybox that is there for amd64 and arm64.
 fn build(user: &User, dockerfile: &str, flags: &[&str]) -> Done {
     user.write("Dockerfile", dockerfile);
-    let layout = format!("busybox=oci-layout://{}", bases().join("multi").display());
+    let layout = layout_of("busybox", "multi");
     Done::of(user.idp().arg("build").args(flags).args(["--build-context", &layout, "."]))
 }
 

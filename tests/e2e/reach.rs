@@ -5,7 +5,7 @@ use std::{fs, io::Write as _, net::TcpListener, path::Path};
 use crate::{
     git::{PRIVATE, files_of, is_anywhere, names, shop},
     support::{
-        Done, User,
+        Done, Folder, User,
         web::{Web, git_script},
     },
 };
@@ -73,7 +73,7 @@ fn tar_of(members: &[Member<'_>]) -> Vec<u8> {
 
 #[test]
 fn c08_an_evil_archive_stays_inside_whether_it_is_added_or_is_the_context() {
-    let outside = tempfile::tempdir().unwrap();
+    let outside = Folder::new();
     let canary = outside.path().join("canary");
     fs::write(&canary, "as it was").unwrap();
     let (out, file) = (outside.path().to_str().unwrap(), canary.to_str().unwrap());
@@ -246,7 +246,7 @@ fn entries(folder: &Path) -> usize {
 #[test]
 fn c11_a_repository_is_data_and_nothing_of_it_runs() {
     let (user, web) = (User::new(), Web::start());
-    let outside = tempfile::tempdir().unwrap();
+    let outside = Folder::new();
     let canary = outside.path().join("canary");
     let secret = outside.path().join("secret");
     fs::write(&secret, "canary bytes").unwrap();
@@ -303,7 +303,7 @@ fn c11_a_repository_is_data_and_nothing_of_it_runs() {
 #[test]
 fn c11_submodules_are_of_the_network() {
     let (user, web) = (User::new(), Web::start());
-    let local = tempfile::tempdir().unwrap();
+    let local = Folder::new();
     git_script(local.path(), "git init -q -b main .; echo secret > s; git add .; git commit -qm s");
     let commit = Done::of(std::process::Command::new("git").arg("-C").arg(local.path()).args([
         "-c",

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use crate::support::{Done, Turn, User, base_contexts};
+use crate::support::{Done, Turn, User, base_contexts, layout_of};
 
 /// Runs a command on a new terminal of 30 lines and 100 columns. The dialogue is a list of what to wait for and what to
 /// type then; `size ROWS COLUMNS` resizes instead. Prints all that was shown, and ends as the command did.
@@ -264,8 +264,7 @@ fn as_an_ordinary_user_any_step_can_be_looked_into() {
 fn an_image_for_another_processor_can_be_looked_into() {
     let user = User::new();
     user.write("Dockerfile", "FROM busybox\nRUN echo deep > /found\n");
-    let layout =
-        format!("busybox=oci-layout://{}", crate::support::bases().join("multi").display());
+    let layout = layout_of("busybox", "multi");
     let mut command = user.idp();
     command.args([
         "build",

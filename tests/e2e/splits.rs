@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use crate::support::{Done, User, json, registry::Registry};
+use crate::support::{Done, Folder, User, json, registry::Registry};
 
 /// What makes layers of the tests' trees.
 const SPLIT: &str = "--split-layers=size=64k";
@@ -110,7 +110,7 @@ fn other_tools_see_the_files_of_one_layer_and_so_does_a_run() {
         let flags =
             [flags, &["-t", "demo:v1", "--output", "type=oci,dest=layout,tar=false"]].concat();
         user.build(&text, &flags).ok();
-        let (layout, folder) = (user.work().join("layout"), tempfile::tempdir().unwrap());
+        let (layout, folder) = (user.work().join("layout"), Folder::new());
         let index = json(&fs::read_to_string(layout.join("index.json")).unwrap());
         let name = index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"]
             .as_str()

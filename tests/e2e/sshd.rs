@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::support::{Done, User, base_contexts, succeeds};
+use crate::support::{Done, Folder, User, base_contexts, succeeds};
 
 /// A server that is started anew for every connection, as inetd does: nobody has to find a free port for it.
 struct Server {
@@ -36,7 +36,7 @@ impl Server {
 /// A repository of one file below a folder of the machine's root, an SSH server that knows one key, and what a client of
 /// it needs.
 struct Forge {
-    _folder: tempfile::TempDir,
+    _folder: Folder,
     repository: PathBuf,
     ssh: Server,
     git: Server,
@@ -49,7 +49,7 @@ struct Forge {
 impl Forge {
     /// Lets in who has the key `user/id`, which it makes.
     fn new(user: &User) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let place = folder.path().to_owned();
         let script = "git init -q -b main work && cd work && echo from-the-forge > file && git add file \
             && git -c user.name=t -c user.email=t@t commit -qm one && git clone -q --bare . ../repo.git \

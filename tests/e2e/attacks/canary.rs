@@ -11,12 +11,13 @@ use std::{
 };
 
 use idpbuilder::oci::Digest;
-use tempfile::TempDir;
+
+use crate::support::Folder;
 
 /// A folder of the host outside of every root file system, store and context. Everybody may read and write in it, so that
 /// only the sandbox keeps a process from doing so.
 pub(super) struct Canary {
-    folder: TempDir,
+    folder: Folder,
     /// Content of its files: appears nowhere else.
     pub(super) token: String,
     /// Value of `CANARY_TOKEN` in the tool's environment: appears nowhere else.
@@ -26,7 +27,7 @@ pub(super) struct Canary {
 
 impl Canary {
     pub(super) fn plant() -> Self {
-        let folder = tempfile::Builder::new().prefix("canary").tempdir().unwrap();
+        let folder = Folder::new();
         // The name of the folder stands in Dockerfiles: the words are another.
         let word =
             |salt: &str| Digest::of(format!("{salt}{}", folder.path().display()).as_bytes()).hex();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Attack, Level, at_levels, said};
+use super::{Attack, LOADED, Level, at_levels, said};
 use crate::support::{
     Done,
     images::{self, CONFIG, INDEX, Layer, Layout, MANIFEST, Served, Tar},
@@ -50,24 +50,14 @@ fn refused(attack: &Attack, what: &str, document: &[u8], blobs: &[Vec<u8>]) {
     }
     layout.manifest(document.to_vec());
     attack.give(&layout.0);
-    let path = layout.0.display().to_string();
     attack.forget();
     // What is lazily fetched is looked at by a build.
-    let text = format!("FROM {name}\nCOPY --from={name} /f /g\n");
-    let built = attack.build(&text);
-    let loaded = attack.heard(Done::of(attack.idp().args([
-        "load",
-        "-i",
-        &path,
-        "-t",
-        "loaded.example/evil:v1",
-    ])));
-    let loaded = match loaded.code {
+    let taken = |name: &str| format!("FROM {name}\nCOPY --from={name} /f /g\n");
+    let built = attack.build(&taken(&name));
+    let loaded = match attack.load(&layout) {
         // A layer that is looked at first when it is needed.
-        0 => {
-            attack.build("FROM loaded.example/evil:v1\nCOPY --from=loaded.example/evil:v1 /f /g\n")
-        }
-        _ => loaded,
+        done if done.code == 0 => attack.build(&taken(LOADED)),
+        done => done,
     };
     for (way, done) in [("pull", built), ("load", loaded)] {
         let in_words = (1..=8).contains(&done.code)

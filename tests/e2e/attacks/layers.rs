@@ -4,7 +4,7 @@ use std::fs;
 
 use tar::{EntryType, Header};
 
-use super::{Attack, Level, at_levels};
+use super::{Attack, LOADED, Level, at_levels};
 use crate::support::{
     Done,
     images::{self, Layer, Layout, Served, Tar},
@@ -63,16 +63,9 @@ fn try_layers(attack: &Attack, layers: &[Layer]) -> Tried {
     let mut tried = vec![run("base", "evil", &["--no-cache", "--build-context", &context])];
     let pulled = format!("{}/evil:latest", served.address);
     tried.push(run("pull", &pulled, &["--no-cache"]));
-    let path = layout.0.display().to_string();
-    let loaded = attack.heard(Done::of(attack.idp().args([
-        "load",
-        "-i",
-        &path,
-        "-t",
-        "loaded.example/evil:v1",
-    ])));
+    let loaded = attack.load(&layout);
     tried.push(if loaded.code == 0 {
-        run("load", "loaded.example/evil:v1", &["--no-cache"])
+        run("load", LOADED, &["--no-cache"])
     } else {
         ("load", loaded)
     });

@@ -36,6 +36,9 @@ use crate::support::{
     images::{self, Layer, Layout, Tar},
 };
 
+/// The name of what is loaded: no registry answers there.
+const LOADED: &str = "loaded.example/evil:v1";
+
 /// Who runs the tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
@@ -149,6 +152,13 @@ impl Attack {
                 .args(self.flags())
                 .arg("."),
         ))
+    }
+
+    /// Loads an image of a layout as [`LOADED`].
+    fn load(&self, layout: &Layout) -> Done {
+        let mut command = self.idp();
+        command.args(["load", "-t", LOADED, "-i"]).arg(&layout.0);
+        self.heard(Done::of(&mut command))
     }
 
     /// Takes the store away, so that nothing in it can be of use.

@@ -3,21 +3,22 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, process::Stdio};
 
 use super::{everywhere, said};
-use crate::support::Done;
+use crate::support::{Done, Folder};
 
 #[test]
 fn k01_a_secret_is_nowhere_afterwards() {
     everywhere("K01", |attack| {
         // Outside of all that is searched.
-        let secret = tempfile::NamedTempFile::new().unwrap();
-        fs::write(secret.path(), &attack.canary.token).unwrap();
-        fs::set_permissions(secret.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        let folder = Folder::new();
+        let secret = folder.path().join("secret");
+        fs::write(&secret, &attack.canary.token).unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
         let text = "FROM base\n\
             RUN --mount=type=secret,id=s --mount=type=tmpfs,target=/t cp /run/secrets/s /t/copy; wc -c < /t/copy; \
               stat -c %a /run/secrets/s; grep ' /run/secrets/s ' /proc/self/mountinfo | grep -c tmpfs; test ! -s /x\n\
             RUN --mount=type=secret,id=v,env=VALUE test ${#VALUE} = 64 && echo seen\n\
             RUN --mount=type=secret,id=s,mode=0444 false\n";
-        let file = format!("id=s,src={}", secret.path().display());
+        let file = format!("id=s,src={}", secret.display());
         for _ in 0..2 {
             let flags = [
                 "--secret",

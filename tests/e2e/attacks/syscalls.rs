@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::Path, process::Command};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Done, User,
+    Done, Folder, User,
     images::{self, Layout},
 };
 
@@ -173,7 +173,7 @@ fn container(uid: u32) -> Value {
 }
 
 fn in_crun(uid: u32) -> Answers {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let root = folder.path().join("root");
     for name in ["bin", "proc", "dev", "sys", "tmp"] {
         fs::create_dir_all(root.join(name)).unwrap();

@@ -6,7 +6,7 @@ use super::{
 };
 use idpbuilder::store::{CheckDepth, Store};
 
-use crate::support::Turn;
+use crate::support::{Folder, Turn};
 
 /// How often it is switched off in every run of the tests; `IDPBUILDER_TEST_CUTS=50` does it as often as that.
 const CUTS: u32 = 1;
@@ -44,7 +44,7 @@ fn a_power_cut_in_the_middle_of_builds_loses_nothing_that_was_said_to_be_done() 
         machine.root("sync; mount -o remount,ro /").ok();
         drop(machine);
         // A whole look at the store, from outside.
-        let copy = tempfile::tempdir().unwrap();
+        let copy = Folder::new();
         disk.copy_out("/.idpbuilder/images", copy.path());
         let store = Store::open(&copy.path().join("images")).unwrap();
         let found = store.check(CheckDepth::Full).unwrap();

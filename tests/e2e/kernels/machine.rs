@@ -15,9 +15,8 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use tempfile::TempDir;
 
-use crate::support::{Done, ROOT, Turn, bases, binary, succeeds};
+use crate::support::{Done, Folder, ROOT, Turn, bases, binary, succeeds};
 
 /// How long a machine may say nothing: emulated on a loaded machine, it is slow.
 const SILENCE_MAX: Duration = Duration::from_secs(600);
@@ -65,14 +64,14 @@ impl Kernel {
 
 /// A disk to start a machine from. One that was switched off in the middle of things can be started from again.
 pub(super) struct Disk {
-    folder: TempDir,
+    folder: Folder,
     kernel: Kernel,
 }
 
 impl Disk {
     /// A bare system: busybox, two users, the tool, the bases, and the modules of the kernel, none of them loaded.
     pub(super) fn new(kernel: Kernel) -> Self {
-        let disk = Self { folder: tempfile::tempdir().unwrap(), kernel };
+        let disk = Self { folder: Folder::new(), kernel };
         let root = disk.folder.path().join("root");
         for name in
             ["bin", "sbin", "etc", "proc", "sys", "dev", "run", "root", "home/u", "bases", "data"]

@@ -15,7 +15,7 @@ use idpbuilder::{
 };
 
 use super::{build, copy, listed};
-use crate::support::{Done, User};
+use crate::support::{Done, Folder, User};
 
 /// Damages in every run; `STORE_DAMAGES` says another number, `STORE_SEED` another beginning.
 const DAMAGES: u64 = 500;
@@ -307,8 +307,7 @@ fn f17_every_damage_is_found_and_a_repair_leaves_all_that_is_sound() {
     let healthy = Healthy::new();
     // Nothing here needs a disk, which would be waited for thousands of times.
     let memory = Path::new("/dev/shm");
-    let folder = if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() };
-    let folder = tempfile::tempdir_in(folder).unwrap();
+    let folder = if memory.is_dir() { Folder::below(memory) } else { Folder::new() };
     let (seed, rounds) = (number("STORE_SEED", 17), number("STORE_DAMAGES", DAMAGES));
     let mut found = 0;
     for round in 0..rounds {

@@ -15,7 +15,7 @@ use idpbuilder::oci::Digest;
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
-use super::{Done, ROOT, bases};
+use super::{Done, Folder, ROOT, bases};
 
 /// A date that all entries have: 2017-07-14.
 const MTIME: u64 = 1_500_000_000;
@@ -171,7 +171,7 @@ pub(crate) fn base_layers() -> Vec<Layer> {
 
 /// A program of `tests/e2e/programs`, compiled without any library.
 pub(crate) fn program(name: &str) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let (source, out) = (
         Path::new(ROOT).join("tests/e2e/programs").join(format!("{name}.c")),
         folder.path().join(name),

@@ -2,6 +2,7 @@
 //!
 //! Knows how to start things and to read their output; expects nothing of it.
 
+mod folder;
 pub(crate) mod images;
 pub(crate) mod registry;
 pub(crate) mod web;
@@ -16,8 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tempfile::TempDir;
-
+pub(crate) use folder::Folder;
 use registry::Registry;
 
 /// Folder of the repository.
@@ -110,14 +110,14 @@ impl std::fmt::Display for Done {
 
 /// One user of the tool: a home for images, a home folder, and a folder to work in, all gone at the end.
 pub(crate) struct User {
-    folder: TempDir,
+    folder: Folder,
     /// Words in front of the binary's path: none for root.
     prefix: Vec<OsString>,
 }
 
 impl User {
     pub(crate) fn new() -> Self {
-        let user = Self { folder: tempfile::tempdir().unwrap(), prefix: Vec::new() };
+        let user = Self { folder: Folder::new(), prefix: Vec::new() };
         for name in ["work", "bin", "user"] {
             fs::create_dir(user.folder.path().join(name)).unwrap();
         }
@@ -259,13 +259,19 @@ pub(crate) fn ordinary_user() -> (u32, u32) {
 
 /// Flags by which a build finds the bases without any registry.
 pub(crate) fn base_contexts() -> Vec<String> {
-    let layout = |name: &str, folder: &str| {
-        let path = bases().join(folder);
-        ["--build-context".to_owned(), format!("{name}=oci-layout://{}", path.display())]
-    };
     let all =
-        [("busybox", "corpus/busybox"), ("alpine:3.19", "alpine"), ("debian:bookworm", "debian")];
-    all.into_iter().flat_map(|(name, folder)| layout(name, folder)).collect()
+        [busybox(), layout_of("alpine:3.19", "alpine"), layout_of("debian:bookworm", "debian")];
+    all.into_iter().flat_map(|context| ["--build-context".to_owned(), context]).collect()
+}
+
+/// Value of `--build-context` by which a base of this folder has this name.
+pub(crate) fn layout_of(name: &str, folder: &str) -> String {
+    format!("{name}=oci-layout://{}", bases().join(folder).display())
+}
+
+/// The same of busybox, on which most stands.
+pub(crate) fn busybox() -> String {
+    layout_of("busybox", "corpus/busybox")
 }
 
 /// The binary of the profile that the tests are built in.

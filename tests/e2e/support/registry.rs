@@ -13,9 +13,8 @@ use std::{
 };
 
 use idpbuilder::trust::{Identity, IdentityKind};
-use tempfile::TempDir;
 
-use super::{Done, Turn, User, bases};
+use super::{Done, Folder, Turn, User, bases};
 
 /// Host of the CNOE stack's registry.
 pub(crate) const HOST: &str = "gitea.cnoe.localtest.me";
@@ -32,7 +31,7 @@ const START_S: u64 = 30;
 pub(crate) struct Registry {
     child: Child,
     port: u16,
-    folder: TempDir,
+    folder: Folder,
     turn: Option<Turn>,
 }
 
@@ -51,7 +50,7 @@ impl Registry {
     }
 
     fn with_login(port: u16) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder::new();
         let names = ["*.cnoe.localtest.me", "cnoe.localtest.me", "localhost", "127.0.0.1"];
         let identity = Identity::make(&names.map(str::to_owned), IdentityKind::SelfSigned).unwrap();
         let file = |name: &str| folder.path().join(name);
@@ -75,7 +74,7 @@ impl Registry {
 
     /// Plain HTTP, read only: it holds alpine:3.19, busybox:latest and debian:bookworm below `library`.
     pub(crate) fn mirror() -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (folder, port) = (Folder::new(), free_port());
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{data}'}}, maintenance: {{readonly: {{enabled: true}}}}}}\n\
@@ -87,7 +86,7 @@ impl Registry {
 
     /// Plain HTTP and empty, for whoever wants to push.
     pub(crate) fn plain() -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (folder, port) = (Folder::new(), free_port());
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: '{data}'}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n",
@@ -96,7 +95,7 @@ impl Registry {
         Self::start(folder, port, &config)
     }
 
-    fn start(folder: TempDir, port: u16, config: &str) -> Self {
+    fn start(folder: Folder, port: u16, config: &str) -> Self {
         let path = folder.path().join("config.yml");
         fs::write(&path, config).unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();

@@ -14,9 +14,7 @@ use std::{
     thread,
 };
 
-use tempfile::TempDir;
-
-use super::{Done, User};
+use super::{Done, Folder, User};
 
 /// How something is answered.
 #[derive(Clone)]
@@ -44,14 +42,14 @@ struct Shared {
 pub(crate) struct Web {
     address: SocketAddr,
     shared: Arc<Shared>,
-    folder: TempDir,
+    folder: Folder,
 }
 
 impl Web {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = listener.local_addr().unwrap();
-        let (shared, folder) = (Arc::<Shared>::default(), tempfile::tempdir().unwrap());
+        let (shared, folder) = (Arc::<Shared>::default(), Folder::new());
         let (known, root) = (Arc::clone(&shared), folder.path().to_owned());
         thread::spawn(move || {
             for stream in listener.incoming() {
