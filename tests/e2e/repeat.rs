@@ -1,8 +1,13 @@
 //! The same input gives the same bytes: again, elsewhere, without the cache, side by side.
 
-use std::{collections::BTreeMap, fs, process::Stdio};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Stdio,
+};
 
-use crate::support::{Done, User, base_contexts, json};
+use crate::support::{Done, ROOT, User, base_contexts, json, registry::Registry};
 
 /// Several stages, files, links, owners, removals, a merge of two stages.
 const DOCKERFILE: &str = r#"FROM busybox AS one
@@ -31,6 +36,20 @@ fn prepared() -> User {
 
 /// Digest of the manifest and of the config, of a build with fixed times.
 fn digests(user: &User, flags: &[&str]) -> (String, String) {
+    digests_and_outcomes(user, flags).0
+}
+
+/// How a step came by its result.
+fn outcomes(said: &str) -> impl Iterator<Item = (String, String)> {
+    let events = said.lines().map(json).filter(|event| event["event"] == "step-done");
+    events.map(|event| {
+        let text = |key: &str| event[key].as_str().unwrap().to_owned();
+        (text("name"), text("outcome"))
+    })
+}
+
+/// The same, and in which ways steps came by their results.
+fn digests_and_outcomes(user: &User, flags: &[&str]) -> ((String, String), BTreeSet<String>) {
     let mut all = vec![
         "-t",
         "demo:v1",
@@ -38,12 +57,16 @@ fn digests(user: &User, flags: &[&str]) -> (String, String) {
         "SOURCE_DATE_EPOCH=1700000000",
         "--metadata-file",
         "metadata",
+        "--progress",
+        "json",
     ];
     all.extend(flags);
-    user.build(DOCKERFILE, &all).ok();
+    let done = user.build(DOCKERFILE, &all);
+    assert_eq!(done.code, 0, "{done}");
     let metadata = json(&fs::read_to_string(user.work().join("metadata")).unwrap());
     let digest = |key: &str| metadata[key].as_str().unwrap().to_owned();
-    (digest("containerimage.digest"), digest("containerimage.config.digest"))
+    let digests = (digest("containerimage.digest"), digest("containerimage.config.digest"));
+    (digests, outcomes(&done.err).map(|(_, outcome)| outcome).collect())
 }
 
 #[test]
@@ -68,6 +91,54 @@ fn without_a_given_time_the_cache_gives_the_same_bytes_again() {
     assert_ne!(user.build(DOCKERFILE, &["-t", "demo:v1"]).ok(), first);
 }
 
+/// Whatever a collection leaves of what was built before: all of it, some of it, nothing.
+#[test]
+fn what_a_collection_takes_changes_no_byte() {
+    let user = prepared();
+    let first = digests(&user, &[]);
+    let mut seen = BTreeSet::new();
+    for words in ["--cache-days=9", "--max-size=24k", "--max-size=16k", "--cache-days=0"] {
+        // A name would keep the whole image.
+        user.run(["rmi", "demo:v1"]).ok();
+        user.run(["prune", words]).ok();
+        let (digests, outcomes) = digests_and_outcomes(&user, &[]);
+        assert_eq!(digests, first, "after prune {words}");
+        seen.insert(outcomes.into_iter().collect::<Vec<_>>().join(" and "));
+    }
+    let all = ["built", "built and cached", "cached"].map(str::to_owned);
+    assert_eq!(seen, BTreeSet::from(all), "each is tried");
+}
+
+/// Of every project among the examples: again, after a collection, without the cache, and by somebody else.
+#[test]
+fn every_example_is_built_to_the_same_bytes_in_every_way() {
+    // One of them names a certificate.
+    let (mirror, registry) = (Registry::mirror(), Registry::tls());
+    let examples = fs::read_dir(Path::new(ROOT).join("examples")).unwrap();
+    for example in examples.map(|example| example.unwrap().file_name().into_string().unwrap()) {
+        let (user, other) = (User::new(), User::rootless());
+        let made = |user: &User, flags: &[&str]| {
+            let mut run = user.idp();
+            run.args(["run", "--no-push", "--mirror", &mirror.as_mirror()]).args(flags);
+            Done::of(&mut run).ok();
+            user.run(["images", "--format", "{{.Image}} {{.Digest}}"]).ok()
+        };
+        for user in [&user, &other] {
+            user.copy_of(&format!("examples/{example}"));
+            let certificates = user.account().join(".idpbuilder/certs");
+            fs::create_dir_all(&certificates).unwrap();
+            fs::copy(registry.certificate(), certificates.join("gitea.pem")).unwrap();
+        }
+        let first = made(&user, &[]);
+        assert!(first.contains("sha256:"), "{example}: {first}");
+        assert_eq!(made(&user, &[]), first, "{example}: from the cache");
+        assert_eq!(made(&user, &["--no-cache"]), first, "{example}: without the cache");
+        user.run(["prune", "--cache-days", "0"]).ok();
+        assert_eq!(made(&user, &["-j", "1"]), first, "{example}: after a collection");
+        assert_eq!(made(&other, &[]), first, "{example}: by an ordinary user");
+    }
+}
+
 #[test]
 fn only_what_changed_is_built_again() {
     let user = prepared();
@@ -75,12 +146,9 @@ fn only_what_changed_is_built_again() {
     fs::write(user.work().join("files/a"), "other\n").unwrap();
     let said = user.build(DOCKERFILE, &["-t", "demo:v1", "--progress", "json"]);
     assert_eq!(said.code, 0, "{said}");
-    let events = said.err.lines().map(json).filter(|event| event["event"] == "step-done");
-    let outcomes = events.map(|event| {
-        let text = |key: &str| event[key].as_str().unwrap().to_owned();
-        (text("name").chars().take(12).collect::<String>(), text("outcome"))
-    });
-    let built: Vec<_> = outcomes.filter(|(_, outcome)| outcome != "cached").collect();
+    let built = outcomes(&said.err).filter(|(_, outcome)| outcome != "cached");
+    let built: Vec<_> =
+        built.map(|(name, how)| (name.chars().take(12).collect::<String>(), how)).collect();
     let wanted = ["COPY --chown", "RUN --mount=", "COPY --from=", "RUN rm -r /a"];
     let wanted = wanted.map(|name| (name.to_owned(), "built".to_owned()));
     assert_eq!(built, wanted, "the changed file, and what comes after it");
