@@ -1,6 +1,10 @@
 //! `save` and `load`: images as files.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use idpbuilder::{
     image,
@@ -94,7 +98,7 @@ async fn fetch_absent(
         if image::absent_layers(store, &found)?.is_empty() {
             continue;
         }
-        let client = Client::new(push::client_options()?)?;
+        let client = Client::new(push::client_options(BTreeSet::new())?)?;
         let (name, emit) = (record.key(), setup::emitter(global));
         image::fetch_layers(store, &client, &found, &name, &emit).await?;
         store.flush()?;

@@ -3,14 +3,16 @@
 use std::{env, path::PathBuf};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use idpbuilder::registry::Credentials;
+use idpbuilder::{exec::NamedBy, registry::Credentials};
 
-/// What the environment or an auth file has for a registry (host and port).
-pub(super) fn find(registry: &str) -> Option<Credentials> {
+/// What the environment or an auth file has for a registry (host and port). The environment does not say whose its
+/// credentials are: no registry gets them because a Dockerfile begins with it.
+pub(super) fn find(registry: &str, named_by: NamedBy) -> Option<Credentials> {
     if let Some(found) = super::login::embedded_credentials(registry) {
         return Some(found);
     }
-    from_environment().or_else(|| from_auth_files(registry))
+    let of_environment = if named_by == NamedBy::User { from_environment() } else { None };
+    of_environment.or_else(|| from_auth_files(registry))
 }
 
 /// `IDPBUILDER_REGISTRY_{USERNAME,PASSWORD,TOKEN}`, then `GITEA_{USERNAME,TOKEN}`.

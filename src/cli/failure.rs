@@ -20,6 +20,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Mi
 
 use super::{
     git_failure,
+    registry_failure::{download_help, image_help, image_text, registry_code, registry_text},
     room::{READ_ONLY, exec_lacks_space, full_text},
     setup,
 };
@@ -192,17 +193,6 @@ fn store_code(error: &StoreError) -> u8 {
     }
 }
 
-fn registry_code(error: &RegistryError) -> u8 {
-    match error {
-        RegistryError::Auth { .. } => AUTHENTICATION,
-        RegistryError::Tls { .. } => TRUST,
-        RegistryError::NotFound(_) => NOT_FOUND,
-        RegistryError::Options(_) => CONFIGURATION,
-        RegistryError::Local(_) => ENVIRONMENT,
-        _ => NETWORK,
-    }
-}
-
 fn image_code(error: &ImageError) -> u8 {
     match error {
         ImageError::Registry(error) => registry_code(error),
@@ -301,46 +291,6 @@ fn exec_text(error: &ExecError) -> String {
         }
         ExecError::Cancelled => "cancelled\n".to_owned(),
         other => message_text(&other.to_string(), &[]),
-    }
-}
-
-fn image_text(prefix: &str, error: &ImageError) -> String {
-    match error {
-        ImageError::Registry(error) => registry_text(prefix, error),
-        ImageError::NotFound(name) => message_text(
-            &format!("{prefix}image {name} not found"),
-            &["`idpbuilder images` lists what is here".to_owned()],
-        ),
-        other => message_text(&format!("{prefix}{other}"), &[]),
-    }
-}
-
-fn registry_text(prefix: &str, error: &RegistryError) -> String {
-    let message = format!("{prefix}{error}");
-    match error {
-        RegistryError::Auth { help, .. } => message_text(&message, std::slice::from_ref(help)),
-        RegistryError::Refused { help: Some(help), .. } => {
-            message_text(&message, std::slice::from_ref(help))
-        }
-        RegistryError::Tls { registry, fingerprint, presented, .. } => {
-            let mut lines = Vec::new();
-            if let Some(presented) = presented {
-                lines.push(format!("issued to    {presented}"));
-            }
-            if let Some(fingerprint) = fingerprint {
-                lines.push(format!("sha256       {fingerprint}"));
-                lines.push(format!(
-                    "trust it     idpbuilder cert trust {registry}          (shows it and asks)"
-                ));
-                lines.push(format!("             idpbuilder cert trust {registry} FILE.pem"));
-            }
-            lines.push(
-                "or skip      --insecure, or `tls insecure-skip-verify` for this registry in idpbuilder.kdl"
-                    .to_owned(),
-            );
-            message_text(&message, &lines)
-        }
-        _ => message_text(&message, &[]),
     }
 }
 
@@ -472,30 +422,6 @@ fn describe(error: &BuildError) -> (String, String, Vec<String>) {
     }
 }
 
-/// Text for the mark, and the ways out, when a file cannot be fetched.
-fn download_help(error: &DownloadError) -> (&'static str, Vec<String>) {
-    match error {
-        DownloadError::Private { .. } => {
-            let help = "if you trust this Dockerfile: --allow network.private".to_owned();
-            ("leads there", vec![help])
-        }
-        DownloadError::Status { url, status: 401 | 403 } => {
-            let host = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
-            let host = host.split('/').next().unwrap_or_default();
-            let help = format!("a token: --secret id=HTTP_AUTH_TOKEN_{host},env=NAME");
-            ("this file", vec![help])
-        }
-        _ => ("here", Vec::new()),
-    }
-}
-
-/// The ways out when there is no image.
-fn image_help(error: &ImageError) -> Vec<String> {
-    let ImageError::Registry(error) = error else { return Vec::new() };
-    let text = registry_text("", error);
-    text.lines().skip(2).map(|line| line.trim().to_owned()).collect()
-}
-
 /// The ways out when there is no agent.
 fn agent_help(id: &str, offered: &[String]) -> Vec<String> {
     let name = if id.is_empty() { "default" } else { id };
@@ -510,7 +436,7 @@ fn agent_help(id: &str, offered: &[String]) -> Vec<String> {
     help
 }
 
-/// The ways out when there is no repository.
+/// The end of what a step printed, and where the rest is.
 fn output_text(failure: &BuildFailure, tail: &[String], log: Option<&std::path::Path>) -> String {
     let mut text = String::from("  last lines\n");
     for line in tail {

@@ -1,6 +1,7 @@
 //! `login` and `logout`: the auth file that docker, podman and skopeo read too.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, IsTerminal as _, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -56,7 +57,7 @@ pub(super) fn login(args: &LoginArgs) -> Result<ExitCode, CliError> {
     };
     let password = if args.password_stdin { read_password()? } else { ask_hidden("Password: ")? };
     let given = Credentials::Basic { username: username.clone(), password: password.clone() };
-    let mut options = push::client_options()?;
+    let mut options = push::client_options(BTreeSet::new())?;
     let settings = RegistryOptions {
         credentials: Some(given),
         insecure: args.insecure,

@@ -29,6 +29,7 @@ mod plan;
 mod project;
 mod pull;
 mod push;
+mod registry_failure;
 mod room;
 mod run;
 mod sandbox;

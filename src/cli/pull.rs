@@ -1,6 +1,6 @@
 //! `pull`: an image of a registry into the store.
 
-use std::{process::ExitCode, time::Instant};
+use std::{collections::BTreeSet, process::ExitCode, time::Instant};
 
 use idpbuilder::{
     event::Event,
@@ -45,8 +45,15 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
     };
     let store = setup::store()?;
     let _lease = store.lease()?;
-    let mut options = args.access.client_options(reference.registry())?;
-    for (registry, mirror) in parse_mirrors(&args.mirror)? {
+    let mirrors = parse_mirrors(&args.mirror)?;
+    let mut named: BTreeSet<_> =
+        mirrors.iter().map(|(_, mirror)| mirror.host().to_owned()).collect();
+    // `alpine` names no registry.
+    if args.image.starts_with(reference.registry()) {
+        named.insert(reference.registry().to_owned());
+    }
+    let mut options = args.access.options_naming(reference.registry(), named)?;
+    for (registry, mirror) in mirrors {
         options.mirrors.entry(registry).or_default().push(mirror);
     }
     let client = Client::new(options)?;

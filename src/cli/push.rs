@@ -1,10 +1,15 @@
 //! `push`: an image of the store to its registry.
 
-use std::{collections::BTreeMap, process::ExitCode, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+    sync::Arc,
+    time::Instant,
+};
 
 use idpbuilder::{
     event::Event,
-    exec::{Embedded, ExecError},
+    exec::{Embedded, ExecError, NamedBy},
     image,
     oci::{Codec, Reference},
     plan::EMBEDDED_ADDRESS,
@@ -76,9 +81,18 @@ impl From<CodecName> for Codec {
 }
 
 impl Access {
-    /// Options of a client for `registry`, from these flags and the surroundings.
+    /// Options of a client for `registry`, which the user named, from these flags and the surroundings.
     pub(super) fn client_options(&self, registry: &str) -> Result<ClientOptions, CliError> {
-        let mut options = client_options()?;
+        self.options_naming(registry, BTreeSet::from([registry.to_owned()]))
+    }
+
+    /// The same where the user named other registries.
+    pub(super) fn options_naming(
+        &self,
+        registry: &str,
+        named: BTreeSet<String>,
+    ) -> Result<ClientOptions, CliError> {
+        let mut options = client_options(named)?;
         let password = match (&self.token, self.password_stdin) {
             (Some(token), _) => Some(token.clone()),
             (None, true) => Some(login::read_password()?),
@@ -109,8 +123,8 @@ impl Access {
     }
 }
 
-/// Options of a client that knows what the surroundings know.
-pub(super) fn client_options() -> Result<ClientOptions, CliError> {
+/// Options of a client that knows what the surroundings know; the user names the registries `named`.
+pub(super) fn client_options(named: BTreeSet<String>) -> Result<ClientOptions, CliError> {
     let embedded = super::embedded::setup()?;
     let settings = RegistryOptions {
         ca_pem: Some(embedded.identity.authority_pem.into_bytes()),
@@ -118,7 +132,11 @@ pub(super) fn client_options() -> Result<ClientOptions, CliError> {
     };
     Ok(ClientOptions {
         registries: BTreeMap::from([(EMBEDDED_ADDRESS.to_owned(), settings)]),
-        credentials: Some(Arc::new(credentials::find)),
+        credentials: Some(Arc::new(move |registry: &str| {
+            let is_named = named.contains(registry);
+            credentials::find(registry, if is_named { NamedBy::User } else { NamedBy::Others })
+        })),
+        proxies: setup::proxies(),
         trusted_certificates: Some(setup::home()?.join("certs")),
         ..ClientOptions::default()
     })

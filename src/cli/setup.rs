@@ -23,6 +23,7 @@ use idpbuilder::{
     image,
     limits::{self, UnpackLimits},
     plan::SecretSource,
+    registry::ProxyOptions,
     report,
     sandbox::{self, CancelFlag, Entered},
     store::{Patience, Store},
@@ -213,11 +214,22 @@ pub(super) fn exec_setup(
         read_secret: Arc::new(read_secret),
         ssh_agent: ssh_agent(),
         find_credentials: Arc::new(credentials::find),
+        proxies: proxies(),
         trusted_certificates: Some(home()?.join("certs")),
         git: git_program(),
         dns: dns(),
         embedded: embedded::setup()?,
     })
+}
+
+/// Proxies by the variables that curl, git and Go know, in either case.
+pub(super) fn proxies() -> ProxyOptions {
+    let get = |name: &str| {
+        let names = [name.to_owned(), name.to_ascii_uppercase()];
+        let mut values = names.iter().filter_map(|name| env::var(name).ok());
+        values.find(|value| !value.is_empty())
+    };
+    ProxyOptions { https: get("https_proxy"), http: get("http_proxy"), exempt: get("no_proxy") }
 }
 
 /// What the machine's own resolver is configured with.

@@ -31,7 +31,7 @@ use crate::{
     image::Refresh,
     oci::Digest,
     plan::Pins,
-    registry::Credentials,
+    registry::{Credentials, ProxyOptions},
     sandbox::{Ability, CancelFlag, Privileges},
     serve::Login,
     store::Store,
@@ -52,7 +52,16 @@ fn joined<T>(ended: Result<T, JoinError>) -> T {
 }
 
 /// Finds credentials for a registry that the plan gives none for.
-pub type FindCredentials = Arc<dyn Fn(&str) -> Option<Credentials> + Send + Sync>;
+pub type FindCredentials = Arc<dyn Fn(&str, NamedBy) -> Option<Credentials> + Send + Sync>;
+
+/// Who says that a registry is to be asked. What is meant for no certain registry is for those that the user names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The project file or the command line.
+    User,
+    /// A Dockerfile, or what an image says of itself; either may be somebody else's.
+    Others,
+}
 
 /// What a run works with.
 #[derive(Clone)]
@@ -89,6 +98,8 @@ pub struct Setup {
     pub ssh_agent: Option<PathBuf>,
     /// Finds credentials.
     pub find_credentials: FindCredentials,
+    /// Proxies of the user.
+    pub proxies: ProxyOptions,
     /// Folder with trusted certificates.
     pub trusted_certificates: Option<PathBuf>,
     /// What the machine's own resolver is configured with.

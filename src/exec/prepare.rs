@@ -1,20 +1,20 @@
 //! From the plan's words to what a build and a client take: files read, contexts and secrets resolved.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use super::{EmbeddedSetup, ExecError, Network, Setup};
+use super::{EmbeddedSetup, ExecError, NamedBy, Network, Setup};
 use crate::{
     build::{
         self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
         NamedSource, Slots, Targets, Workshop,
     },
     image::{self, Image, ImageError, Imported},
-    oci::Platform,
+    oci::{DEFAULT_REGISTRY, Platform, Reference},
     plan::{
         ContextPlan, DockerfileSource, ImagePlan, NamedContext, Plan, RegistryPlan, SecretSource,
     },
@@ -35,8 +35,8 @@ pub(super) type BuiltImages = BTreeMap<String, Vec<(Platform, Image)>>;
 /// When a secret or certificate cannot be read.
 pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecError> {
     let mut options = ClientOptions {
-        credentials: Some(Arc::clone(&setup.find_credentials)),
         trusted_certificates: setup.trusted_certificates.clone(),
+        proxies: setup.proxies.clone(),
         ..ClientOptions::default()
     };
     if setup.network == Network::Offline {
@@ -56,7 +56,21 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
             .map(|mirror| Mirror { address: mirror.address.clone(), fallback: mirror.fallback });
         options.mirrors.insert(registry.clone(), mirrors.collect());
     }
+    let (named, find) = (named_registries(plan, &options), Arc::clone(&setup.find_credentials));
+    options.credentials = Some(Arc::new(move |registry: &str| {
+        find(registry, if named.contains(registry) { NamedBy::User } else { NamedBy::Others })
+    }));
     Ok(options)
+}
+
+/// Registries that the project file or the command line names; the one that a name without a registry means, and
+/// those that Dockerfiles alone name, are not among them.
+fn named_registries(plan: &Plan, options: &ClientOptions) -> BTreeSet<String> {
+    let tags = plan.images.iter().flat_map(|image| &image.tags);
+    let of_tags = tags.map(Reference::registry).filter(|name| *name != DEFAULT_REGISTRY);
+    let of_mirrors = options.mirrors.values().flatten().map(Mirror::host);
+    let declared = plan.registries.keys().map(String::as_str);
+    of_tags.chain(of_mirrors).chain(declared).map(str::to_owned).collect()
 }
 
 pub(super) fn embedded_options(embedded: &EmbeddedSetup) -> RegistryOptions {

@@ -16,4 +16,4 @@ pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError};
 pub use manifest::{Document, DocumentError, Index, Manifest};
 pub use media_type::{Codec, MediaType};
 pub use platform::{ParsePlatformError, Platform};
-pub use reference::{ParseReferenceError, Reference};
+pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};

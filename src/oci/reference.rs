@@ -9,7 +9,8 @@ use thiserror::Error;
 
 use super::Digest;
 
-const DEFAULT_REGISTRY: &str = "docker.io";
+/// The registry of names that have none.
+pub const DEFAULT_REGISTRY: &str = "docker.io";
 const LEGACY_REGISTRY: &str = "index.docker.io";
 const OFFICIAL: &str = "library/";
 const DEFAULT_TAG: &str = "latest";

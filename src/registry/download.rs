@@ -189,6 +189,10 @@ impl Client {
         for _ in 0..=HOPS_MAX {
             check_target(&url, reach)?;
             let (place, method) = (place_of(&url), Method::GET);
+            if self.options().proxies.any() {
+                // Who looks the name up is the proxy then, which is told nothing of our rules.
+                self.check_host(&place, reach).await?;
+            }
             let http = self.place_http(&url, reach)?;
             let mut headers = headers.clone();
             if let (true, Some(value)) = (same_origin(&url, start), authorization) {

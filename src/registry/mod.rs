@@ -35,6 +35,7 @@ use std::{
 
 use thiserror::Error;
 use tokio::sync::OnceCell;
+use url::Url;
 
 pub use self::download::{DownloadError, DownloadTerms, Downloaded, Validators};
 pub use self::gate::Gate;
@@ -103,6 +104,24 @@ pub struct ProxyOptions {
     pub exempt: Option<String>,
 }
 
+impl ProxyOptions {
+    /// Whether there is one.
+    const fn any(&self) -> bool {
+        self.https.is_some() || self.http.is_some()
+    }
+
+    /// Names of the proxies.
+    fn hosts(&self) -> BTreeSet<String> {
+        let urls = [&self.https, &self.http].into_iter().flatten();
+        // As reqwest takes them: a host and port alone is one that speaks HTTP.
+        let parsed = urls.filter_map(|text| match text.contains("://") {
+            true => Url::parse(text).ok(),
+            false => Url::parse(&format!("http://{text}")).ok(),
+        });
+        parsed.filter_map(|url| url.host_str().map(str::to_owned)).collect()
+    }
+}
+
 /// How to talk to one registry.
 #[derive(Clone, Default)]
 pub struct RegistryOptions {
@@ -129,6 +148,14 @@ pub struct Mirror {
     pub address: String,
     /// Whether the registry itself is asked when the mirror has not got it.
     pub fallback: bool,
+}
+
+impl Mirror {
+    /// Host and port of the address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        pull::mirror_parts(&self.address).0
+    }
 }
 
 /// Who we say we are. Never shown, not even in debug output.
@@ -213,6 +240,15 @@ pub enum RegistryError {
     /// Reading or writing the local side of a transfer failed.
     #[error("{0}")]
     Local(#[from] std::io::Error),
+    /// Neither the registry has it nor its mirrors.
+    #[error("{error}")]
+    Mirrored {
+        /// What the registry itself said.
+        #[source]
+        error: Box<RegistryError>,
+        /// What its mirrors said, in order.
+        mirrors: Vec<RegistryError>,
+    },
     /// It would have to be asked, and may not be.
     #[error("{0} is not asked: this is offline")]
     Offline(String),

@@ -72,17 +72,18 @@ impl Client {
     ) -> Result<(Descriptor, Vec<u8>), RegistryError> {
         let candidates = self.candidates(image);
         let last = candidates.len() - 1;
-        let mut index = 0;
-        loop {
-            let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
-            match self.manifest_at(&candidates[index], image, tries).await {
-                Err(error) if index < last => {
-                    tracing::debug!(%error, mirror = candidates[index].registry, "next place");
-                    index += 1;
+        let mut failed = Vec::new();
+        for place in &candidates[..last] {
+            match self.manifest_at(place, image, Tries::few(self)).await {
+                Err(error) => {
+                    tracing::debug!(%error, mirror = place.registry, "next place");
+                    failed.push(error);
                 }
-                other => return other,
+                found => return found,
             }
         }
+        let found = self.manifest_at(&candidates[last], image, Tries::new(self)).await;
+        found.map_err(|error| mirrored(error, failed))
     }
 
     async fn manifest_at(
@@ -192,7 +193,7 @@ impl Client {
         let last = candidates.len() - 1;
         let mut landing =
             Landing { out, hasher: Hasher::new(), done: 0, size: blob.size, progress };
-        let mut index = 0;
+        let (mut index, mut failed) = (0, Vec::new());
         loop {
             let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
             match self.blob_at(&candidates[index], (image, blob), &mut landing, tries).await {
@@ -201,9 +202,10 @@ impl Client {
                 Err(error @ RegistryError::DigestMismatch { .. }) => return Err(error),
                 Err(error) if index < last => {
                     tracing::debug!(%error, mirror = candidates[index].registry, "next place");
+                    failed.push(error);
                     index += 1;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(mirrored(error, failed)),
                 Ok(()) => break,
             }
         }
@@ -386,6 +388,14 @@ impl Landing<'_> {
         self.done += bytes.len() as u64;
         (self.progress)(self.done);
         Ok(())
+    }
+}
+
+/// What the last place said, with what those before it said.
+fn mirrored(error: RegistryError, mirrors: Vec<RegistryError>) -> RegistryError {
+    match mirrors.is_empty() {
+        true => error,
+        false => RegistryError::Mirrored { error: Box::new(error), mirrors },
     }
 }
 

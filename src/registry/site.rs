@@ -3,7 +3,7 @@
 //! Decides between HTTPS and HTTP, once for each registry. Knows nothing of images.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
@@ -193,13 +193,16 @@ impl Client {
             .referer(false)
             .connect_timeout(self.limits().connect)
             .user_agent(concat!("idpbuilder/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(Resolver { fixed: fixed_address(self.options(), place, base), reach })
             .no_proxy();
-        if !is_loopback(base) {
+        let fixed = fixed_address(self.options(), place, base);
+        let mut proxies = BTreeSet::new();
+        if !is_this_machine(base) {
             for proxy in self.proxies()? {
                 builder = builder.proxy(proxy);
             }
+            proxies = self.options().proxies.hosts();
         }
+        builder = builder.dns_resolver(Resolver { fixed, reach, proxies });
         let http = builder.build().map_err(|error| wrong(&error))?;
         known.insert((place.to_owned(), reach), http.clone());
         Ok(http)
@@ -264,6 +267,15 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// Whether no proxy could lead there: what it calls by this name is another machine.
+fn is_this_machine(url: &Url) -> bool {
+    is_loopback(url) || url.host_str().is_some_and(is_loopback_domain)
+}
+
+fn is_loopback_domain(host: &str) -> bool {
+    host == LOOPBACK_DOMAIN || host.ends_with(".localtest.me")
+}
+
 fn fixed_address(options: &ClientOptions, place: &str, base: &Url) -> Option<SocketAddr> {
     let host = base.host_str().unwrap_or_default();
     options.resolve.get(place).or_else(|| options.resolve.get(host)).copied()
@@ -293,7 +305,7 @@ impl Reach {
 /// Addresses of a name that may be reached, from the system, or for [`LOOPBACK_DOMAIN`] as public DNS has
 /// them. Looked up at the moment of the connection, which goes to what is returned and nowhere else.
 pub(super) async fn addresses(host: &str, reach: Reach) -> io::Result<Vec<SocketAddr>> {
-    let local = host == LOOPBACK_DOMAIN || host.ends_with(".localtest.me");
+    let local = is_loopback_domain(host);
     let found: Vec<SocketAddr> = match tokio::net::lookup_host((host, 0)).await {
         Ok(found) => found.collect(),
         Err(_) if local => vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)],
@@ -318,11 +330,16 @@ pub(super) async fn addresses(host: &str, reach: Reach) -> io::Result<Vec<Socket
 struct Resolver {
     fixed: Option<SocketAddr>,
     reach: Reach,
+    /// Hosts of proxies: the user chose them, wherever they are.
+    proxies: BTreeSet<String>,
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (fixed, reach) = (self.fixed, self.reach);
+        let (fixed, reach) = match self.proxies.contains(name.as_str()) {
+            true => (None, Reach::Anywhere),
+            false => (self.fixed, self.reach),
+        };
         Box::pin(async move {
             // Port 0 leaves the port to the URL.
             if let Some(address) = fixed {

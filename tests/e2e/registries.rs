@@ -5,6 +5,7 @@ use std::fs;
 use crate::support::{
     Done, User, json,
     registry::{PASSWORD, Registry, USERNAME},
+    web::Web,
 };
 
 const DOCKERFILE: &str = "FROM busybox\nRUN echo one > /one\nRUN echo two > /two\n";
@@ -131,6 +132,79 @@ fn credentials_of_the_environment_and_of_other_tools_are_found() {
     // The password is nowhere but where the user put it.
     let found = user.script("grep -rl secret \"$IDPBUILDER_HOME\" || true").ok();
     assert_eq!(found, "");
+}
+
+#[test]
+fn credentials_of_the_environment_are_for_registries_that_the_user_names() {
+    let registry = Registry::tls();
+    let address = registry.address();
+    at(&registry)
+        .build("FROM scratch\nENV A=1\n", &["-t", &format!("{address}/team/base"), "--push"])
+        .ok();
+    let user = User::new();
+    user.trust(&registry);
+    user.write("Dockerfile", &format!("FROM {address}/team/base\nENV B=1\n"));
+    let build = |tag: &str| {
+        let mut build = user.idp();
+        build.env("GITEA_USERNAME", USERNAME).env("GITEA_TOKEN", PASSWORD);
+        build.args(["build", "-t", tag, "."]);
+        Done::of(&mut build)
+    };
+    // A Dockerfile may be somebody else's, and would have the token sent wherever it likes.
+    build("demo:v1").fails(4, &["no credentials were sent", "GITEA_TOKEN", "idpbuilder login"]);
+    build(&format!("{address}/team/demo:v1")).ok();
+}
+
+#[test]
+fn what_a_mirror_said_is_told_with_what_the_registry_said() {
+    let registry = Registry::tls();
+    let user = User::new();
+    user.write("Dockerfile", "FROM upstream.invalid/base\nENV A=1\n");
+    let mirror = format!("upstream.invalid={}", registry.address());
+    let untrusted = user.run(["build", "--mirror", &mirror, "."]);
+    let trust = format!("idpbuilder cert trust {}", registry.address());
+    untrusted.fails(
+        6,
+        &[
+            "cannot resolve upstream.invalid",
+            "a mirror",
+            "nobody said to trust it",
+            &trust,
+            "HTTPS_PROXY",
+        ],
+    );
+    user.trust(&registry);
+    let stranger = user.run(["build", "--mirror", &mirror, "."]);
+    stranger.fails(6, &["a mirror", &format!("idpbuilder login {}", registry.address())]);
+}
+
+#[test]
+fn proxies_of_the_environment_are_used_and_lead_nowhere_else() {
+    let web = Web::start();
+    let user = User::new();
+    let build = |url: &str, exempt: &str| {
+        user.write("Dockerfile", &format!("FROM scratch\nADD {url} /file\n"));
+        let mut build = user.idp();
+        build.env("HTTP_PROXY", format!("http://localhost:{}", web.port()));
+        build.env("NO_PROXY", exempt).args(["build", "-q", "."]);
+        Done::of(&mut build)
+    };
+    let url = "http://files.invalid/file";
+    web.put(url, "content", &[]);
+    build(url, "").ok();
+    assert_eq!(web.requests(), [format!("GET {url}")]);
+    build("http://others.invalid/file", "invalid").fails(6, &["cannot resolve others.invalid"]);
+    // What a Dockerfile may not reach it may not reach through somebody else, nor where the proxy is.
+    for private in ["http://127.0.0.1:1/x", "http://x.localtest.me/x", "http://localhost/x"] {
+        web.put(private, "content", &[]);
+        build(private, "").fails(3, &["network.private"]);
+    }
+    user.write("Dockerfile", "FROM proxied.invalid:5000/base\nENV A=1\n");
+    let mut build = user.idp();
+    build.env("https_proxy", web.url("")).args(["build", "."]);
+    Done::of(&mut build).fails(6, &["proxied.invalid:5000"]);
+    let asked = web.requests();
+    assert!(asked.iter().any(|asked| asked == "CONNECT proxied.invalid:5000"), "{asked:?}");
 }
 
 #[test]
