@@ -38,6 +38,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     line(&mut text, "limits", &limits(&ability));
     line(&mut text, "processors", &processors(&ability));
     line(&mut text, "--userns", &private_users(store.root(), &args.sandbox.wanted()?));
+    line(&mut text, "sockets", abstract_sockets());
     for note in &ability.notes {
         line(&mut text, "note", note);
     }
@@ -105,9 +106,21 @@ fn limits(ability: &Ability) -> String {
 fn private_users(folder: &Path, wanted: &Wanted) -> String {
     let wanted = Wanted { users: UserIds::Private, ..wanted.clone() };
     match sandbox::probe(folder, &wanted).run {
-        Ok(()) => "`private` gives a RUN ids that are nobody's".to_owned(),
+        Ok(()) => "`private` gives a RUN ids that are nobody's; ports below 1024 with --network none or sandbox alone"
+            .to_owned(),
         Err(Obstacle { reason, .. }) => {
             format!("no `private`: {}", reason.trim_start_matches("RUN is not possible here: "))
+        }
+    }
+}
+
+/// Whether a RUN in the machine's network is kept from sockets that no mount could hide.
+fn abstract_sockets() -> &'static str {
+    match sandbox::closes_abstract_sockets() {
+        true => "abstract ones of this machine (X11, D-Bus) are closed to a RUN",
+        false => {
+            "abstract ones of this machine (X11, D-Bus) are open to a RUN in its network: Landlock of Linux 6.12 closes \
+             them, and so does --network none or sandbox"
         }
     }
 }
@@ -143,6 +156,7 @@ fn json(ability: &Ability) -> serde_json::Value {
             "by": limits.by, "memory": limits.memory, "cpu": limits.cpu, "pids": limits.pids, "help": limits.help,
         },
         "emulated": sandbox::emulated(ability),
+        "abstract_sockets_closed": sandbox::closes_abstract_sockets(),
         "notes": ability.notes,
     })
 }

@@ -187,11 +187,10 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     idpbuilder::sandbox::expect_children();
     let Cli { global, verb } = cli;
     // A namespace is entered by a program with one thread.
-    let entered = needs_namespace(&verb).then(|| setup::enter_namespace(&argv)).flatten();
-    let done = match entered {
-        Some(code) => Ok(ExitCode::from(code)),
-        None => on_own_stack(|| dispatch(&global, verb)),
-    };
+    if needs_namespace(&verb) {
+        setup::enter_namespace();
+    }
+    let done = on_own_stack(|| dispatch(&global, verb));
     idpbuilder::sandbox::leave();
     match done {
         Ok(code) => code,

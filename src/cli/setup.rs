@@ -25,7 +25,7 @@ use idpbuilder::{
     plan::SecretSource,
     registry::ProxyOptions,
     report,
-    sandbox::{self, CancelFlag, Entered},
+    sandbox::{self, CancelFlag},
     store::{Patience, Store},
 };
 
@@ -110,14 +110,10 @@ pub(super) fn private_folder(name: &str) -> Result<PathBuf, CliError> {
     Ok(path)
 }
 
-/// As an ordinary user: goes on inside a user namespace. `Some` is the exit code of the invocation
-/// that ran there.
-pub(super) fn enter_namespace(argv: &[OsString]) -> Option<u8> {
+/// As an ordinary user: goes on inside a user namespace, where there can be one.
+pub(super) fn enter_namespace() {
     forbid_core_files();
-    match sandbox::enter(argv) {
-        Entered::Continue(_) => None,
-        Entered::Ran(code) => Some(u8::try_from(code).unwrap_or(1)),
-    }
+    let _ = sandbox::enter();
 }
 
 /// A runtime for what waits: requests, timers, signals.

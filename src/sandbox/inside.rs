@@ -21,7 +21,7 @@ use rustix::{
 use crate::sandbox::{
     Isolation, NetworkMode, Privileges, chroot, emulation,
     identity::Mapping,
-    mounts, network,
+    landlock, mounts, network,
     prepare::{Console, Plan, PlannedRoot, Shield},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step, Told},
@@ -89,6 +89,8 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
         sys::raise_loopback().at(Step::Network)?;
     }
     mounts::enter(plan, told)?;
+    // The process may trace us where it has all capabilities.
+    network::seal(plan.network).at(Step::Network)?;
     close_all_but_streams(plan).at(Step::Fork)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     let gate = Gate::new(plan).at(Step::Fork)?;
@@ -208,6 +210,8 @@ fn prepare_process(plan: &Plan) -> Result<(), Failure> {
     let _ = sys::leave_keyring();
     enter_working_directory(plan).at(Step::WorkingDirectory)?;
     sys::reset_signals();
+    // A namespace of its own has given it everything again.
+    network::seal(plan.network).at(Step::Network)?;
     if plan.shield == Shield::Full {
         limit_capabilities(plan.capabilities).at(Step::Capabilities)?;
     }
@@ -241,7 +245,12 @@ fn become_user(plan: &Plan) -> Result<(), Failure> {
     if real {
         sys::set_groups(&plan.groups, plan.gid).at(Step::User)?;
     }
-    // Needs a capability that goes with the user.
+    // This and the filter need a capability that goes with the user. In a network of its own there are no sockets of the
+    // machine, and without isolation nothing is kept from anything.
+    let isolated = plan.shield == Shield::Full && plan.isolation != Isolation::Chroot;
+    if isolated && plan.network == NetworkMode::Host {
+        landlock::close_abstract_sockets().at(Step::Sockets)?;
+    }
     if !plan.filter.is_empty() {
         sys::set_filter(&plan.filter).at(Step::Filter)?;
     }

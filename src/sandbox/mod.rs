@@ -11,6 +11,7 @@ mod filter;
 mod fuse;
 mod identity;
 mod inside;
+mod landlock;
 mod mounts;
 mod network;
 mod outside;
@@ -128,6 +129,13 @@ pub fn network_helper() -> Option<&'static str> {
     network::helper()
 }
 
+/// Whether processes in [`NetworkMode::Host`] are kept from the machine's abstract unix sockets: X11, D-Bus and others
+/// that have no file.
+#[must_use]
+pub fn closes_abstract_sockets() -> bool {
+    landlock::is_there()
+}
+
 /// Whether a process could have this network, as far as can be seen before there is one.
 ///
 /// # Errors
@@ -175,7 +183,8 @@ pub struct ProcessSpec {
     pub privileges: Privileges,
     /// What its ids are to the machine.
     pub users: UserIds,
-    /// All capabilities, no seccomp filter (`--security=insecure`).
+    /// All capabilities, no seccomp filter (`--security=insecure`); but for [`NetworkMode::Sandbox`], whose routes it
+    /// must not change.
     pub insecure: bool,
     /// What the process and all that it starts may use together.
     pub limits: Limits,
@@ -498,24 +507,14 @@ pub fn emulated(ability: &Ability) -> Vec<&'static str> {
 ///
 /// Must be called before any thread is started. What is on the host by other ids than ours is out of
 /// reach afterwards.
-#[must_use]
-pub fn enter(argv: &[std::ffi::OsString]) -> Entered {
-    rootless::enter(argv)
+pub fn enter() -> Privilege {
+    rootless::enter()
 }
 
 /// Leaves the control group that this program moved into so that limits could be enforced below its own, if it did:
 /// to be called when the last process has ended.
 pub fn leave() {
     cgroup::leave();
-}
-
-/// What [`enter`] did.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// Go on here, with this privilege.
-    Continue(Privilege),
-    /// The program ran inside and ended with this code: end with it too.
-    Ran(i32),
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! A network of a process's own that reaches the world: a helper program outside carries what goes through it.
 //!
 //! Closed are the loopback of the host, by how the helper is started, and the addresses at which clouds hand out
-//! credentials, by routes that the process has no capability to change.
+//! credentials, by routes that no process inside has the capability to change, whatever else it may.
 
 #![expect(unsafe_code, reason = "ties the life of the helper to ours before it is executed")]
 
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     os::{fd::OwnedFd, unix::process::CommandExt as _},
@@ -15,6 +16,7 @@ use std::{
 };
 
 use rustix::{
+    fs::{Mode, OFlags},
     io::Errno,
     net::{AddressFamily, SendFlags, SocketFlags, SocketType},
 };
@@ -48,6 +50,11 @@ const ADDRESS: &str = "10.0.2.100";
 const GATEWAY: &str = "10.0.2.2";
 /// At which the helper forwards to the resolver of the host.
 pub(super) const RESOLVER: &str = "10.0.2.3";
+
+/// Switches IPv6 of a network off, of interfaces that are there and of those to come.
+const IPV6_SWITCH: &CStr = c"/proc/sys/net/ipv6/conf/all/disable_ipv6";
+
+const CAP_NET_ADMIN: u64 = 12;
 
 /// A helper that runs; it ends when this is dropped, and when we are gone.
 pub(super) struct Link {
@@ -201,7 +208,29 @@ pub(super) fn close_metadata() -> Sys<()> {
     }
     // Who names a link-local address names the interface too, which no route of another one overrules.
     let (address, bits) = LINK_LOCAL_V6;
-    close(&socket, By::Rule, &address.octets(), bits)
+    match close(&socket, By::Rule, &address.octets(), bits) {
+        // A kernel whose IPv6 has no rules.
+        Err(errno @ (Errno::OPNOTSUPP | Errno::AFNOSUPPORT)) => {
+            switch_ipv6_off().map_err(|_| errno)
+        }
+        other => other,
+    }
+}
+
+/// In the network that we are in, with the `/proc` that is still the machine's.
+fn switch_ipv6_off() -> Sys<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let switch = rustix::fs::open(IPV6_SWITCH, flags, Mode::empty())?;
+    rustix::io::write(&switch, b"1").map(drop)
+}
+
+/// Runs inside: takes the right to change the network from this process and all that it starts, also from those that
+/// have all other rights.
+pub(super) fn seal(mode: NetworkMode) -> Sys<()> {
+    match mode {
+        NetworkMode::Sandbox => sys::give_up_capability(CAP_NET_ADMIN),
+        NetworkMode::None | NetworkMode::Host => Ok(()),
+    }
 }
 
 /// How a destination is closed.

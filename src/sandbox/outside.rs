@@ -339,29 +339,12 @@ fn poll(
     open: [bool; 2],
     wait: &Timespec,
 ) -> Result<([bool; 2], bool), Errno> {
-    let interest = |open: bool| if open { PollFlags::IN } else { PollFlags::empty() };
-    let mut watched = [
-        PollFd::new(&process.pidfd, PollFlags::IN),
-        PollFd::new(&ears.output, interest(open[0])),
-        PollFd::new(&ears.error, interest(open[1])),
-    ];
-    // A closed pipe would be reported for ever: it is left out.
-    let count = match open {
-        [_, true] => 3,
-        [true, false] => 2,
-        [false, false] => 1,
-    };
-    if open == [false, true] {
-        watched.swap(1, 2);
-        return match rustix::event::poll(&mut watched[..2], Some(wait)) {
-            Ok(_) => {
-                Ok(([false, !watched[1].revents().is_empty()], !watched[0].revents().is_empty()))
-            }
-            Err(Errno::INTR) => Ok(([false, false], false)),
-            Err(errno) => Err(errno),
-        };
-    }
-    match rustix::event::poll(&mut watched[..count], Some(wait)) {
+    // A closed pipe would be reported for ever: the process, whose descriptor is asked about anyway, stands in for it.
+    let [output, error] = [(open[0], &ears.output), (open[1], &ears.error)]
+        .map(|(open, ear)| if open { ear } else { &process.pidfd });
+    let mut watched =
+        [&process.pidfd, output, error].map(|watched| PollFd::new(watched, PollFlags::IN));
+    match rustix::event::poll(&mut watched, Some(wait)) {
         Ok(_) => {
             let [ended, output, error] = watched.map(|one| !one.revents().is_empty());
             Ok(([output, error], ended))
@@ -430,6 +413,7 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
         | Step::Users
         | Step::Streams
         | Step::Capabilities
+        | Step::Sockets
         | Step::Filter => None,
     };
     let words = failure.step.words();

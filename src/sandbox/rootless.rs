@@ -6,7 +6,6 @@
 #![expect(unsafe_code, reason = "forks the helper and leaves the namespace of the caller")]
 
 use std::{
-    ffi::OsString,
     fs, io,
     os::fd::OwnedFd,
     path::Path,
@@ -16,7 +15,7 @@ use std::{
 use rustix::{pipe::PipeFlags, process::Pid, thread::UnshareFlags};
 
 use crate::sandbox::{
-    Entered, Privilege, identity,
+    Privilege, identity,
     identity::Mapping,
     sys::{self, Forked},
 };
@@ -30,20 +29,14 @@ const IDS_MAX: u32 = 65_536;
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 /// See [`super::enter`].
-pub(super) fn enter(_argv: &[OsString]) -> Entered {
+pub(super) fn enter() -> Privilege {
     let privilege = identity::privilege();
     let ready = match privilege {
         Privilege::Root => is_capable(),
         Privilege::Mapped | Privilege::SingleId => true,
         Privilege::None => false,
     };
-    if ready {
-        return Entered::Continue(privilege);
-    }
-    match unshare() {
-        Ok(privilege) => Entered::Continue(privilege),
-        Err(_) => Entered::Continue(privilege),
-    }
+    if ready { privilege } else { unshare().unwrap_or(privilege) }
 }
 
 /// Whether we may mount: root in a container often may not.

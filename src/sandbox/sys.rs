@@ -35,7 +35,8 @@ pub(super) enum Forked {
     Child,
 }
 
-fn check(result: libc::c_long) -> Sys<libc::c_long> {
+/// What a system call returned, or why it failed.
+pub(super) fn check(result: libc::c_long) -> Sys<libc::c_long> {
     if result == -1 {
         // SAFETY: the address of this thread's errno is always valid.
         let errno = unsafe { *libc::__errno_location() };
@@ -248,14 +249,32 @@ pub(super) fn set_user(uid: u32) -> Sys<()> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// `_LINUX_CAPABILITY_VERSION_3` of capset(2), and this thread.
+const CAPABILITY_HEADER: [u32; 2] = [0x2008_0522, 0];
+
 /// Makes `permitted` permitted and effective, and nothing inheritable.
 pub(super) fn set_capabilities(permitted: u64) -> Sys<()> {
-    const VERSION_3: u32 = 0x2008_0522;
-    let header: [u32; 2] = [VERSION_3, 0];
+    let header = CAPABILITY_HEADER;
     let (low, high) = (permitted as u32, (permitted >> 32) as u32);
     // Effective, permitted, inheritable of the low half, then of the high half.
     let sets: [u32; 6] = [low, low, 0, high, high, 0];
     // SAFETY: header and sets have the layout of capset(2), version 3.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).map(drop)
+}
+
+/// Takes a capability from this process and from all that it starts, for good.
+pub(super) fn give_up_capability(number: u64) -> Sys<()> {
+    prctl(libc::PR_CAPBSET_DROP, number, 0)?;
+    let header = CAPABILITY_HEADER;
+    // As in `set_capabilities`.
+    let mut sets = [0u32; 6];
+    // SAFETY: header and sets have the layout of capget(2), version 3.
+    check(unsafe { libc::syscall(libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()) })?;
+    let (half, bit) = ((number / 32) as usize, 1 << (number % 32));
+    for set in &mut sets[half * 3..half * 3 + 3] {
+        *set &= !bit;
+    }
+    // SAFETY: as above, for capset(2).
     check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) }).map(drop)
 }
 

@@ -53,6 +53,7 @@ steps! {
     WorkingDirectory = "enter the working directory",
     Capabilities = "drop capabilities",
     User = "become the user",
+    Sockets = "close the machine's abstract sockets",
     Filter = "install the system call filter",
     Exec = "execute",
 }

@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use idpbuilder::remote::{METADATA_V4, METADATA_V6};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Done, Turn, User, base_contexts, bases, json};
@@ -138,6 +139,28 @@ fn s28_cloud_metadata_is_closed_by_ipv6_too() {
     };
     assert_eq!(read("host"), [true; 5], "they are there");
     assert_eq!(read("sandbox"), [false, false, false, true, true]);
+}
+
+/// Kernels without rules for IPv6 cannot close its link-local addresses: a sandbox has no IPv6 there, and all else.
+#[test]
+fn where_ipv6_has_no_rules_a_sandbox_has_no_ipv6() {
+    let (user, lan) = (User::new(), Server::at(own_address()));
+    let see = "cat /proc/sys/net/ipv6/conf/all/disable_ipv6; ip -6 addr | grep -c inet6";
+    user.write("Dockerfile", &format!("FROM busybox\nRUN ({see}; {}) > /out\n", ask(&lan.address)));
+    let seen = |refuse: &[&str]| {
+        let mut build = user.command("strace");
+        build.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto"]).args(refuse);
+        build.args(["idpbuilder", "build", "--quiet", "--no-cache", "--network=sandbox"]);
+        build.args(["--output", "type=local,dest=out"]).args(base_contexts()).arg(".");
+        on_a_usual_machine(&user, "", &build).ok();
+        fs::read_to_string(user.work().join("out/out")).unwrap()
+    };
+    let usual = seen(&[]);
+    assert!(usual.starts_with("0\n") && usual.ends_with("reached\n"), "{usual}");
+    // The message after those about routes is the rule.
+    let rule = METADATA_V4.len() + METADATA_V6.len() + 1;
+    let refuse = format!("inject=sendto:error=EAFNOSUPPORT:when={rule}");
+    assert_eq!(seen(&["-e", &refuse]), "1\n0\nreached\n");
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub(super) const LIMITS: NodeSpec = NodeSpec::new(
 
 pub(super) const NETWORK: NodeSpec = NodeSpec::new(
     "network",
-    "Network of a RUN that does not say: `host` (default), `none`, or `sandbox` (its own; neither the machine's loopback nor the metadata of clouds).",
+    "Network of a RUN that does not say: `host` (default), `none`, or `sandbox` (its own; neither the machine's loopback nor the metadata of clouds, whatever a process may do).",
     "network sandbox",
 )
 .args(&[arg("mode", Kind::OneOf(&["host", "none", "sandbox"]), Count::One)])

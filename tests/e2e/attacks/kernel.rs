@@ -6,7 +6,7 @@ use super::{everywhere, said};
 use crate::support::{Done, images};
 
 /// The test's own copy of a program, executable by everybody.
-fn program(folder: &Path) -> String {
+pub(super) fn program(folder: &Path) -> String {
     use std::os::unix::fs::PermissionsExt as _;
     let path = folder.join("attack");
     fs::write(&path, images::program("attack")).unwrap();

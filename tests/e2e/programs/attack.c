@@ -4,13 +4,16 @@
 #include <fcntl.h>
 #include <linux/keyctl.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -123,6 +126,39 @@ static int open_all(char **paths) {
     return 0;
 }
 
+/* The address NAME-END of a socket without a file. */
+static socklen_t abstract(struct sockaddr_un *address, const char *name, const char *end) {
+    memset(address, 0, sizeof *address);
+    address->sun_family = AF_UNIX;
+    int length = snprintf(address->sun_path + 1, sizeof address->sun_path - 1, "%s-%s", name, end);
+    return offsetof(struct sockaddr_un, sun_path) + 1 + length;
+}
+
+/* sockets NAME: connects and sends to sockets without a file that listen already, and connects to one of its own. */
+static int sockets(const char *name) {
+    struct sockaddr_un address;
+    socklen_t length = abstract(&address, name, "stream");
+    said("stream", connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, length));
+    length = abstract(&address, name, "datagrams");
+    said("datagram", sendto(socket(AF_UNIX, SOCK_DGRAM, 0), "x", 1, 0, (void *)&address, length));
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+    length = abstract(&address, name, "own");
+    if (bind(listener, (void *)&address, length) || listen(listener, 1)) said("listen", -1);
+    if (fork() == 0) {
+        said("own", connect(socket(AF_UNIX, SOCK_STREAM, 0), (void *)&address, length));
+        _exit(0);
+    }
+    wait(NULL);
+    return 0;
+}
+
+/* landlock: the version of Landlock that the kernel has, 0 for none. */
+static int landlock(void) {
+    long version = syscall(444 /* landlock_create_ruleset */, NULL, 0, 1);
+    printf("%ld\n", version < 0 ? 0 : version);
+    return 0;
+}
+
 /* daemon SECONDS: leaves a process behind that hears no signal. */
 static int daemonise(const char *seconds) {
     if (fork() == 0) {
@@ -144,6 +180,9 @@ int main(int count, char **args) {
     if (!strcmp(verb, "type")) return type();
     if (!strcmp(verb, "keepers")) return keepers();
     if (!strcmp(verb, "open")) return open_all(args + 2);
+    if (!strcmp(verb, "sockets") && count == 3) return sockets(args[2]);
+    if (!strcmp(verb, "landlock")) return landlock();
+    if (!strcmp(verb, "who")) return printf("%d\n", (int)geteuid()) < 0;
     if (!strcmp(verb, "daemon") && count == 3) return daemonise(args[2]);
     fprintf(stderr, "attack: no such verb\n");
     return 2;
