@@ -41,7 +41,7 @@ pub(super) const NETWORK: u8 = 6;
 pub(super) const ENVIRONMENT: u8 = 8;
 /// Our bug.
 pub(super) const BUG: u8 = 70;
-/// Interrupted.
+/// Interrupted; the program ends with the signal's own code.
 pub(super) const INTERRUPTED: u8 = 130;
 
 /// Why an invocation failed.

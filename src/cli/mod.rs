@@ -55,7 +55,7 @@ use failure::CliError;
 #[command(
     after_help = "Exit codes: 0 done · 1 a build step failed, verify found other bytes, or store check damage · 2 image not found · 3 configuration or Dockerfile \
 invalid · 4 authentication · 5 TLS or trust · 6 network or registry · 8 environment cannot do it · \
-70 our bug · 130 interrupted"
+70 our bug · 130 interrupted (143 by SIGTERM, 129 by SIGHUP)"
 )]
 struct Cli {
     #[command(flatten)]
@@ -199,7 +199,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             if error.lacks_space() {
                 room::made().iter().for_each(|text| setup::tell(text));
             }
-            ExitCode::from(error.exit_code())
+            ExitCode::from(setup::code_of_signal(error.exit_code()))
         }
     }
 }

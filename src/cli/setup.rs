@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -135,15 +135,32 @@ pub(super) fn cancel_on_signals(runtime: &tokio::runtime::Runtime) -> CancelFlag
         runtime.spawn(async move {
             let Ok(mut signals) = signal(kind) else { return };
             while signals.recv().await.is_some() {
-                if cancel.swap(true, Ordering::Relaxed) {
+                let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
+                // The first one counts, and is known before anybody sees the flag.
+                let _ = STOPPED_BY.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst);
+                if cancel.swap(true, Ordering::SeqCst) {
                     // Processes of the sandbox die with us.
                     #[expect(clippy::exit, reason = "the user asked twice")]
-                    std::process::exit(i32::from(INTERRUPTED));
+                    std::process::exit(i32::from(code_of_signal(INTERRUPTED)));
                 }
             }
         });
     }
     cancel
+}
+
+/// The signal that asked this program to end; 0 for none. Signals are the whole program's.
+static STOPPED_BY: AtomicU8 = AtomicU8::new(0);
+
+/// What a shell adds to the number of the signal that ended a program.
+const SIGNAL_BASE: u8 = 128;
+
+/// The exit code of a program that was asked to end: it names the signal, as a shell does.
+pub(super) fn code_of_signal(code: u8) -> u8 {
+    match (code, STOPPED_BY.load(Ordering::Relaxed)) {
+        (INTERRUPTED, number @ 1..) => SIGNAL_BASE + number,
+        (code, _) => code,
+    }
 }
 
 /// The signals that are ignored, a bit each, the first the lowest (`proc_pid_status(5)`).

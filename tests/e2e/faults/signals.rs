@@ -75,6 +75,11 @@ fn end(child: &mut Child, since: Instant) -> Option<i32> {
     None
 }
 
+/// What a shell says of a program that a signal ended.
+fn code_of(signal: Signal) -> i32 {
+    128 + signal.as_raw()
+}
+
 fn assert_nothing_is_left(user: &User, seconds: &str) {
     let until = Instant::now() + STOP_MAX;
     while !processes(seconds).is_empty() {
@@ -116,7 +121,12 @@ fn f09_an_interrupted_build_ends_soon_and_leaves_nothing() {
                 kill_process(pid, signal)
             };
             sent.unwrap();
-            assert_eq!(end(&mut child, since), Some(130), "{signal:?} to {:?}", (n, whole_group));
+            assert_eq!(
+                end(&mut child, since),
+                Some(code_of(signal)),
+                "{signal:?} to {:?}",
+                (n, whole_group)
+            );
             assert_nothing_is_left(user, &seconds);
         }
     }
@@ -271,7 +281,7 @@ fn f09_save_and_load_end_soon_and_leave_nothing() {
         }
         let since = Instant::now();
         kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-        assert_eq!(end(&mut child, since), Some(130), "{words:?}");
+        assert_eq!(end(&mut child, since), Some(143), "{words:?}");
         assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "{words:?}");
     }
 }
@@ -301,7 +311,7 @@ fn f09_push_and_pull_end_soon_and_leave_nothing() {
         let (_connection, _) = silent.accept().unwrap();
         let since = Instant::now();
         kill_process(Pid::from_child(&child), signal).unwrap();
-        assert_eq!(end(&mut child, since), Some(130), "{verb} {signal:?}");
+        assert_eq!(end(&mut child, since), Some(code_of(signal)), "{verb} {signal:?}");
         let mut said = String::new();
         std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
         assert!(said.ends_with("cancelled\n"), "{said}");
@@ -347,9 +357,9 @@ fn f09_a_build_told_twice_leaves_nothing_either() {
     let seconds = unique(300);
     let mut child = running(&user, &mirror, &seconds);
     let (pid, since) = (Pid::from_child(&child), Instant::now());
-    kill_process(pid, Signal::INT).unwrap();
-    let _ = kill_process(pid, Signal::INT);
-    assert_eq!(end(&mut child, since), Some(130));
+    kill_process(pid, Signal::TERM).unwrap();
+    let _ = kill_process(pid, Signal::TERM);
+    assert_eq!(end(&mut child, since), Some(143));
     assert_nothing_is_left(&user, &seconds);
 }
 
@@ -376,7 +386,7 @@ print(os.waitstatus_to_exitcode(status))";
         command.args(["build", "--progress", "plain"]).args(base_contexts()).arg(".");
         let done = Done::of(&mut command);
         println!("{}", done.err);
-        assert_eq!(done.ok(), "130\n");
+        assert_eq!(done.ok(), "129\n");
         assert_nothing_is_left(user, &seconds);
     }
 }
