@@ -18,7 +18,7 @@ use super::{
 use crate::{
     event::{Direction, Emit, Event},
     oci::{Codec, Descriptor, DiffId, Digest, Reference},
-    registry::{Client, RegistryError},
+    registry::{Client, RegistryError, Travel},
     store::{CompressedForm, LayerRecord, Store},
 };
 
@@ -27,8 +27,8 @@ pub(super) const TRANSFERS_MAX: usize = 4;
 /// Shortest time between two events about one blob.
 const EVENT_EVERY: Duration = Duration::from_millis(100);
 
-/// Makes sure that the bytes of all layers are in the store in some form (blob, tar or snapshot),
-/// pulling what is missing, several at once; records diff IDs.
+/// Makes sure that the bytes of all layers are in the store, as blob or tar, pulling what is missing, several at once;
+/// records diff IDs. A snapshot alone will not do: nothing that is pushed or saved can be made of one.
 ///
 /// # Errors
 ///
@@ -64,7 +64,7 @@ pub async fn fetch_layers(
     Ok(())
 }
 
-/// Layers of an image that are in the store in no form: [`fetch_layers`] gets them.
+/// Layers of an image that are in the store neither as blob nor as tar: [`fetch_layers`] gets them.
 ///
 /// # Errors
 ///
@@ -75,9 +75,7 @@ pub fn absent_layers(store: &Store, image: &Image) -> Result<Vec<Absent>, ImageE
         let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
         let blobs = forms.iter().map(|form| form.descriptor.digest);
         let mut blobs = blobs.chain([layer.0, descriptor.digest]);
-        let here =
-            store.snapshot(layer).is_some() || blobs.any(|blob| store.blob_size(blob).is_some());
-        if !here {
+        if !blobs.any(|blob| store.blob_size(blob).is_some()) {
             let blob = descriptor.clone();
             let places = places(store, image.origin.as_ref(), blob.digest)?;
             absent.push(Absent { layer, blob, places });
@@ -86,7 +84,7 @@ pub fn absent_layers(store: &Store, image: &Image) -> Result<Vec<Absent>, ImageE
     Ok(absent)
 }
 
-/// A layer that is in no form in the store.
+/// A layer whose bytes are not in the store.
 #[derive(Clone, Debug)]
 pub struct Absent {
     /// The layer.
@@ -110,7 +108,7 @@ struct Fetch {
 impl Fetch {
     async fn run(self) -> Result<(), ImageError> {
         // Images that share a base fetch it once.
-        let _turn = self.client.turn(self.descriptor.digest).await;
+        let _turn = self.client.turn(Travel::Here(self.descriptor.digest)).await;
         if self.is_here()? {
             self.teller.skipped("exists");
             return Ok(());
@@ -143,9 +141,6 @@ impl Fetch {
 
     /// In a form that can be used, with all that is to be known of it.
     fn is_here(&self) -> Result<bool, ImageError> {
-        if self.store.snapshot(self.diff_id).is_some() {
-            return Ok(true);
-        }
         let known = self.store.layer(self.diff_id)?;
         let examined = known.is_some_and(|record| record.tar_bytes > 0);
         let blobs = [self.diff_id.0, self.descriptor.digest];

@@ -143,6 +143,39 @@ async fn an_image_is_pushed_once_pulled_verified_and_built_upon_without_its_laye
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tags_that_are_pushed_at_once_send_each_blob_once_and_a_layer_is_fetched_although_it_is_unpacked()
+ {
+    let registry = RealRegistry::start().await;
+    let client = RealRegistry::client_of(&[&registry]);
+    let (home, away) = (place(), place());
+    let base = image(&home.store, "amd64", &["a", "b"]);
+    let tags: Vec<Reference> =
+        (0..4).map(|tag| registry.image(&format!("team/base:{tag}"))).collect();
+    let [one, two, three, four] = [0, 1, 2, 3].map(|at| send(&home, &client, &base, &tags[at]));
+    let (one, two, three, four) = tokio::join!(one, two, three, four);
+    let mut heard = [one, two, three, four].concat();
+    heard.sort();
+    assert_eq!(heard, [vec!["exists"; 9], vec!["moved"; 3]].concat());
+
+    // What a damaged blob leaves when it was taken away: a directory that can be run on, and nothing to send.
+    let found = resolve(&away.store, &client, &tags[0], &amd64(), Refresh::Missing).await.unwrap();
+    fetch_layers(&away.store, &client, &found, "base", &silent()).await.unwrap();
+    let (layer, blob) =
+        (found.config.value.rootfs.diff_ids[0], found.manifest.value.layers[0].digest);
+    let folder = away.store.staging().unwrap();
+    let upper = folder.path().join("upper");
+    std::fs::create_dir(&upper).unwrap();
+    away.store.commit_snapshot(&upper, layer).unwrap();
+    std::fs::remove_file(away.store.root().join("blobs/sha256").join(blob.hex())).unwrap();
+    let absent = super::absent_layers(&away.store, &found).unwrap();
+    assert_eq!(absent.iter().map(|absent| absent.layer).collect::<Vec<_>>(), [layer]);
+    let (emit, heard) = listener();
+    fetch_layers(&away.store, &client, &found, "base", &emit).await.unwrap();
+    assert_eq!(sorted(&heard), ["exists", "moved"]);
+    assert!(super::absent_layers(&away.store, &found).unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_resolved_needs_no_registry_again_unless_it_is_refreshed() {
     let registry = RealRegistry::start().await;
     let client = RealRegistry::client_of(&[&registry]);

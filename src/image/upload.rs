@@ -24,7 +24,7 @@ use crate::{
         Codec, Descriptor, DiffId, Digest, Document, ImageConfig, Index, Manifest, MediaType,
         Reference,
     },
-    registry::{Client, Uploaded},
+    registry::{Client, Travel, Uploaded},
     store::{ImageRecord, Store},
 };
 
@@ -196,10 +196,13 @@ impl Sender<'_> {
         while let Some(done) = running.join_next().await {
             joined(done)?;
         }
-        let by_digest = self.to.with_digest(prepared.descriptor.digest);
+        let digest = prepared.descriptor.digest;
+        let by_digest = self.to.with_digest(digest);
+        // Not every registry takes the same document twice at once.
+        let _turn = self.client.turn(Travel::To(self.to.name(), digest)).await;
         let media_type = &prepared.descriptor.media_type;
         self.client.push_manifest(&by_digest, media_type, &prepared.bytes).await?;
-        note_origin(self.store, prepared.descriptor.digest, &self.to.name())
+        note_origin(self.store, digest, &self.to.name())
     }
 }
 
@@ -215,6 +218,8 @@ struct Send {
 impl Send {
     async fn run(self) -> Result<(), ImageError> {
         let digest = self.blob.digest;
+        // Tags of one image, and images that share a layer, send it once: the second finds it there.
+        let _turn = self.client.turn(Travel::To(self.to.name(), digest)).await;
         let mount_from: Vec<String> = origins(&self.store, digest)?
             .into_iter()
             .filter(|seen| seen.registry() == self.to.registry())

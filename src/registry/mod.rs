@@ -60,10 +60,19 @@ struct Inner {
     sites: Mutex<HashMap<String, Arc<OnceCell<Arc<Site>>>>>,
     /// HTTP clients (connection pools) by host and port.
     http: Mutex<HashMap<(String, Reach), reqwest::Client>>,
-    /// Blobs that somebody is moving right now.
-    turns: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    /// What somebody is moving right now.
+    turns: Mutex<HashMap<Travel, Weak<tokio::sync::Mutex<()>>>>,
     /// The platform's certificates, read when they are first needed.
     roots: OnceLock<rustls::RootCertStore>,
+}
+
+/// Bytes on their way, by their digest: the same ones need not travel twice at once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Travel {
+    /// Into the store, from wherever they can be had.
+    Here(Digest),
+    /// Into a repository, by its full name ([`Reference::name`]).
+    To(String, Digest),
 }
 
 /// Gives the credentials of a registry, by host and port.
@@ -461,15 +470,15 @@ impl Client {
         self.send_manifest(image, media_type, bytes).await
     }
 
-    /// Waits until no other user of this client and its clones moves `blob`, then holds it until the
-    /// result is dropped: two images with one base fetch it once.
-    pub async fn turn(&self, blob: Digest) -> tokio::sync::OwnedMutexGuard<()> {
+    /// Waits until no other user of this client and its clones moves the same, then holds it until the
+    /// result is dropped: two images with one base fetch it once, two tags of one image send it once.
+    pub async fn turn(&self, travel: Travel) -> tokio::sync::OwnedMutexGuard<()> {
         let lock = {
             let mut turns = self.inner.turns.lock().expect("nobody panics while holding it");
             turns.retain(|_, turn| turn.strong_count() > 0);
-            let held = turns.get(&blob).and_then(Weak::upgrade);
+            let held = turns.get(&travel).and_then(Weak::upgrade);
             let lock = held.unwrap_or_default();
-            turns.insert(blob, Arc::downgrade(&lock));
+            turns.insert(travel, Arc::downgrade(&lock));
             lock
         };
         lock.lock_owned().await
