@@ -79,7 +79,8 @@ fn next(event: Option<&Event>) -> Option<Event> {
         Event::Pushed { .. } => Event::ImageFailed { image: image(), reason: "no".into() },
         Event::ImageFailed { .. } => Event::ImageSkipped { image: image(), reason: "no".into() },
         Event::ImageSkipped { .. } => Event::Warning { image: None, text: "mind".into() },
-        Event::Warning { .. } => Event::Finished { ok: true, duration: second },
+        Event::Warning { .. } => Event::Note { text: "mind".into() },
+        Event::Note { .. } => Event::Finished { ok: true, duration: second },
         Event::Finished { .. } => return None,
     })
 }

@@ -57,6 +57,11 @@ impl BuildFailure {
 
     /// A failure of `request`, at a place when one is to blame.
     pub(super) fn new(request: &BuildRequest, place: Option<Place>, error: BuildError) -> Self {
+        let (place, error) = if let BuildError::At { place, source } = error {
+            (Some(*place), *source)
+        } else {
+            (place, error)
+        };
         Self {
             image: request.name.clone(),
             dockerfile: Arc::clone(&request.dockerfile),
@@ -70,6 +75,14 @@ impl BuildFailure {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// Another instruction is to blame than the one that was to be done.
+    #[error("{source}")]
+    At {
+        /// That instruction.
+        place: Box<Place>,
+        /// What is wrong with it.
+        source: Box<BuildError>,
+    },
     /// The Dockerfile is not valid.
     #[error(transparent)]
     Dockerfile(#[from] DockerfileError),

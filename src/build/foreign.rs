@@ -1,20 +1,7 @@
 //! Processes for another processor than this machine's: what runs them, or that nothing does. Knows no namespaces.
 
-use super::{BuildError, Workshop};
-use crate::{
-    graph::{Op, OpGraph, Place},
-    sandbox::{self, Ability, Emulation, Emulator, SandboxError},
-};
-
-/// Fails for the first process that nothing here runs: before any is started.
-pub(super) fn check(workshop: &Workshop, graph: &OpGraph) -> Result<(), (Place, BuildError)> {
-    for node in graph.ids().map(|id| graph.node(id)) {
-        let Op::Run(run) = &node.op else { continue };
-        emulator(&workshop.ability, &run.architecture)
-            .map_err(|error| (node.place.clone(), error))?;
-    }
-    Ok(())
-}
+use super::BuildError;
+use crate::sandbox::{self, Ability, Emulation, Emulator, SandboxError};
 
 /// The interpreter that a process has to bring with it, if any.
 pub(super) fn emulator(

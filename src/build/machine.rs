@@ -4,6 +4,7 @@ mod advice;
 mod inputs;
 mod layers;
 mod lookup;
+mod processes;
 mod stack;
 mod why;
 
@@ -26,7 +27,7 @@ use super::{
     epoch,
     fetch::Errand,
     files::{self, Clock, Context, Key, Making, Parting, Root},
-    network, process, reason, result, strict,
+    process, reason, result, strict,
 };
 use lookup::Lookup;
 use stack::Stack;
@@ -39,7 +40,7 @@ use crate::{
     image::{self, Image},
     oci::{ChainId, DiffId, Platform},
     plan::CacheUse,
-    sandbox::{CancelFlag, SandboxError},
+    sandbox::CancelFlag,
     store::{CacheRecord, Made},
     tree::Timestamp,
 };
@@ -104,7 +105,7 @@ fn perform(
         let request = timed.as_ref().unwrap_or(request);
         let bases = Bases::new(workshop, request);
         let mut lowered = bases.lower(&parsed, platform, dockerfile::lower)?;
-        allowed::check(workshop, &request.allow, &lowered.graph)
+        allowed::check(&request.allow, &lowered.graph)
             .map_err(|(place, error)| BuildFailure::new(request, Some(place), error))?;
         if request.platforms.is_empty() {
             lowered.take_platform_of_base();
@@ -189,6 +190,8 @@ struct Machine<'a> {
     /// Number of each op that is a step, from 1.
     steps: Vec<Option<usize>>,
     cached: AtomicUsize,
+    /// Ops whose processes, and those of what stands on them, can be run here; empty before any was asked about.
+    checked: Mutex<Vec<bool>>,
     /// `SOURCE_DATE_EPOCH` in force.
     epoch: Option<i64>,
     /// What the files of steps showed.
@@ -215,7 +218,7 @@ impl<'a> Machine<'a> {
         let results = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let sources = lowered.graph.ids().map(|_| OnceLock::new()).collect();
         let epoch = epoch::in_force(request, lowered);
-        let (cached, advice) = (AtomicUsize::new(0), Mutex::default());
+        let (cached, checked, advice) = (AtomicUsize::new(0), Mutex::default(), Mutex::default());
         Self {
             workshop,
             request,
@@ -226,6 +229,7 @@ impl<'a> Machine<'a> {
             sources,
             steps,
             cached,
+            checked,
             epoch,
             advice,
         }
@@ -234,8 +238,9 @@ impl<'a> Machine<'a> {
     /// Runs every op; independent ones at once, until one fails: then the others end too. `None` when the
     /// result was only explained.
     fn run(&self, cancel: &CancelFlag) -> Result<Option<Stack>, BuildFailure> {
-        if self.mode == Mode::Build {
-            self.check_sandbox()?;
+        if self.mode == Mode::Build && self.request.cache != CacheUse::Use {
+            let checked = self.check_all_processes();
+            checked.map_err(|error| BuildFailure::new(self.request, None, error))?;
         }
         let mut schedule = Schedule::default();
         let mut nodes: Vec<NodeId> = Vec::new();
@@ -319,22 +324,6 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A place that can run no process says so before anything is done.
-    fn check_sandbox(&self) -> Result<(), BuildFailure> {
-        let ability = &self.workshop.ability;
-        let Err(obstacle) = &ability.run else {
-            let processes = (&self.lowered.graph, &self.request.network);
-            return network::check(processes, ability.isolation)
-                .map_err(|(place, error)| BuildFailure::new(self.request, Some(place), error));
-        };
-        let is_process = |id: &OpId| matches!(self.lowered.graph.node(*id).op, Op::Run(_));
-        let Some(first) = self.lowered.graph.ids().find(is_process) else { return Ok(()) };
-        let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
-        let place = self.lowered.graph.node(first).place.clone();
-        let error = SandboxError::Unavailable { reason, help }.into();
-        Err(BuildFailure::new(self.request, Some(place), error))
-    }
-
     fn perform(&self, id: OpId) -> Result<(), BuildFailure> {
         let node = self.lowered.graph.node(id);
         let result = self.result_of(id, node);
@@ -391,7 +380,7 @@ impl<'a> Machine<'a> {
             Ok((Some(_), None)) => (Outcome::Cached, None),
             Ok((Some(_), reason)) => (Outcome::Built, reason.clone()),
             Ok((None, reason)) => (Outcome::Stale, reason.clone()),
-            Err(BuildError::Cancelled) => (Outcome::Cancelled, None),
+            Err(BuildError::Cancelled | BuildError::At { .. }) => (Outcome::Cancelled, None),
             Err(_) => (Outcome::Failed, None),
         };
         let duration = started.elapsed();
@@ -445,6 +434,7 @@ impl<'a> Machine<'a> {
         if self.mode == Mode::Explain {
             return Ok((None, Some(reason)));
         }
+        self.check_processes_on(id)?;
         let _turn = self.wait_for_turn(id, key)?;
         // Another process may have done it meanwhile.
         if let Lookup::Found(known) = self.look_up(id, key)? {

@@ -55,7 +55,7 @@ use crate::{
     oci::{DiffId, Platform},
     plan::{CacheUse, Entitlement, NetworkPlan, Pins, SecretSource, SshSource},
     registry::Client,
-    sandbox::{Ability, CancelFlag, Privileges},
+    sandbox::{Ability, CancelFlag, LazyAbility, Privileges},
     store::Store,
     tree::Timestamp,
 };
@@ -76,8 +76,8 @@ pub struct Workshop {
     pub client: Client,
     /// Runs the client's futures; builds are synchronous code on their own threads.
     pub runtime: tokio::runtime::Handle,
-    /// What this place can do.
-    pub ability: Arc<Ability>,
+    /// What this place can do, for who runs processes.
+    pub ability: Arc<LazyAbility>,
     /// Whether programs of processes may have more rights than who starts them.
     pub privileges: Privileges,
     /// Set to stop everything.
@@ -295,7 +295,7 @@ impl Workshop {
     }
 
     pub(crate) fn marks(&self) -> OverlayMarks {
-        marks(&self.ability)
+        marks(self.ability.get())
     }
 }
 

@@ -236,7 +236,7 @@ pub(super) fn own(
     path: &Path,
     (mode, uid, gid): (u32, u32, u32),
 ) -> Result<(), BuildError> {
-    if task.workshop.ability.privilege != Privilege::SingleId {
+    if task.workshop.ability.get().privilege != Privilege::SingleId {
         let owned = std::os::unix::fs::lchown(path, Some(uid), Some(gid));
         owned.map_err(|source| io_error(path, source))?;
     }

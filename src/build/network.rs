@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use super::{BuildError, process::Task};
 use crate::{
-    graph::{KeyTree, Network, Op, OpGraph, Place, RunOp},
+    graph::{KeyTree, Network, RunOp},
     plan::{NetworkPlan, PlannedNetwork},
     sandbox::{self, Isolation, NetworkMode, SANDBOX_RESOLVER},
 };
@@ -33,17 +33,13 @@ pub(super) fn mode(run: &RunOp, plan: &NetworkPlan) -> NetworkMode {
     }
 }
 
-/// Fails for the first process whose network cannot be had here: before any is started.
+/// Fails for a process whose network cannot be had here.
 pub(super) fn check(
-    (graph, plan): (&OpGraph, &NetworkPlan),
+    run: &RunOp,
+    plan: &NetworkPlan,
     isolation: Isolation,
-) -> Result<(), (Place, BuildError)> {
-    for node in graph.ids().map(|id| graph.node(id)) {
-        let Op::Run(run) = &node.op else { continue };
-        sandbox::check_network(mode(run, plan), isolation)
-            .map_err(|error| (node.place.clone(), error.into()))?;
-    }
-    Ok(())
+) -> Result<(), BuildError> {
+    Ok(sandbox::check_network(mode(run, plan), isolation)?)
 }
 
 /// The network of a process that does not choose for itself.

@@ -75,7 +75,7 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
 /// Runs the process and keeps its changes as a layer.
 pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     let Workshop { store, ability, wholes, .. } = task.workshop;
-    check_ability(ability)?;
+    let ability = ability.get();
     let view = View::open(store, task.below)?;
     let staging = store.staging()?;
     let prepared = rootfs::prepare((store, ability, wholes), task.below, staging.path())?;
@@ -136,6 +136,7 @@ fn specify(
         let what = format!("RUN --device={device}");
         return Err(BuildError::Unsupported { what, help: None });
     }
+    let ability = task.workshop.ability.get();
     let network = network::mode(run, &task.request.network);
     let user = files::user_ids(view, &run.user).map_err(|error| unstarted(task, error.into()))?;
     let mut env: Vec<String> = Vec::new();
@@ -158,12 +159,12 @@ fn specify(
         mounts: mounts.mounts.clone(),
         hosts: network::hosts(&task.request.network, network)?,
         resolv_conf: network::resolv_conf(&task.workshop.dns, &task.request.network, network),
-        isolation: task.workshop.ability.isolation,
-        users: task.workshop.ability.users,
+        isolation: ability.isolation,
+        users: ability.users,
         privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
-        emulator: foreign::emulator(&task.workshop.ability, &run.architecture)?,
+        emulator: foreign::emulator(ability, &run.architecture)?,
     })
 }
 
@@ -225,7 +226,7 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
     let changes = Upper {
         directory: std::os::fd::AsFd::as_fd(&folder),
         form: prepared.form,
-        ownership: rootfs::ownership(&task.workshop.ability),
+        ownership: rootfs::ownership(task.workshop.ability.get()),
     };
     let (blob, summary) = write_upper(changes, view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;

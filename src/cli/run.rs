@@ -156,16 +156,8 @@ pub(super) fn perform(
     for warning in &plan.warnings {
         notice(global, warning);
     }
-    for note in &setup.ability.notes {
-        notice(global, note);
-    }
     let recorder = Recorder::beside(&setup.emit);
     let setup = &Setup { emit: Arc::clone(&recorder.emit), ..setup.clone() };
-    let missing = plan.images.iter().find_map(|image| setup.ability.limits.missing(&image.limits));
-    // Where nothing runs, nothing is to be limited.
-    if let (Some(missing), Ok(())) = (missing, &setup.ability.run) {
-        notice(global, &missing);
-    }
     let report = runtime.block_on(exec::run(plan, setup));
     recorder.keep();
     tell_warnings(global, &report);

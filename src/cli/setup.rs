@@ -25,7 +25,7 @@ use idpbuilder::{
     plan::SecretSource,
     registry::ProxyOptions,
     report,
-    sandbox::{self, CancelFlag},
+    sandbox::{self, CancelFlag, LazyAbility},
     store::{Patience, Store},
 };
 
@@ -208,11 +208,11 @@ pub(super) fn exec_setup(
     cancel: CancelFlag,
     running: &RunningArgs,
 ) -> Result<Setup, CliError> {
-    let ability = Arc::new(sandbox::ability(store.root(), &running.sandbox.wanted()?));
+    let ability = LazyAbility::new(store.root().to_owned(), running.sandbox.wanted()?);
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     Ok(Setup {
         store,
-        ability,
+        ability: Arc::new(ability),
         privileges: running.sandbox.privileges(),
         cancel,
         emit: emitter(global),

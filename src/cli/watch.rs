@@ -9,7 +9,6 @@ use std::{
 use idpbuilder::{
     plan::Plan,
     report::safe,
-    sandbox::Ability,
     watch::{Wake, Watch, WatchError, WatchSettings},
 };
 
@@ -50,13 +49,8 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     let mut watching = start(args, &loaded, &plan)?;
     let mut is_planned = true;
     loop {
-        if is_planned {
-            if let Err(error) = run::perform(global, &runtime, &plan, &setup) {
-                error.print();
-            }
-            // What was said once about the place need not be said after every change.
-            let ability = Ability { notes: Vec::new(), ..setup.ability.as_ref().clone() };
-            setup.ability = Arc::new(ability);
+        if is_planned && let Err(error) = run::perform(global, &runtime, &plan, &setup) {
+            error.print();
         }
         run::notice(global, "watching; ^C ends it");
         match watching.wait(|| cancel.load(Ordering::Relaxed)) {

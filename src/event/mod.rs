@@ -203,6 +203,11 @@ pub enum Event {
         /// One line.
         text: String,
     },
+    /// Something about this place that the user should know, once; the run goes on.
+    Note {
+        /// One line.
+        text: String,
+    },
     /// The run ended.
     Finished {
         /// Whether all went well.

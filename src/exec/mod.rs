@@ -32,7 +32,7 @@ use crate::{
     oci::Digest,
     plan::Pins,
     registry::{Credentials, ProxyOptions},
-    sandbox::{Ability, CancelFlag, Privileges},
+    sandbox::{CancelFlag, LazyAbility, Privileges},
     serve::Login,
     store::Store,
     trust::Identity,
@@ -68,8 +68,8 @@ pub enum NamedBy {
 pub struct Setup {
     /// Where images are kept.
     pub store: Store,
-    /// What this place can do.
-    pub ability: Arc<Ability>,
+    /// What this place can do, for who runs processes.
+    pub ability: Arc<LazyAbility>,
     /// Whether programs of a RUN may have more rights than who starts them.
     pub privileges: Privileges,
     /// Set to stop everything.

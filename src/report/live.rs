@@ -85,6 +85,7 @@ impl Display {
                 let image = image.map(|image| format!("{image}: ")).unwrap_or_default();
                 self.above(&format!("{image}warning: {}", safe(&text)));
             }
+            Event::Note { text } => self.above(&format!("note: {}", safe(&text))),
             Event::Finished { .. } => self.close(),
             Event::StepDone { .. } | Event::TransferSkipped { .. } | Event::Source { .. } => {}
         }

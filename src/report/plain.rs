@@ -63,6 +63,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             let image = image.as_ref().map(|image| format!("{image}: ")).unwrap_or_default();
             vec![format!("{image}warning: {}", safe(text))]
         }
+        Event::Note { text } => vec![format!("note: {}", safe(text))],
         Event::Transfer { .. } | Event::ImageStarted { .. } | Event::Finished { .. } => Vec::new(),
     }
 }

@@ -12,6 +12,7 @@ mod fuse;
 mod identity;
 mod inside;
 mod landlock;
+mod lazy;
 mod mounts;
 mod network;
 mod outside;
@@ -34,6 +35,7 @@ use std::{
 use thiserror::Error;
 
 pub use emulation::{Emulation, Emulator};
+pub use lazy::LazyAbility;
 pub use terminal::Terminal;
 
 use crate::{event::Stream, limits::Limits};

@@ -85,11 +85,22 @@ fn a_mechanism_that_is_asked_for_and_cannot_be_had_is_refused_with_the_reason() 
     let user = User::new();
     let said = user.run(["doctor", "--snapshotter", "overlay-elsewhere", "--scratch", "/proc"]);
     assert!(said.ok().contains("not possible"));
-    user.build(
-        "FROM busybox\nRUN true\n",
-        &["--snapshotter", "overlay-elsewhere", "--scratch", "/proc"],
-    )
-    .fails(8, &["RUN is not possible here", "/proc"]);
+    let way = ["--snapshotter", "overlay-elsewhere", "--scratch", "/proc", "--progress", "plain"];
+    let refused = ["RUN is not possible here", "/proc"];
+    user.write("file", "one\n");
+    let under = "FROM busybox\nCOPY file /file\nRUN true\n";
+    // Nothing is done of which is known that a process has to run on it.
+    let said = user.build(under, &way).fails(8, &[&refused[..], &["Dockerfile:3"]].concat());
+    assert!(!said.contains("] done"), "{said}");
+    // What is known needs no process, and what stands on it none either.
+    let above = "FROM busybox\nRUN true\nCOPY file /file\n";
+    user.build(above, &way).fails(8, &[&refused[..], &["Dockerfile:2"]].concat());
+    let wanted = user.build(above, &[]).ok();
+    assert_eq!(user.build(above, &way).ok(), wanted);
+    user.write("file", "two\n");
+    assert_ne!(user.build(above, &way).ok(), wanted);
+    let said = user.build(above, &[&way[..], &["--no-cache"]].concat()).fails(8, &refused);
+    assert!(!said.contains("[1/2]"), "a step began: {said}");
 }
 
 /// Runs a script with the home folder on an overlay, in a mount namespace of its own.

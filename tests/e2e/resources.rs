@@ -106,7 +106,10 @@ fn an_ordinary_user_has_limits_as_far_as_they_go_and_is_told_of_the_others() {
     let started = done.err.lines().find_map(|line| line.split("| started ").nth(1)).unwrap();
     let started: u32 = started.trim().parse().unwrap();
     assert!((10..60).contains(&started), "{started}");
-    let done = user.build(count, &["--memory", "64m", "--pids-limit", "60"]);
+    let flags = ["--memory", "64m", "--pids-limit", "60"];
+    // Where nothing has to run, nothing is to be limited.
+    assert!(!user.build(count, &flags).err.contains("note: "));
+    let done = user.build(count, &[&flags[..], &["--no-cache"]].concat());
     let note = "note: limits on memory are not enforced here";
     assert!(done.err.contains(note) && done.err.contains("systemd-run --user"), "{done}");
     done.ok();
