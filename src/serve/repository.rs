@@ -103,18 +103,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let manifest = Digest::of(b"manifest");
-        std::thread::scope(|scope| {
-            for server in ["a", "b"] {
-                let repositories = Repositories::new(store.clone());
-                scope.spawn(move || {
-                    for number in 0..PUSHES {
-                        let tag = format!("{server}{number}");
-                        let put = |found: &mut Repository| found.tags.insert(tag, manifest);
-                        repositories.change("shop/site", put).unwrap();
-                        repositories.change(&format!("{server}/{number}"), |_| ()).unwrap();
-                    }
-                });
+        let push = |server: &str| {
+            let repositories = Repositories::new(store.clone());
+            for number in 0..PUSHES {
+                let tag = format!("{server}{number}");
+                let put = |found: &mut Repository| found.tags.insert(tag, manifest);
+                repositories.change("shop/site", put).unwrap();
+                repositories.change(&format!("{server}/{number}"), |_| ()).unwrap();
             }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| push("a"));
+            scope.spawn(|| push("b"));
         });
         let repositories = Repositories::new(store);
         assert_eq!(repositories.get("shop/site").unwrap().tags.len(), 2 * PUSHES);
