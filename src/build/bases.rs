@@ -84,7 +84,9 @@ impl<'a> Bases<'a> {
         let kind_of = |source: &NamedSource| match source {
             NamedSource::Files(_) => ContextKind::Files,
             NamedSource::Scratch => ContextKind::Scratch,
-            NamedSource::Images(_) | NamedSource::Reference(_) => ContextKind::Image,
+            NamedSource::Images(_) | NamedSource::Layout(_) | NamedSource::Reference(_) => {
+                ContextKind::Image
+            }
         };
         let request = self.request;
         let named = request.named.iter().map(|(name, source)| (name.clone(), kind_of(source)));
@@ -131,6 +133,9 @@ impl<'a> Bases<'a> {
     fn resolve(&self, wanted: &ImageRequest) -> Result<Base, BuildError> {
         let reference = match self.request.named.get(&wanted.name) {
             Some(NamedSource::Images(images)) => return choose(images, wanted),
+            Some(NamedSource::Layout(layout)) => {
+                return choose(layout.images(&self.workshop.store)?, wanted);
+            }
             Some(NamedSource::Reference(reference)) => reference.clone(),
             Some(NamedSource::Files(_) | NamedSource::Scratch) | None => parse_name(&wanted.name)?,
         };

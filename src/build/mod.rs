@@ -41,7 +41,7 @@ pub use network::HostDns;
 pub use pins::{Sources, Targets, source_of_dockerfile, sources};
 pub use result::Built;
 pub use scene::{FailedSteps, Scene};
-pub use source::{ContextFolder, ContextSource, NamedSource, ReadSecret};
+pub use source::{ContextFolder, ContextSource, Layout, NamedSource, ReadSecret};
 pub use steps::{Step, Steps};
 pub use wholes::Wholes;
 
@@ -163,7 +163,12 @@ impl BuildRequest {
         let Some(name) = name else { return self.context.as_ref() };
         match self.named.get(name) {
             Some(NamedSource::Files(source)) => Some(source),
-            Some(NamedSource::Images(_) | NamedSource::Reference(_) | NamedSource::Scratch)
+            Some(
+                NamedSource::Images(_)
+                | NamedSource::Layout(_)
+                | NamedSource::Reference(_)
+                | NamedSource::Scratch,
+            )
             | None => None,
         }
     }

@@ -1,12 +1,16 @@
 //! Where the files and images of a build come from, resolved.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use crate::{
-    image::Image,
+    image::{self, Image, ImageError, Imported},
     oci::{Platform, Reference},
     plan::SecretSource,
     remote::Remote,
+    store::Store,
 };
 
 /// Where the files of a context are.
@@ -45,6 +49,50 @@ pub struct ContextFolder {
     pub ignore: Option<String>,
 }
 
+/// An OCI layout, a folder or an archive. It is read into the store when an image of it is asked for, and not before: a
+/// project may name more than a build uses.
+#[derive(Debug)]
+pub struct Layout {
+    path: PathBuf,
+    selector: Option<String>,
+    images: OnceLock<Vec<(Platform, Image)>>,
+}
+
+impl Layout {
+    /// The images at `path` that a selector (`:tag` or `@digest`) names; all of them without one.
+    #[must_use]
+    pub fn new(path: PathBuf, selector: Option<String>) -> Self {
+        Self { path, selector, images: OnceLock::new() }
+    }
+
+    /// The images, in the store by now.
+    ///
+    /// # Errors
+    ///
+    /// When the layout cannot be read, or has no such image.
+    pub(crate) fn images(&self, store: &Store) -> Result<&[(Platform, Image)], ImageError> {
+        if let Some(known) = self.images.get() {
+            return Ok(known);
+        }
+        let selector = self.selector.as_deref().unwrap_or_default();
+        let wanted = selector.trim_start_matches([':', '@']);
+        let mut images = Vec::new();
+        for Imported { record, name } in image::import(store, &self.path)? {
+            let ends_so = |name: &String| name == wanted || name.ends_with(&format!(":{wanted}"));
+            let is_named = || name.as_ref().is_some_and(ends_so);
+            if wanted.is_empty() || record.target.digest.to_string() == wanted || is_named() {
+                for platform in &record.platforms {
+                    images.push((platform.clone(), image::load(store, &record, platform)?));
+                }
+            }
+        }
+        if images.is_empty() {
+            return Err(ImageError::NotFound(format!("{}{selector}", self.path.display())));
+        }
+        Ok(self.images.get_or_init(|| images))
+    }
+}
+
 /// What stands behind a named context.
 #[derive(Clone, Debug)]
 pub enum NamedSource {
@@ -52,9 +100,10 @@ pub enum NamedSource {
     Files(ContextSource),
     /// Nothing: an image without files.
     Scratch,
-    /// An image that is in the store, for each platform that there is (another image of the plan,
-    /// an OCI layout).
+    /// An image that is in the store, for each platform that there is (another image of the plan).
     Images(Vec<(Platform, Image)>),
+    /// Images of an OCI layout.
+    Layout(Arc<Layout>),
     /// An image of a registry.
     Reference(Reference),
 }

@@ -11,9 +11,9 @@ use super::{EmbeddedSetup, ExecError, NamedBy, Network, Setup};
 use crate::{
     build::{
         self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
-        NamedSource, Slots, Targets, Workshop,
+        Layout, NamedSource, Slots, Targets, Workshop,
     },
-    image::{self, Image, ImageError, Imported},
+    image::Image,
     oci::{DEFAULT_REGISTRY, Platform, Reference},
     plan::{
         ContextPlan, DockerfileSource, ImagePlan, NamedContext, Plan, RegistryPlan, SecretSource,
@@ -177,7 +177,7 @@ pub(super) fn build_request(
     let dockerfile = read_dockerfile(plan, workshop, context.as_ref())?;
     let mut named = BTreeMap::new();
     for (name, source) in &plan.named_contexts {
-        named.insert(name.clone(), named_source(plan, source, setup, built)?);
+        named.insert(name.clone(), named_source(plan, source, built)?);
     }
     Ok(BuildRequest {
         name: plan.name.clone(),
@@ -330,7 +330,6 @@ fn read_text(path: &Path) -> io::Result<String> {
 fn named_source(
     plan: &ImagePlan,
     source: &NamedContext,
-    setup: &Setup,
     built: &BuiltImages,
 ) -> Result<NamedSource, ExecError> {
     let image = plan.name.as_str();
@@ -349,35 +348,14 @@ fn named_source(
             Ok(NamedSource::Images(built.get(name).cloned().unwrap_or_default()))
         }
         NamedContext::OciLayout { path, selector } => {
-            let fail = |source| ExecError::Image { image: image.to_owned(), source };
-            let images = layout_images(path, selector.as_deref(), setup).map_err(fail)?;
-            Ok(NamedSource::Images(images))
+            // A wrong path is a mistake, whether it is used or not.
+            fs::metadata(path).map_err(|source| ExecError::File {
+                image: image.to_owned(),
+                what: "OCI layout",
+                path: path.clone(),
+                source,
+            })?;
+            Ok(NamedSource::Layout(Arc::new(Layout::new(path.clone(), selector.clone()))))
         }
     }
-}
-
-/// Images of an OCI layout that a selector (`:tag` or `@digest`) names; all of them without one.
-fn layout_images(
-    path: &Path,
-    selector: Option<&str>,
-    setup: &Setup,
-) -> Result<Vec<(Platform, Image)>, ImageError> {
-    let wanted = selector.map(|selector| selector.trim_start_matches([':', '@']));
-    let mut images = Vec::new();
-    for Imported { record, name } in image::import(&setup.store, path)? {
-        let is_wanted = wanted.is_none_or(|wanted| {
-            let ends_so = |name: &String| name == wanted || name.ends_with(&format!(":{wanted}"));
-            record.target.digest.to_string() == wanted || name.as_ref().is_some_and(ends_so)
-        });
-        if is_wanted {
-            for platform in &record.platforms {
-                images.push((platform.clone(), image::load(&setup.store, &record, platform)?));
-            }
-        }
-    }
-    if images.is_empty() {
-        let selector = selector.unwrap_or_default();
-        return Err(ImageError::NotFound(format!("{}{selector}", path.display())));
-    }
-    Ok(images)
 }

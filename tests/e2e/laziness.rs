@@ -23,6 +23,22 @@ fn bytes_of_store(user: &User) -> u64 {
     blobs.map(|blob| blob.unwrap().metadata().unwrap().len()).sum()
 }
 
+#[test]
+fn what_nothing_uses_costs_nothing() {
+    let user = User::new();
+    user.write("page", "page\n");
+    let found_out = || user.home().join("images/sandbox-works").exists();
+    // Three layouts are named, and none of them is used.
+    user.build("FROM scratch\nCOPY page /page\n", &[]).ok();
+    assert!(bytes_of_store(&user) < 100_000, "{} bytes", bytes_of_store(&user));
+    assert!(!found_out(), "who runs no process does not ask how one would run");
+    user.build("FROM busybox\nRUN true\n", &[]).ok();
+    assert!(bytes_of_store(&user) > 500_000, "{} bytes", bytes_of_store(&user));
+    assert!(found_out());
+    let wrong = ["--build-context", "other=oci-layout://nowhere"];
+    user.build("FROM scratch\nCOPY page /page\n", &wrong).fails(3, &["nowhere", "No such file"]);
+}
+
 const LINKED: &str = "FROM debian:bookworm\nCOPY --link page /srv/page\nENV A=1\n";
 
 #[test]
