@@ -31,6 +31,7 @@ const SAME_ROW: &[(&str, &str)] = &[
     ("build", "image"),
     ("build", "snapshot"),
     ("exec", "serve"),
+    ("watch", "exec"),
 ];
 
 const BANNED_NAMES: &[&str] = &["util", "utils", "helper", "helpers", "common", "misc"];

@@ -1,6 +1,7 @@
 //! `watch`: `run`, and again after every change.
 
 use std::{
+    fs,
     path::PathBuf,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
@@ -75,7 +76,8 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
 
 fn start(args: &WatchArgs, loaded: &Loaded, plan: &Plan) -> Result<Watch, CliError> {
     let files = [project_file(args, loaded)];
-    let own = [setup::home()?];
+    let mut own = vec![setup::home()?];
+    own.extend(outputs());
     let settings = WatchSettings {
         root: &loaded.root,
         ignore: &loaded.settings.watch.ignore,
@@ -83,6 +85,12 @@ fn start(args: &WatchArgs, loaded: &Loaded, plan: &Plan) -> Result<Watch, CliErr
         quiet: loaded.settings.watch.debounce,
     };
     Watch::new(plan, &files, settings).map_err(|error| explain(&error))
+}
+
+/// Files that our own output is redirected to: what is written there is said because of a change, and is none.
+fn outputs() -> impl Iterator<Item = PathBuf> {
+    let streams = ["/proc/self/fd/1", "/proc/self/fd/2"].into_iter();
+    streams.filter_map(|stream| fs::read_link(stream).ok()).filter(|path| path.is_file())
 }
 
 fn load(args: &WatchArgs) -> Result<(Loaded, Plan), CliError> {

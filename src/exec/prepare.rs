@@ -222,8 +222,7 @@ fn context_source(
 ) -> Result<ContextSource, ExecError> {
     Ok(match context {
         ContextPlan::Directory(folder) => {
-            let ignore = ignore_text(&plan.name, folder, dockerfile)?;
-            ContextSource::Folder(ContextFolder { folder: folder.clone(), ignore })
+            ContextSource::Folder(context_folder(&plan.name, folder, dockerfile)?)
         }
         ContextPlan::Archive { archive, path } => {
             ContextSource::Archive { name: archive.clone(), path: path.clone() }
@@ -288,28 +287,45 @@ fn read_dockerfile(
     }
 }
 
-/// The ignore file in force: `<Dockerfile>.dockerignore` replaces the context's own.
-fn ignore_text(
-    image: &str,
+/// Text of the ignore file in force: `<Dockerfile>.dockerignore` replaces the context's own.
+///
+/// # Errors
+///
+/// The file that cannot be read, and why.
+pub fn ignore_text(
     folder: &Path,
     dockerfile: Option<&Path>,
-) -> Result<Option<String>, ExecError> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
+) -> Result<Option<String>, (PathBuf, io::Error)> {
+    let beside = dockerfile.map(ignore_file_of);
     for path in beside.into_iter().chain([folder.join(".dockerignore")]) {
         match read_text(&path) {
             Ok(text) => return Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                let (image, what) = (image.to_owned(), "ignore file");
-                return Err(ExecError::File { image, what, path, source });
-            }
+            Err(error) => return Err((path, error)),
         }
     }
     Ok(None)
+}
+
+/// The ignore file that a Dockerfile may have for itself.
+#[must_use]
+pub fn ignore_file_of(dockerfile: &Path) -> PathBuf {
+    let mut name = dockerfile.as_os_str().to_owned();
+    name.push(".dockerignore");
+    PathBuf::from(name)
+}
+
+/// A folder as a context of an image.
+fn context_folder(
+    image: &str,
+    folder: &Path,
+    dockerfile: Option<&Path>,
+) -> Result<ContextFolder, ExecError> {
+    let ignore = ignore_text(folder, dockerfile).map_err(|(path, source)| {
+        let (image, what) = (image.to_owned(), "ignore file");
+        ExecError::File { image, what, path, source }
+    })?;
+    Ok(ContextFolder { folder: folder.to_owned(), ignore })
 }
 
 /// Reads a text file of bounded size; devices, pipes and folders are refused before they are opened.
@@ -335,9 +351,7 @@ fn named_source(
     let image = plan.name.as_str();
     match source {
         NamedContext::Directory(folder) => {
-            let ignore = ignore_text(image, folder, None)?;
-            let folder = ContextFolder { folder: folder.clone(), ignore };
-            Ok(NamedSource::Files(ContextSource::Folder(folder)))
+            Ok(NamedSource::Files(ContextSource::Folder(context_folder(image, folder, None)?)))
         }
         NamedContext::Files(context) => {
             Ok(NamedSource::Files(context_source(plan, context, None)?))

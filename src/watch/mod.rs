@@ -4,7 +4,7 @@
 //! the cache makes everything that did not change free.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::mpsc::{self, RecvTimeoutError},
     time::Duration,
@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::{
     dockerfile::ignore::IgnoreFile,
+    exec,
     plan::{ContextPlan, DockerfileSource, NamedContext, Plan},
 };
 
@@ -48,6 +49,7 @@ pub enum Wake {
 pub struct Watch {
     changes: mpsc::Receiver<DebounceEventResult>,
     ignored: Ignored,
+    places: Vec<Place>,
     _debouncer: notify_debouncer_full::Debouncer<
         notify::RecommendedWatcher,
         notify_debouncer_full::RecommendedCache,
@@ -58,13 +60,13 @@ pub struct Watch {
 struct Ignored {
     root: PathBuf,
     patterns: IgnoreFile,
-    /// Folders that a run itself writes to.
+    /// Files and folders that a run itself writes to.
     own: Vec<PathBuf>,
 }
 
 impl Watch {
-    /// Watches every context and Dockerfile of a plan, and `files` (the project file). `ignore` are
-    /// patterns from `root`, `own` are folders that a run writes to; changes of both do not count.
+    /// Watches every context and Dockerfile of a plan, as far as no ignore file leaves it out, and `files` (the project
+    /// file). `ignore` are patterns from `root`, `own` is what a run writes to; changes of both do not count.
     ///
     /// # Errors
     ///
@@ -81,10 +83,9 @@ impl Watch {
         };
         let mut debouncer = new_debouncer(settings.quiet, None, sender)
             .map_err(|error| fail(settings.root, &error))?;
-        for folder in folders(plan, files) {
-            debouncer
-                .watch(&folder, RecursiveMode::Recursive)
-                .map_err(|error| fail(&folder, &error))?;
+        let places = places(plan, files);
+        for (folder, mode) in folders(&places) {
+            debouncer.watch(&folder, mode).map_err(|error| fail(&folder, &error))?;
         }
         let patterns = IgnoreFile::parse(&settings.ignore.join("\n"))
             .map_err(|error| WatchError::Pattern(error.to_string()))?;
@@ -93,7 +94,7 @@ impl Watch {
             image.outputs.iter().filter_map(|output| output.destination.clone())
         }));
         let ignored = Ignored { root: settings.root.to_owned(), patterns, own };
-        Ok(Self { changes, ignored, _debouncer: debouncer })
+        Ok(Self { changes, ignored, places, _debouncer: debouncer })
     }
 
     /// Waits for a change that counts. `stop` is asked several times a second.
@@ -109,7 +110,11 @@ impl Watch {
                 Ok(Ok(events)) => {
                     let events = events.iter().filter(|event| !event.kind.is_access());
                     let paths = events.flat_map(|event| event.paths.iter());
-                    changed.extend(paths.filter(|path| self.ignored.counts(path)).cloned());
+                    let counts = |path: &&PathBuf| {
+                        self.ignored.counts(path)
+                            && self.places.iter().any(|place| place.is_changed_by(path))
+                    };
+                    changed.extend(paths.filter(counts).cloned());
                 }
                 // The kernel lost count: what changed is unknown, that something did is certain.
                 Ok(Err(_)) => return Wake::Changed(Vec::new()),
@@ -129,7 +134,7 @@ pub struct WatchSettings<'a> {
     pub root: &'a Path,
     /// Patterns, as in an ignore file.
     pub ignore: &'a [String],
-    /// Folders that a run writes to.
+    /// Files and folders that a run writes to.
     pub own: &'a [PathBuf],
     /// Time without a change that ends a burst of them.
     pub quiet: Duration,
@@ -150,39 +155,87 @@ impl Ignored {
     }
 }
 
-/// The folder in which a change of a context shows; `None` where nothing on this machine changes.
-fn local(context: &ContextPlan) -> Option<PathBuf> {
+/// Something that an image is made of.
+struct Place {
+    path: PathBuf,
+    /// What of a folder no image sees.
+    ignore: IgnoreFile,
+}
+
+impl Place {
+    fn all_of(path: &Path) -> Self {
+        Self { path: path.to_owned(), ignore: IgnoreFile::default() }
+    }
+
+    /// A folder as a build sees it. What is wrong with an ignore file the build says.
+    fn context(folder: &Path, dockerfile: Option<&Path>) -> Self {
+        let text = exec::ignore_text(folder, dockerfile).ok().flatten().unwrap_or_default();
+        Self { path: folder.to_owned(), ignore: IgnoreFile::parse(&text).unwrap_or_default() }
+    }
+
+    /// Whether a change of `changed` may be one of this: it is in it, or above it and may have moved it.
+    fn is_changed_by(&self, changed: &Path) -> bool {
+        match changed.strip_prefix(&self.path) {
+            Ok(below) => !self.ignore.is_excluded(below.as_os_str().as_encoded_bytes()),
+            Err(_) => self.path.starts_with(changed),
+        }
+    }
+
+    /// The folder in which a change of it shows, and whether what is below counts, too.
+    fn watched(&self) -> Option<(PathBuf, RecursiveMode)> {
+        if self.path.is_dir() {
+            return Some((self.path.clone(), RecursiveMode::Recursive));
+        }
+        self.path.parent().map(|folder| (folder.to_owned(), RecursiveMode::NonRecursive))
+    }
+}
+
+/// Where a change counts: the files that images are made of, and `files`.
+fn places(plan: &Plan, files: &[PathBuf]) -> Vec<Place> {
+    let mut places: Vec<Place> = files.iter().map(|file| Place::all_of(file)).collect();
+    for image in &plan.images {
+        let dockerfile = match &image.dockerfile {
+            DockerfileSource::File(path) => Some(path.as_path()),
+            DockerfileSource::Inline(_)
+            | DockerfileSource::Context(_)
+            | DockerfileSource::Url(_) => None,
+        };
+        if let Some(path) = dockerfile {
+            places.extend([Place::all_of(path), Place::all_of(&exec::ignore_file_of(path))]);
+        }
+        places.extend(image.context.as_ref().and_then(|context| place_of(context, dockerfile)));
+        for context in image.named_contexts.values() {
+            places.extend(match context {
+                NamedContext::Directory(path) => Some(Place::context(path, None)),
+                NamedContext::OciLayout { path, .. } => Some(Place::all_of(path)),
+                NamedContext::Files(context) => place_of(context, None),
+                NamedContext::Scratch | NamedContext::Image(_) | NamedContext::PlanImage(_) => None,
+            });
+        }
+    }
+    places
+}
+
+/// `None` where nothing on this machine changes.
+fn place_of(context: &ContextPlan, dockerfile: Option<&Path>) -> Option<Place> {
     match context {
-        ContextPlan::Directory(folder) => Some(folder.clone()),
-        ContextPlan::Archive { path, .. } => path.parent().map(Path::to_owned),
+        ContextPlan::Directory(folder) => Some(Place::context(folder, dockerfile)),
+        ContextPlan::Archive { path, .. } => Some(Place::all_of(path)),
         ContextPlan::Remote { .. } => None,
     }
 }
 
-/// The folders to watch: no folder below another one.
-fn folders(plan: &Plan, files: &[PathBuf]) -> Vec<PathBuf> {
-    let mut wanted = BTreeSet::new();
-    let parent_of = |path: &Path| path.parent().map(Path::to_owned);
-    for image in &plan.images {
-        wanted.extend(image.context.as_ref().and_then(local));
-        if let DockerfileSource::File(path) = &image.dockerfile {
-            wanted.extend(parent_of(path));
-        }
-        for context in image.named_contexts.values() {
-            match context {
-                NamedContext::Directory(path) | NamedContext::OciLayout { path, .. } => {
-                    wanted.insert(path.clone());
-                }
-                NamedContext::Files(context) => wanted.extend(local(context)),
-                NamedContext::Scratch | NamedContext::Image(_) | NamedContext::PlanImage(_) => {}
-            }
-        }
-    }
-    wanted.extend(files.iter().filter_map(|path| parent_of(path)));
-    let mut kept: Vec<PathBuf> = Vec::new();
-    for folder in wanted {
-        if !kept.iter().any(|above| folder.starts_with(above)) {
-            kept.push(folder);
+/// The folders to watch: no folder below another one of which all is watched.
+fn folders(places: &[Place]) -> BTreeMap<PathBuf, RecursiveMode> {
+    let mut kept: BTreeMap<PathBuf, RecursiveMode> = BTreeMap::new();
+    let wanted: Vec<_> = places.iter().filter_map(Place::watched).collect();
+    let is_whole = |mode: &RecursiveMode| *mode == RecursiveMode::Recursive;
+    let whole: BTreeSet<&PathBuf> =
+        wanted.iter().filter(|(_, mode)| is_whole(mode)).map(|(folder, _)| folder).collect();
+    for (folder, mode) in &wanted {
+        let above = folder.ancestors().skip(usize::from(is_whole(mode)));
+        if !above.into_iter().any(|above| whole.contains(&above.to_owned())) {
+            kept.insert(folder.clone(), *mode);
         }
     }
     kept
@@ -194,9 +247,39 @@ mod tests {
 
     #[test]
     fn no_folder_is_watched_twice() {
-        let plan = Plan::default();
-        let files = ["/a/x.kdl", "/a/b/Dockerfile", "/c/y"].map(PathBuf::from);
-        assert_eq!(folders(&plan, &files), ["/a", "/c"].map(PathBuf::from));
+        let folder = tempfile::tempdir().unwrap();
+        let at = |below: &str| folder.path().join(below);
+        std::fs::create_dir_all(at("web/src")).unwrap();
+        let of = |paths: &[&str]| {
+            let places: Vec<_> = paths.iter().map(|path| Place::all_of(&at(path))).collect();
+            let whole = |(path, mode)| (path, mode == RecursiveMode::Recursive);
+            folders(&places).into_iter().map(whole).collect::<Vec<_>>()
+        };
+        let files = of(&["x.kdl", "web/Dockerfile", "web/src"]);
+        assert_eq!(
+            files,
+            [(at(""), false), (at("web"), false), (at("web/src"), true)]
+                .map(|(path, whole)| (path.components().collect(), whole))
+        );
+        assert_eq!(of(&["web/Dockerfile", "web", "web/src"]), [(at("web"), true)]);
+    }
+
+    #[test]
+    fn a_change_counts_where_an_image_sees_it() {
+        let ignore = IgnoreFile::parse("target\n*.log\n!keep.log\n").unwrap();
+        let context = Place { path: "/p/web".into(), ignore };
+        for (path, counts) in [
+            ("/p/web/src/main.js", true),
+            ("/p/web/keep.log", true),
+            ("/p/web/target/x", false),
+            ("/p/web/run.log", false),
+            ("/p/website/x", false),
+            ("/p/README.md", false),
+            ("/p/web", true),
+            ("/p", true),
+        ] {
+            assert_eq!(context.is_changed_by(Path::new(path)), counts, "{path}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `watch`: a change of a file is built, a mistake in the project file is survived, ^C ends it.
 
 use std::{
+    fs::{self, File},
     io::{BufRead as _, BufReader},
     process::{Child, Stdio},
     sync::mpsc::{Receiver, channel},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::{Turn, User};
@@ -52,16 +53,17 @@ impl Watching {
 fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
     let _turn = Turn::embedded();
     let user = User::new();
-    user.write("Dockerfile", "FROM scratch\nCOPY a /a\n");
-    user.write("a", "one");
-    let project = "image app { tags dev }\n";
+    user.write("app/Dockerfile", "FROM scratch\nCOPY a /a\n");
+    user.write("app/.dockerignore", "ignored\n");
+    user.write("app/a", "one");
+    let project = "image app { context \"app\"; tags dev }\n";
     user.write("idpbuilder.kdl", project);
     let mut watching = Watching::start(&user);
     watching.until("watching");
 
-    user.write("a", "two");
+    user.write("app/a", "two");
     let said = watching.until("watching").join("\n");
-    assert!(said.contains("changed: a") && said.contains("COPY a /a"), "{said}");
+    assert!(said.contains("changed: app/a\n") && said.contains("COPY a /a"), "{said}");
     assert!(said.contains("1 of 1"), "the changed file is copied anew: {said}");
 
     user.write("idpbuilder.kdl", "imagee app { tags dev }\n");
@@ -72,7 +74,46 @@ fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
     let said = watching.until("watching").join("\n");
     assert!(said.contains("cached"), "nothing but the project file changed: {said}");
 
+    // What no image sees is no change, nor is what is said about one.
+    user.write("README.md", "x");
+    user.write("app/ignored", "x");
+    user.write("app/a", "three");
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("changed: app/a\n"), "{said}");
+
     let process = rustix::process::Pid::from_child(&watching.child);
     rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
     assert!(watching.child.wait().unwrap().success());
+}
+
+#[test]
+fn what_watch_says_into_a_file_of_the_project_is_no_change() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM scratch\nCOPY a /a\n");
+    user.write("a", "one");
+    user.write("idpbuilder.kdl", "image app { tags dev }\n");
+    let log = user.work().join("watch.log");
+    let mut command = user.idp();
+    command.args(["--progress", "plain", "watch", "--no-push"]);
+    command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+    let mut child = command.spawn().unwrap();
+    let until_watching = |times: usize| {
+        let end = Instant::now() + LINE_MAX;
+        loop {
+            let said = fs::read_to_string(&log).unwrap();
+            if said.matches("watching").count() >= times {
+                return said;
+            }
+            assert!(Instant::now() < end, "not {times} times:\n{said}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until_watching(1);
+    user.write("a", "two");
+    until_watching(2);
+    user.write("a", "three");
+    let said = until_watching(3);
+    assert!(said.contains("changed: a\n") && !said.contains("watch.log"), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
