@@ -256,6 +256,9 @@ fn quota(text: &str, period_us: u64) -> Result<u64, String> {
     const MILLIS: u64 = 1000;
     let wrong = || format!("`{text}` is no number of processors, such as 2 or 0.5");
     let (whole, part) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+    if !part.bytes().all(|letter| letter.is_ascii_digit()) {
+        return Err(wrong());
+    }
     let places = part.get(..part.len().min(3)).ok_or_else(wrong)?;
     let (whole, millis): (u64, u64) = (
         whole.parse().map_err(|_| wrong())?,
@@ -352,6 +355,7 @@ mod tests {
             ("cpus", "0"),
             ("cpus", "0.001"),
             ("cpus", "many"),
+            ("cpus", "1.500x"),
             ("cpu-shares", "1"),
             ("cpu-period", "10"),
             ("pids", "-2"),

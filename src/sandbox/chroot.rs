@@ -25,8 +25,8 @@ use crate::sandbox::{
     told::{At as _, Failure, PointKind, Step, Told},
 };
 
-/// What is read of a file that is put back afterwards, in bytes.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Largest file that is put back afterwards, in bytes; of a larger one the process sees the image's own.
+const FILE_BYTES_MAX: i64 = 1 << 20;
 
 /// What this way cannot give.
 pub(super) fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
@@ -101,11 +101,12 @@ impl Lent {
         let before = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
             Ok(file) => {
                 let stat = rustix::fs::fstat(&file)?;
-                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+                if !regular || stat.st_size > FILE_BYTES_MAX {
                     return Ok(());
                 }
                 let (mut content, times) = (Vec::new(), times(&file)?);
-                File::from(file).take(FILE_BYTES_MAX).read_to_end(&mut content)?;
+                File::from(file).read_to_end(&mut content)?;
                 Some((content, times))
             }
             Err(Errno::NOENT) => None,

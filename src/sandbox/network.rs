@@ -103,6 +103,13 @@ pub(super) fn connect(mode: NetworkMode, pid: libc::pid_t) -> Result<Option<Link
 /// What to do where there is no helper.
 const CHOICE: &str = "install slirp4netns or passt, or choose --network=host or --network=none";
 
+/// What a network that cannot be closed as it must be is to the user.
+pub(super) fn unfit(step: &str, errno: Errno) -> SandboxError {
+    let reason = format!("no network of its own: {step}: {}", io::Error::from(errno));
+    let help = "choose --network=host or --network=none".to_owned();
+    SandboxError::Unavailable { reason, help }
+}
+
 /// Fails where nothing could connect a new network, as far as can be seen without one.
 pub(super) fn obstacle() -> Result<(), SandboxError> {
     if let Err(error) = File::options().read(true).write(true).open(TUN) {

@@ -383,6 +383,9 @@ fn explain(spec: &ProcessSpec, failure: Failure) -> SandboxError {
     let item = failure.item as usize;
     let target = match failure.step {
         Step::Exec => return exec_error(spec, failure.errno),
+        Step::Network if spec.network == NetworkMode::Sandbox => {
+            return network::unfit(failure.step.words(), failure.errno);
+        }
         Step::EtcFile => ["/etc/hosts", "/etc/resolv.conf"].get(item).map(|&name| name.to_owned()),
         Step::MapIds if item == userns::ROOT => Some("the root file system".to_owned()),
         Step::Bind | Step::Tmpfs | Step::MapIds => spec.mounts.get(item).map(|mount| match mount {

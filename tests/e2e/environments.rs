@@ -425,4 +425,9 @@ fn chroot_waits_for_no_pipe_in_the_place_of_a_file() {
     let read = |name: &str| fs::read_to_string(user.work().join("out").join(name)).unwrap();
     assert!(read("seen").contains("localhost"));
     assert_eq!(read("etc/hosts"), "192.0.2.1 own\n");
+    // What is too large to be put back is left alone.
+    let many = "192.0.2.1 own\n".repeat(100_000);
+    user.write("hosts", &many);
+    user.build(kept, &["--isolation", "chroot", "--output", "type=local,dest=out"]).ok();
+    assert!(read("etc/hosts") == many && read("seen") == many);
 }

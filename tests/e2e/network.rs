@@ -147,12 +147,15 @@ fn where_ipv6_has_no_rules_a_sandbox_has_no_ipv6() {
     let (user, lan) = (User::new(), Server::at(own_address()));
     let see = "cat /proc/sys/net/ipv6/conf/all/disable_ipv6; ip -6 addr | grep -c inet6";
     user.write("Dockerfile", &format!("FROM busybox\nRUN ({see}; {}) > /out\n", ask(&lan.address)));
-    let seen = |refuse: &[&str]| {
+    let build = |prepare: &str, refuse: &[&str]| {
         let mut build = user.command("strace");
         build.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=sendto"]).args(refuse);
         build.args(["idpbuilder", "build", "--quiet", "--no-cache", "--network=sandbox"]);
         build.args(["--output", "type=local,dest=out"]).args(base_contexts()).arg(".");
-        on_a_usual_machine(&user, "", &build).ok();
+        on_a_usual_machine(&user, prepare, &build)
+    };
+    let seen = |refuse: &[&str]| {
+        build("", refuse).ok();
         fs::read_to_string(user.work().join("out/out")).unwrap()
     };
     let usual = seen(&[]);
@@ -161,6 +164,10 @@ fn where_ipv6_has_no_rules_a_sandbox_has_no_ipv6() {
     let rule = METADATA_V4.len() + METADATA_V6.len() + 1;
     let refuse = format!("inject=sendto:error=EAFNOSUPPORT:when={rule}");
     assert_eq!(seen(&["-e", &refuse]), "1\n0\nreached\n");
+    // In a container that may switch nothing, there is no such network.
+    let fixed = "mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys;";
+    let words = ["no network of its own: set up the network", "--network=none", "Dockerfile:2"];
+    build(fixed, &["-e", &refuse]).fails(8, &words);
 }
 
 #[test]
