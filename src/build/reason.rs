@@ -2,7 +2,7 @@
 //!
 //! Knows keys and what was recorded with earlier results; knows no ops.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use super::files::{CONTENT, Key};
 use crate::{
@@ -17,16 +17,18 @@ use crate::{
 const NAMES_MAX: usize = 3;
 /// Longest listing of a selection that is kept, in bytes: the store reads documents up to twice that.
 const LISTING_BYTES_MAX: usize = 8 << 20;
+/// What comes around the changes of an encoded listing, in bytes, at most.
+const OVERHEAD_BYTES: usize = 64;
 
 /// Keeps what the parts of a key stand for, so that a later miss can name files. What is too long to be
 /// kept is explained by its digest alone.
 pub(super) fn keep(store: &Store, key: &Key) -> BTreeMap<String, Digest> {
     let mut kept = BTreeMap::new();
     for selection in &key.selections {
-        let bytes = selection.listing().encode();
+        let listing = selection.listing(LISTING_BYTES_MAX - OVERHEAD_BYTES);
         // An explanation is no reason to fail a build.
-        if bytes.len() <= LISTING_BYTES_MAX
-            && let Ok(blob) = store.put_blob(&bytes)
+        if let Some(listing) = listing
+            && let Ok(blob) = store.put_blob(&listing.encode())
         {
             kept.insert(selection.component.clone(), blob);
         }
@@ -54,7 +56,7 @@ fn files(store: &Store, now: &Key, before: &CacheRecord, component: &str) -> Opt
     let earlier = store.read_blob(*before.selections.get(component)?).ok()?;
     let earlier = Listing::decode(&earlier).ok()?;
     let selection = now.selections.iter().find(|selection| selection.component == component)?;
-    let words = compare(&selection.listing(), &earlier)?;
+    let words = compare(&selection.listing(usize::MAX)?, &earlier)?;
     let is_mount = component.starts_with("mount ");
     Some(if is_mount { format!("{component}: {words}") } else { words })
 }
@@ -62,69 +64,102 @@ fn files(store: &Store, now: &Key, before: &CacheRecord, component: &str) -> Opt
 /// What became of files, by kind of difference.
 #[derive(Default)]
 struct Changes {
-    content: Vec<String>,
-    /// With the modes before and after.
-    mode: Vec<(String, u32, u32)>,
-    other: Vec<String>,
-    new: Vec<String>,
-    gone: Vec<String>,
+    total: usize,
+    content: Named,
+    mode: Named,
+    /// The first mode that changed, before and after.
+    modes: Option<(u32, u32)>,
+    other: Named,
+    new: Named,
+    gone: Named,
 }
 
-fn compare(now: &Listing, before: &Listing) -> Option<String> {
-    let (now, before) = (by_path(now), by_path(before));
-    let total = now.values().filter(|entry| !entry.is_directory()).count();
-    for directories in [false, true] {
-        let mut changes = Changes::default();
-        for (path, entry) in now.iter().filter(|(_, entry)| entry.is_directory() == directories) {
-            changes.add((*path).to_owned(), before.get(path).copied(), entry);
-        }
-        let gone = before.iter().filter(|(path, entry)| {
-            entry.is_directory() == directories && !now.contains_key(*path)
-        });
-        changes.gone.extend(gone.map(|(path, _)| (*path).to_owned()));
-        let noun = if directories { ("directory", "directories") } else { ("file", "files") };
-        let words = changes.words(total, noun);
-        if !words.is_empty() {
-            return Some(words.join("; "));
+/// How many there are, and the names of the first.
+#[derive(Default)]
+struct Named {
+    count: usize,
+    first: Vec<String>,
+}
+
+impl Named {
+    fn add(&mut self, name: &str) {
+        self.count += 1;
+        if self.first.len() < NAMES_MAX {
+            self.first.push(name.to_owned());
         }
     }
-    None
+
+    fn shown(&self) -> String {
+        let shown = self.first.join(", ");
+        match self.count - self.first.len() {
+            0 => shown,
+            more => format!("{shown} and {more} more"),
+        }
+    }
 }
 
-type ByPath<'l> = BTreeMap<&'l str, &'l Entry>;
+/// Both are gone through side by side: a listing may have many names.
+fn compare(now: &Listing, before: &Listing) -> Option<String> {
+    let (mut files, mut directories) = (Changes::default(), Changes::default());
+    let (mut now, mut before) = (entries(now).peekable(), entries(before).peekable());
+    loop {
+        let order = match (now.peek(), before.peek()) {
+            (None, None) => break,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(now), Some(before)) => now.path.cmp(&before.path),
+        };
+        let entry = if order.is_le() { now.next() } else { None };
+        let old = if order.is_ge() { before.next() } else { None };
+        let is_directory = entry.as_ref().or(old.as_ref()).is_some_and(Entry::is_directory);
+        let changes = if is_directory { &mut directories } else { &mut files };
+        match (entry, old) {
+            (Some(entry), old) => changes.add(old.as_ref(), &entry),
+            (None, old) => old.iter().for_each(|old| changes.gone.add(text(old))),
+        }
+    }
+    let words = files.words(("file", "files"));
+    let words =
+        if words.is_empty() { directories.words(("directory", "directories")) } else { words };
+    (!words.is_empty()).then(|| words.join("; "))
+}
 
-/// Entries by path; names that are no text are compared with the digest over all alone.
-fn by_path(listing: &Listing) -> ByPath<'_> {
-    let entries = listing.changes.iter().filter_map(|listed| match &listed.change {
+/// Entries in path order; names that are no text are compared with the digest over all alone.
+fn entries(listing: &Listing) -> impl Iterator<Item = Entry> {
+    let entries = listing.iter().filter_map(|listed| match listed.change {
         Change::Put(entry) => Some(entry),
         Change::Whiteout(_) | Change::Opaque(_) => None,
     });
-    let named = |entry: &'_ Entry| std::str::from_utf8(entry.path.as_bytes()).is_ok();
-    entries
-        .filter(|entry| named(entry))
-        .map(|entry| (std::str::from_utf8(entry.path.as_bytes()).unwrap_or_default(), entry))
-        .collect()
+    entries.filter(|entry| std::str::from_utf8(entry.path.as_bytes()).is_ok())
+}
+
+fn text(entry: &Entry) -> &str {
+    std::str::from_utf8(entry.path.as_bytes()).unwrap_or_default()
 }
 
 impl Changes {
-    fn add(&mut self, path: String, before: Option<&Entry>, now: &Entry) {
-        let Some(before) = before else { return self.new.push(path) };
+    fn add(&mut self, before: Option<&Entry>, now: &Entry) {
+        self.total += 1;
+        let path = text(now);
+        let Some(before) = before else { return self.new.add(path) };
         let content = |entry: &Entry| entry.meta.xattrs.get(CONTENT).cloned();
         if before.kind != now.kind || content(before) != content(now) {
-            self.content.push(path);
+            self.content.add(path);
         } else if before.meta.mode != now.meta.mode {
-            self.mode.push((path, before.meta.mode, now.meta.mode));
+            self.modes.get_or_insert((before.meta.mode, now.meta.mode));
+            self.mode.add(path);
         } else if before.meta != now.meta {
-            self.other.push(path);
+            self.other.add(path);
         }
     }
 
-    fn words(&self, total: usize, (one, several): (&str, &str)) -> Vec<String> {
+    fn words(&self, (one, several): (&str, &str)) -> Vec<String> {
         let noun = |count: usize| if count == 1 { one } else { several };
+        let total = self.total;
         let mut words = Vec::new();
-        let mut tell = |names: &[String], verb: &dyn Fn(usize) -> String| {
-            if !names.is_empty() {
-                words.push(format!("{}: {}", verb(names.len()), listed(names)));
+        let mut tell = |named: &Named, verb: &dyn Fn(usize) -> String| {
+            if named.count > 0 {
+                words.push(format!("{}: {}", verb(named.count), named.shown()));
             }
         };
         tell(&self.content, &|count| match one {
@@ -134,24 +169,18 @@ impl Changes {
         tell(&self.new, &|count| format!("{count} {} more", noun(count)));
         tell(&self.gone, &|count| format!("{count} {} less", noun(count)));
         tell(&self.other, &|count| format!("attributes of {count} {} changed", noun(count)));
-        match self.mode.as_slice() {
-            [] => {}
-            [(path, was, is)] => words.push(format!("mode of {path} changed: {was:o} → {is:o}")),
-            several => {
-                let names: Vec<String> = several.iter().map(|(path, ..)| path.clone()).collect();
-                let count = names.len();
-                words.push(format!("modes of {count} {} changed: {}", noun(count), listed(&names)));
+        match (&self.mode, self.modes) {
+            (_, None) => {}
+            (Named { count: 1, first }, Some((was, is))) => {
+                words.push(format!("mode of {} changed: {was:o} → {is:o}", first.join("")));
+            }
+            (several, Some(_)) => {
+                let count = several.count;
+                let noun = noun(count);
+                words.push(format!("modes of {count} {noun} changed: {}", several.shown()));
             }
         }
         words
-    }
-}
-
-fn listed(names: &[String]) -> String {
-    let shown = names.iter().take(NAMES_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(NAMES_MAX) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -174,7 +203,7 @@ mod tests {
             let path = TreePath::parse(path.trim_end_matches('/')).unwrap();
             Listed { change: Change::Put(Entry { path, kind, meta }), offset: 0 }
         };
-        Listing { changes: files.iter().map(entry).collect() }
+        files.iter().map(entry).collect()
     }
 
     #[test]

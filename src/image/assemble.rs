@@ -261,7 +261,7 @@ pub(super) fn listing_of(store: &Store, layer: DiffId) -> Result<Listing, ImageE
 }
 
 fn listed_bytes(listing: &Listing) -> u64 {
-    let sizes = listing.changes.iter().map(|listed| match &listed.change {
+    let sizes = listing.iter().map(|listed| match &listed.change {
         crate::tree::Change::Put(entry) => entry.size(),
         crate::tree::Change::Whiteout(_) | crate::tree::Change::Opaque(_) => 0,
     });

@@ -41,7 +41,7 @@ fn clamped(store: &Store, layer: DiffId, latest: Timestamp) -> Result<DiffId, Im
         Change::Put(entry) => entry.meta.mtime > latest,
         Change::Whiteout(_) | Change::Opaque(_) => false,
     };
-    if !listing.changes.iter().any(|listed| is_later(&listed.change)) {
+    if !listing.iter().any(|listed| is_later(&listed.change)) {
         return Ok(layer);
     }
     let mut out = LayerWriter::new(store.blob_writer()?).clamp_mtime(latest);

@@ -150,7 +150,9 @@ fn in_layers(store: &Store, one: DiffId, other: DiffId) -> Result<Place, ImageEr
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     let (listed_a, listed_b) = (listing_of(store, one)?, listing_of(store, other)?);
-    let (by_a, by_b) = (by_path(&listed_a.changes), by_path(&listed_b.changes));
+    let (listed_a, listed_b): (Vec<_>, Vec<_>) =
+        (listed_a.iter().collect(), listed_b.iter().collect());
+    let (by_a, by_b) = (by_path(&listed_a), by_path(&listed_b));
     let paths: BTreeSet<_> = by_a.keys().chain(by_b.keys()).collect();
     let mut tars = (a, b);
     let mut folder: Option<Place> = None;

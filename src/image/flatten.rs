@@ -165,14 +165,14 @@ fn merge(listings: &[Listing]) -> Merged {
     let mut merged = Merged::new();
     for (layer, listing) in listings.iter().enumerate() {
         // Deletions first: they are meant for the layers below.
-        for listed in &listing.changes {
+        for listed in listing {
             match &listed.change {
                 Change::Whiteout(path) => remove(&mut merged, path, Keep::Nothing),
                 Change::Opaque(path) => remove(&mut merged, path, Keep::Directory),
                 Change::Put(_) => {}
             }
         }
-        for listed in &listing.changes {
+        for listed in listing {
             let Change::Put(entry) = &listed.change else { continue };
             if !entry.is_directory() {
                 remove(&mut merged, &entry.path, Keep::Nothing);
@@ -215,7 +215,7 @@ fn remove(merged: &mut Merged, path: &TreePath, keep: Keep) {
 fn inode(listings: &[Listing], standing: &Standing) -> Option<Standing> {
     let mut node = standing.clone();
     // Links to links end after as many steps as the layer has entries; honest ones have one.
-    for _ in 0..=listings[standing.layer].changes.len() {
+    for _ in 0..=listings[standing.layer].len() {
         let Kind::Hardlink { target } = &node.entry.kind else {
             let several = matches!(node.entry.kind, Kind::Directory);
             return (!several).then_some(node);

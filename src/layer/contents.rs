@@ -1,7 +1,7 @@
 //! What a layer was seen to hold so far, and the rules that its entries keep among themselves.
 //!
-//! Shared by the reader and the writer, so that nothing is written that would not be read. Knows no
-//! bytes of tar.
+//! Shared by the reader and the writer, so that nothing is written that would not be read. What comes in path order, as
+//! our own layers and most others do, is packed at once. Knows no bytes of tar.
 
 use std::{
     cmp::Ordering,
@@ -12,15 +12,118 @@ use std::{
 use super::{LayerError, Listed, Listing};
 use crate::tree::{Change, Entry, Kind, TreePath};
 
-/// Changes in archive order, findable by path.
+/// What a layer holds so far.
 #[derive(Default)]
 pub(super) struct Contents {
+    order: Order,
+    bytes: u64,
+}
+
+enum Order {
+    /// Every change came behind the one before it.
+    Sorted(Sorted),
+    Any(Box<Any>),
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self::Sorted(Sorted::default())
+    }
+}
+
+impl Contents {
+    /// Checks an entry against what is there, and takes it in.
+    pub(super) fn put(&mut self, entry: Entry, offset: u64) -> Result<(), LayerError> {
+        if entry.path.is_root() && !entry.is_directory() {
+            return Err(LayerError::entry("/", "the root is not a directory"));
+        }
+        self.bytes = self.bytes.saturating_add(entry.size());
+        let listed = Listed { change: Change::Put(entry), offset };
+        self.take(listed)
+    }
+
+    /// Takes in a whiteout or an opaque mark.
+    pub(super) fn mark(&mut self, change: Change) -> Result<(), LayerError> {
+        self.take(Listed { change, offset: 0 })
+    }
+
+    fn take(&mut self, listed: Listed) -> Result<(), LayerError> {
+        if let Order::Sorted(sorted) = &mut self.order {
+            if sorted.is_next(&listed.change) {
+                return sorted.take(&listed);
+            }
+            let listing = std::mem::take(&mut sorted.listing);
+            self.order = Order::Any(Box::new(Any::of(&listing)));
+        }
+        let Order::Any(any) = &mut self.order else { unreachable!("made so above") };
+        any.take(listed)
+    }
+
+    /// Sum of the sizes of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Sorted, without what later entries of the same layer replaced.
+    pub(super) fn into_listing(self) -> Listing {
+        match self.order {
+            Order::Sorted(sorted) => sorted.listing,
+            Order::Any(any) => any.into_listing(),
+        }
+    }
+}
+
+/// Changes in path order.
+#[derive(Default)]
+struct Sorted {
+    listing: Listing,
+    last: Option<(TreePath, u8)>,
+    /// The path of the last entry, when it is no directory: nothing can come below it.
+    closed: Option<TreePath>,
+}
+
+impl Sorted {
+    fn is_next(&self, change: &Change) -> bool {
+        self.last.as_ref().is_none_or(|(path, last)| {
+            path.cmp(change.path()).then(last.cmp(&rank(change))) == Ordering::Less
+        })
+    }
+
+    fn take(&mut self, listed: &Listed) -> Result<(), LayerError> {
+        let path = listed.change.path();
+        let closed = self.closed.as_ref().filter(|closed| path.starts_with(closed));
+        match (&listed.change, closed) {
+            (Change::Opaque(_), Some(closed)) if closed == path => {
+                return Err(not_a_directory(path));
+            }
+            (_, Some(closed)) if closed != path => return Err(below_a_file(path, closed)),
+            _ => {}
+        }
+        if let Change::Put(entry) = &listed.change {
+            if let Kind::Hardlink { target } = &entry.kind {
+                let found = self.listing.at(target).map(|listed| listed.change);
+                let found = match &found {
+                    Some(Change::Put(found)) => Some(found),
+                    Some(Change::Whiteout(_) | Change::Opaque(_)) | None => None,
+                };
+                check_target(entry, target, found)?;
+            }
+            self.closed = (!entry.is_directory()).then(|| path.clone());
+        }
+        self.listing.push(listed);
+        self.last = Some((path.clone(), rank(&listed.change)));
+        Ok(())
+    }
+}
+
+/// Changes in archive order, findable by path.
+#[derive(Default)]
+struct Any {
     changes: Vec<Listed>,
     /// Hash of a path → position of its last `Put`. A hash taken by another path moves to the next
     /// number. Paths are not kept twice: a layer may have millions.
     positions: HashMap<u64, usize>,
     hashing: RandomState,
-    bytes: u64,
     /// Files that other names link to: they cannot be replaced without changing what the names mean.
     targets: BTreeSet<TreePath>,
     /// How often something of another type took a place.
@@ -33,48 +136,48 @@ pub(super) struct Contents {
 /// Most changes of type within one layer; each costs a pass over the layer, and honest layers have none.
 const REPLACEMENTS_MAX: usize = 1000;
 
-impl Contents {
-    /// Checks an entry against what is there, and takes it in.
-    pub(super) fn put(&mut self, entry: &Entry, offset: u64) -> Result<(), LayerError> {
-        if entry.path.is_root() && !entry.is_directory() {
-            return Err(LayerError::entry("/", "the root is not a directory"));
+impl Any {
+    /// With what was checked already.
+    fn of(listing: &Listing) -> Self {
+        let mut any = Self::default();
+        listing.iter().for_each(|listed| any.keep(listed));
+        any
+    }
+
+    fn take(&mut self, listed: Listed) -> Result<(), LayerError> {
+        self.check_parents(listed.change.path())?;
+        match &listed.change {
+            Change::Put(entry) => {
+                if let Kind::Hardlink { target } = &entry.kind {
+                    check_target(entry, target, self.last_put(target))?;
+                }
+                if let Some(before) = self.positions.get(&self.slot(&entry.path)).copied() {
+                    self.replace(before, entry)?;
+                }
+            }
+            Change::Opaque(directory) => {
+                if self.last_put(directory).is_some_and(|entry| !entry.is_directory()) {
+                    return Err(not_a_directory(directory));
+                }
+            }
+            Change::Whiteout(_) => {}
         }
-        self.check_parents(&entry.path)?;
-        if let Kind::Hardlink { target } = &entry.kind {
-            self.check_target(entry, target)?;
-        }
-        let slot = self.slot(&entry.path);
-        if let Some(before) = self.positions.insert(slot, self.changes.len()) {
-            self.replace(before, entry)?;
-        }
-        if let Kind::Hardlink { target } = &entry.kind {
-            self.targets.insert(target.clone());
-        }
-        self.bytes = self.bytes.saturating_add(entry.size());
-        self.changes.push(Listed { change: Change::Put(entry.clone()), offset });
+        self.keep(listed);
         Ok(())
     }
 
-    /// Takes in a whiteout or an opaque mark.
-    pub(super) fn mark(&mut self, change: Change) -> Result<(), LayerError> {
-        self.check_parents(change.path())?;
-        if let Change::Opaque(directory) = &change
-            && self.last_put(directory).is_some_and(|entry| !entry.is_directory())
-        {
-            let reason = "an opaque mark for what is no directory in the same layer";
-            return Err(LayerError::entry(directory.as_bytes(), reason));
+    fn keep(&mut self, listed: Listed) {
+        if let Change::Put(entry) = &listed.change {
+            self.positions.insert(self.slot(&entry.path), self.changes.len());
+            if let Kind::Hardlink { target } = &entry.kind {
+                self.targets.insert(target.clone());
+            }
         }
-        self.changes.push(Listed { change, offset: 0 });
-        Ok(())
-    }
-
-    /// Sum of the sizes of all files.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.changes.push(listed);
     }
 
     /// Sorts, and drops what later entries of the same layer replaced. In place: a layer may have millions.
-    pub(super) fn into_listing(self) -> Listing {
+    fn into_listing(self) -> Listing {
         let Self { mut changes, replacements, positions, .. } = self;
         drop(positions);
         if replacements > 0 {
@@ -82,7 +185,7 @@ impl Contents {
             numbered.sort_by(|(_, left), (_, right)| by_place(left, right));
             drop_buried(&mut numbered);
             changes = numbered.into_iter().map(|(_, listed)| listed).collect();
-        } else if !changes.is_sorted_by(|left, right| by_place(left, right).is_le()) {
+        } else {
             changes.sort_by(by_place);
         }
         changes.dedup_by(|next, kept| {
@@ -92,35 +195,18 @@ impl Contents {
             }
             is_newer
         });
-        Listing { changes }
+        changes.into_iter().collect()
     }
 
     fn check_parents(&mut self, path: &TreePath) -> Result<(), LayerError> {
         for parent in path.ancestors_beyond(path.common(&self.sound)) {
             let Some(entry) = self.last_put(&parent) else { continue };
             if !entry.is_directory() {
-                let reason = format!("`{parent}` is no directory in the same layer");
-                return Err(LayerError::entry(path.as_bytes(), reason));
+                return Err(below_a_file(path, &parent));
             }
         }
         self.sound = path.parent().unwrap_or_default();
         Ok(())
-    }
-
-    fn check_target(&self, entry: &Entry, target: &TreePath) -> Result<(), LayerError> {
-        let refuse = |reason: String| Err(LayerError::entry(entry.path.as_bytes(), reason));
-        if *target == entry.path {
-            return refuse("a hard link to itself".to_owned());
-        }
-        match self.last_put(target) {
-            None => refuse(format!(
-                "a hard link to `{target}`, which the layer does not hold before it"
-            )),
-            Some(found) if found.is_directory() => {
-                refuse(format!("a hard link to the directory `{target}`"))
-            }
-            Some(_) => Ok(()),
-        }
     }
 
     fn last_put(&self, path: &TreePath) -> Option<&Entry> {
@@ -176,6 +262,32 @@ impl Contents {
         }
         Ok(())
     }
+}
+
+fn check_target(entry: &Entry, target: &TreePath, found: Option<&Entry>) -> Result<(), LayerError> {
+    let refuse = |reason: String| Err(LayerError::entry(entry.path.as_bytes(), reason));
+    if *target == entry.path {
+        return refuse("a hard link to itself".to_owned());
+    }
+    match found {
+        None => {
+            refuse(format!("a hard link to `{target}`, which the layer does not hold before it"))
+        }
+        Some(found) if found.is_directory() => {
+            refuse(format!("a hard link to the directory `{target}`"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn below_a_file(path: &TreePath, above: &TreePath) -> LayerError {
+    let reason = format!("`{above}` is no directory in the same layer");
+    LayerError::entry(path.as_bytes(), reason)
+}
+
+fn not_a_directory(path: &TreePath) -> LayerError {
+    let reason = "an opaque mark for what is no directory in the same layer";
+    LayerError::entry(path.as_bytes(), reason)
 }
 
 /// The order of a listing; what was added later for the same place stays behind.

@@ -143,7 +143,7 @@ proptest! {
         prop_assert_eq!(&read, &written);
         prop_assert_eq!(&found, &changes);
         prop_assert_eq!(read.tar_bytes, tar.len() as u64);
-        for listed in &read.listing.changes {
+        for listed in &read.listing {
             if let Change::Put(entry @ Entry { kind: Kind::File { size }, .. }) = &listed.change {
                 let start = usize::try_from(listed.offset).unwrap();
                 let content = &tar[start..start + usize::try_from(*size).unwrap()];
@@ -455,9 +455,7 @@ fn what_gnu_tar_and_python_write_is_read() {
         assert_eq!(link.kind, Kind::Symlink { target: vec![b'x'; 150] });
         let Change::Put(hard) = &at("z").0 else { panic!("no entry") };
         assert_eq!(hard.kind, Kind::Hardlink { target: path(&deep) });
-        listings.push(
-            summary.listing.changes.into_iter().map(|listed| listed.change).collect::<Vec<_>>(),
-        );
+        listings.push(summary.listing.iter().map(|listed| listed.change).collect::<Vec<_>>());
     }
     assert!(listings.windows(2).all(|pair| pair[0] == pair[1]));
 }
@@ -576,11 +574,11 @@ fn a_listing_answers_for_paths() {
         Change::Whiteout(path("e")),
     ];
     let listing =
-        Listing { changes: changes.clone().map(|change| Listed { change, offset: 0 }).into() };
-    let at = |place: &str| listing.at(&path(place)).map(|listed| &listed.change);
-    assert_eq!(at("a"), Some(&changes[0]));
-    assert_eq!(at("d"), Some(&changes[5]));
-    assert_eq!(at("e"), Some(&changes[6]));
+        changes.clone().map(|change| Listed { change, offset: 0 }).into_iter().collect::<Listing>();
+    let at = |place: &str| listing.at(&path(place)).map(|listed| listed.change);
+    assert_eq!(at("a"), Some(changes[0].clone()));
+    assert_eq!(at("d"), Some(changes[5].clone()));
+    assert_eq!(at("e"), Some(changes[6].clone()));
     assert_eq!(at("b"), None);
     let opaque: Vec<_> =
         ["a", "a.c", "d", "x"].iter().filter(|place| listing.is_opaque(&path(*place))).collect();

@@ -1,11 +1,16 @@
 //! The listing of a layer: look-ups by path, and its compact binary form (`schema/listing.md`).
 //!
-//! Knows nothing of where listings are kept.
+//! It is held packed, as it is stored: a layer may have millions of names. Knows nothing of where listings are kept.
 
-use super::{LayerError, Listed, Listing};
+use std::{collections::BTreeSet, fmt};
+
+use super::{LayerError, Listed};
 use crate::{
     oci::Digest,
-    tree::{Change, Entry, Kind, Meta, Timestamp, TreePath, Xattrs},
+    tree::{
+        Change, Entry, Kind, TreePath,
+        packed::{self, Packed},
+    },
 };
 
 /// First bytes of an encoded listing; the last one is the version.
@@ -14,24 +19,101 @@ const MAGIC: &[u8; 8] = b"IDPLIST\x01";
 /// Bytes of the SHA-256 of everything before that end an encoded listing.
 const CHECKSUM_BYTES: usize = 8;
 
+/// A look-up goes through as many changes one by one.
+const BLOCK: usize = 16;
+
+/// Why packed changes can be read.
+const SOUND: &str = "it was packed here, or read to its end before";
+
+/// What a layer holds, without the content: the changes in path order, each with where its content starts in the plain
+/// tar. For one path a whiteout comes before what replaces it, an opaque mark after its directory.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// As they are encoded.
+    changes: Vec<u8>,
+    count: usize,
+    /// The first change of each block.
+    blocks: Vec<Block>,
+    last: TreePath,
+    /// Files that have other names in the layer.
+    linked: BTreeSet<TreePath>,
+}
+
+/// Where in the packed changes a block begins, and the path there.
+#[derive(Clone, PartialEq, Eq)]
+struct Block {
+    start: usize,
+    path: TreePath,
+}
+
+/// Changes of a listing, in path order.
+#[derive(Clone)]
+pub struct Changes<'l> {
+    rest: Packed<'l>,
+    /// Changes of which nothing was read yet.
+    left: usize,
+    path: TreePath,
+    /// Number of the type of the change at `path`, when it was looked at and not taken yet.
+    tag: Option<u8>,
+}
+
 impl Listing {
+    /// Adds a change, which comes behind all that are there.
+    ///
+    /// # Panics
+    ///
+    /// When its path comes before the last one.
+    pub fn push(&mut self, listed: &Listed) {
+        let path = listed.change.path();
+        assert!(self.count == 0 || self.last <= *path, "changes come in path order");
+        if self.count.is_multiple_of(BLOCK) {
+            self.blocks.push(Block { start: self.changes.len(), path: path.clone() });
+        }
+        self.changes.push(tag(&listed.change));
+        packed::put_path(&mut self.changes, self.last.as_bytes(), path);
+        if let Change::Put(entry) = &listed.change {
+            packed::put_facts(&mut self.changes, &entry.kind, &entry.meta);
+            if matches!(entry.kind, Kind::File { .. }) {
+                packed::put_number(&mut self.changes, listed.offset);
+            }
+            self.note_link(&entry.kind);
+        }
+        self.count += 1;
+        self.last.clone_from(path);
+    }
+
+    fn note_link(&mut self, kind: &Kind) {
+        if let Kind::Hardlink { target } = kind {
+            self.linked.insert(target.clone());
+        }
+    }
+
+    /// How many changes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Length of the packed changes in bytes.
+    #[must_use]
+    pub fn packed_bytes(&self) -> usize {
+        self.changes.len()
+    }
+
     /// The bytes of the listing as the store keeps it (format in `schema/listing.md`).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        put_number(&mut bytes, self.changes.len() as u64);
-        let mut before: &[u8] = b"";
-        for listed in &self.changes {
-            let path = listed.change.path().as_bytes();
-            let shared = before.iter().zip(path).take_while(|(left, right)| left == right).count();
-            bytes.push(tag(&listed.change));
-            put_number(&mut bytes, shared as u64);
-            put_bytes(&mut bytes, &path[shared..]);
-            if let Change::Put(entry) = &listed.change {
-                put_entry(&mut bytes, entry, listed.offset);
-            }
-            before = path;
-        }
+        let most = MAGIC.len() + 10 + self.changes.len() + CHECKSUM_BYTES;
+        let mut bytes = Vec::with_capacity(most);
+        bytes.extend_from_slice(MAGIC);
+        packed::put_number(&mut bytes, self.count as u64);
+        bytes.extend_from_slice(&self.changes);
         let checksum = Digest::of(&bytes);
         bytes.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
         bytes
@@ -46,76 +128,150 @@ impl Listing {
         decode(bytes).map_err(|reason| LayerError::entry("listing", reason))
     }
 
+    /// All changes.
+    #[must_use]
+    pub fn iter(&self) -> Changes<'_> {
+        let path = TreePath::root();
+        Changes { rest: Packed(&self.changes), left: self.count, path, tag: None }
+    }
+
+    /// All changes, the last one first.
+    pub fn iter_back(&self) -> impl Iterator<Item = Listed> {
+        (0..self.blocks.len()).rev().flat_map(|number| {
+            let block: Vec<_> = self.in_block(number).take(BLOCK).collect();
+            block.into_iter().rev()
+        })
+    }
+
     /// The last thing listed for exactly this path: `Put`, or else `Whiteout`. O(log n).
     #[must_use]
-    pub fn at(&self, path: &TreePath) -> Option<&Listed> {
-        let mut found = self.exactly(path).iter();
-        found.rfind(|listed| !matches!(listed.change, Change::Opaque(_)))
+    pub fn at(&self, path: &TreePath) -> Option<Listed> {
+        self.exactly(path).filter(|listed| !matches!(listed.change, Change::Opaque(_))).last()
     }
 
     /// Whether the directory is marked opaque by this layer, or taken away and made anew by it.
     #[must_use]
     pub fn is_opaque(&self, directory: &TreePath) -> bool {
-        let mut found = self.exactly(directory).iter();
-        found.any(|listed| !matches!(listed.change, Change::Put(_)))
+        self.exactly(directory).any(|listed| !matches!(listed.change, Change::Put(_)))
+    }
+
+    /// Whether other entries of the layer are hard links to this one.
+    #[must_use]
+    pub fn is_linked(&self, path: &TreePath) -> bool {
+        self.linked.contains(path)
     }
 
     /// What is listed strictly below a directory, in path order.
-    pub fn below(&self, directory: &TreePath) -> impl Iterator<Item = &Listed> {
-        let start = self.changes.partition_point(|listed| listed.change.path() <= directory);
-        let below = self.changes[start..].iter();
-        below.take_while(move |listed| listed.change.path().starts_with(directory))
+    pub fn below(&self, directory: &TreePath) -> impl Iterator<Item = Listed> {
+        let behind = self.behind(|path| path <= directory);
+        behind.take_while(move |listed| listed.change.path().starts_with(directory))
     }
 
-    fn exactly(&self, path: &TreePath) -> &[Listed] {
-        let start = self.changes.partition_point(|listed| listed.change.path() < path);
-        let rest = &self.changes[start..];
-        let count = rest.iter().take_while(|listed| listed.change.path() == path).count();
-        &rest[..count]
+    /// What comes behind all paths of which something is said that is true of the first ones alone. O(log n).
+    pub fn behind(&self, passed: impl Fn(&TreePath) -> bool) -> Changes<'_> {
+        let block = self.blocks.partition_point(|block| passed(&block.path));
+        let mut changes = self.in_block(block.saturating_sub(1));
+        while changes.peek().is_some_and(&passed) {
+            changes.skip_one();
+        }
+        changes
+    }
+
+    fn exactly(&self, path: &TreePath) -> impl Iterator<Item = Listed> {
+        let mut changes = self.behind(|before| before < path);
+        std::iter::from_fn(move || match changes.peek() {
+            Some(next) if next == path => changes.next(),
+            _ => None,
+        })
+    }
+
+    fn in_block(&self, number: usize) -> Changes<'_> {
+        let Some(Block { start, path }) = self.blocks.get(number) else {
+            return Changes { rest: Packed(&[]), left: 0, path: TreePath::root(), tag: None };
+        };
+        let (rest, left) = (Packed(&self.changes[*start..]), self.count - number * BLOCK);
+        // What the first path has in common with the one before it, it has in common with itself.
+        Changes { rest, left, path: path.clone(), tag: None }
     }
 }
+
+impl FromIterator<Listed> for Listing {
+    fn from_iter<I: IntoIterator<Item = Listed>>(changes: I) -> Self {
+        let mut listing = Self::default();
+        changes.into_iter().for_each(|listed| listing.push(&listed));
+        listing
+    }
+}
+
+impl<'l> IntoIterator for &'l Listing {
+    type Item = Listed;
+    type IntoIter = Changes<'l>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self).finish()
+    }
+}
+
+impl Changes<'_> {
+    /// The path of the next change.
+    pub fn peek(&mut self) -> Option<&TreePath> {
+        if self.tag.is_none() && self.left > 0 {
+            self.left -= 1;
+            self.tag = Some(self.rest.byte().expect(SOUND));
+            self.rest.path(&mut self.path).expect(SOUND);
+        }
+        self.tag.map(|_| &self.path)
+    }
+
+    fn skip_one(&mut self) {
+        if let Some(tag) = self.tag.take() {
+            facts(&mut self.rest, tag).expect(SOUND);
+        }
+    }
+}
+
+impl Iterator for Changes<'_> {
+    type Item = Listed;
+
+    fn next(&mut self) -> Option<Listed> {
+        self.peek()?;
+        let tag = self.tag.take()?;
+        let path = self.path.clone();
+        let Some((kind, meta, offset)) = facts(&mut self.rest, tag).expect(SOUND) else {
+            let change =
+                if tag == WHITEOUT { Change::Whiteout(path) } else { Change::Opaque(path) };
+            return Some(Listed { change, offset: 0 });
+        };
+        Some(Listed { change: Change::Put(Entry { path, kind, meta }), offset })
+    }
+}
+
+const WHITEOUT: u8 = 0;
+const OPAQUE: u8 = 1;
 
 fn tag(change: &Change) -> u8 {
     match change {
-        Change::Whiteout(_) => 0,
-        Change::Opaque(_) => 1,
-        Change::Put(entry) => match entry.kind {
-            Kind::File { .. } => 2,
-            Kind::Directory => 3,
-            Kind::Symlink { .. } => 4,
-            Kind::Hardlink { .. } => 5,
-            Kind::Fifo => 6,
-            Kind::CharDevice { .. } => 7,
-            Kind::BlockDevice { .. } => 8,
-        },
+        Change::Whiteout(_) => WHITEOUT,
+        Change::Opaque(_) => OPAQUE,
+        Change::Put(entry) => packed::tag(&entry.kind),
     }
 }
 
-fn put_entry(bytes: &mut Vec<u8>, entry: &Entry, offset: u64) {
-    let meta = &entry.meta;
-    put_number(bytes, meta.mode.into());
-    put_number(bytes, meta.uid.into());
-    put_number(bytes, meta.gid.into());
-    put_number(bytes, zigzag(meta.mtime.seconds));
-    put_number(bytes, meta.mtime.nanos.into());
-    put_number(bytes, meta.xattrs.len() as u64);
-    for (name, value) in &meta.xattrs {
-        put_bytes(bytes, name);
-        put_bytes(bytes, value);
+/// What comes behind tag and path: nothing of a mark.
+fn facts(packed: &mut Packed<'_>, tag: u8) -> Option<Option<(Kind, crate::tree::Meta, u64)>> {
+    if matches!(tag, WHITEOUT | OPAQUE) {
+        return Some(None);
     }
-    match &entry.kind {
-        Kind::File { size } => {
-            put_number(bytes, *size);
-            put_number(bytes, offset);
-        }
-        Kind::Symlink { target } => put_bytes(bytes, target),
-        Kind::Hardlink { target } => put_bytes(bytes, target.as_bytes()),
-        Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor } => {
-            put_number(bytes, (*major).into());
-            put_number(bytes, (*minor).into());
-        }
-        Kind::Directory | Kind::Fifo => {}
-    }
+    let (kind, meta) = packed.facts(tag)?;
+    let is_file = matches!(kind, Kind::File { .. });
+    let offset = if is_file { packed.number()? } else { 0 };
+    Some(Some((kind, meta, offset)))
 }
 
 fn decode(bytes: &[u8]) -> Result<Listing, &'static str> {
@@ -125,111 +281,114 @@ fn decode(bytes: &[u8]) -> Result<Listing, &'static str> {
     if Digest::of(body).as_bytes()[..CHECKSUM_BYTES] != *checksum {
         return Err("is damaged: its check sum is wrong");
     }
-    decode_changes(&mut Cursor(rest)).ok_or("is damaged")
+    decode_changes(Packed(rest)).ok_or("is damaged")
 }
 
-fn decode_changes(cursor: &mut Cursor<'_>) -> Option<Listing> {
-    let count = cursor.number()?;
-    // Four bytes is the shortest change, so a false count cannot ask for much memory.
-    let capacity = usize::try_from(count).ok()?.min(cursor.0.len() / 4);
-    let mut changes: Vec<Listed> = Vec::with_capacity(capacity);
-    let mut path = Vec::new();
-    for _ in 0..count {
-        let tag = cursor.byte()?;
-        path.truncate(usize::try_from(cursor.number()?).ok()?);
-        path.extend_from_slice(cursor.bytes()?);
-        let place = TreePath::parse(&path).ok()?;
-        changes.push(match tag {
-            0 => Listed { change: Change::Whiteout(place), offset: 0 },
-            1 => Listed { change: Change::Opaque(place), offset: 0 },
-            tag => decode_entry(cursor, tag, place)?,
-        });
-    }
-    cursor.0.is_empty().then_some(Listing { changes })
-}
-
-fn decode_entry(cursor: &mut Cursor<'_>, tag: u8, path: TreePath) -> Option<Listed> {
-    let (mode, uid, gid) = (cursor.number32()?, cursor.number32()?, cursor.number32()?);
-    let mtime = Timestamp { seconds: unzigzag(cursor.number()?), nanos: cursor.number32()? };
-    let mut xattrs = Xattrs::new();
-    for _ in 0..cursor.number()? {
-        xattrs.insert(cursor.bytes()?.to_vec(), cursor.bytes()?.to_vec());
-    }
-    let mut offset = 0;
-    let kind = match tag {
-        2 => {
-            let size = cursor.number()?;
-            offset = cursor.number()?;
-            Kind::File { size }
+fn decode_changes(mut packed: Packed<'_>) -> Option<Listing> {
+    let count = usize::try_from(packed.number()?).ok()?;
+    let changes = packed.0;
+    let mut listing = Listing { count, ..Listing::default() };
+    let mut path = TreePath::root();
+    for number in 0..count {
+        let start = changes.len() - packed.0.len();
+        let tag = packed.byte()?;
+        packed.path(&mut path)?;
+        if number > 0 && path < listing.last {
+            return None;
         }
-        3 => Kind::Directory,
-        4 => Kind::Symlink { target: cursor.bytes()?.to_vec() },
-        5 => Kind::Hardlink { target: TreePath::parse(cursor.bytes()?).ok()? },
-        6 => Kind::Fifo,
-        7 => Kind::CharDevice { major: cursor.number32()?, minor: cursor.number32()? },
-        8 => Kind::BlockDevice { major: cursor.number32()?, minor: cursor.number32()? },
-        _ => return None,
-    };
-    let meta = Meta { mode, uid, gid, mtime, xattrs };
-    Some(Listed { change: Change::Put(Entry { path, kind, meta }), offset })
+        if number.is_multiple_of(BLOCK) {
+            listing.blocks.push(Block { start, path: path.clone() });
+        }
+        if let Some((kind, ..)) = facts(&mut packed, tag)? {
+            listing.note_link(&kind);
+        }
+        listing.last.clone_from(&path);
+    }
+    listing.changes = changes.to_vec();
+    packed.0.is_empty().then_some(listing)
 }
 
-/// What is left to read.
-struct Cursor<'a>(&'a [u8]);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Meta;
 
-impl<'a> Cursor<'a> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
+    fn path(text: &str) -> TreePath {
+        TreePath::parse(text).unwrap()
     }
 
-    fn number(&mut self) -> Option<u64> {
-        let mut number = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let part = u64::from(byte & 0x7f);
-            if part << shift >> shift != part {
-                return None;
-            }
-            number |= part << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
+    /// Files, links and marks in several blocks, with paths that share much and little.
+    fn changes() -> Vec<Listed> {
+        let put = |path, kind| Change::Put(Entry { path, kind, meta: Meta::default() });
+        let mut changes = Vec::new();
+        for folder in ["a", "a/b", "a-", "c/d/e", "f"] {
+            let folder = path(folder);
+            changes.push(Change::Whiteout(folder.clone()));
+            changes.push(put(folder.clone(), Kind::Directory));
+            changes.push(Change::Opaque(folder.clone()));
+            for number in 0..2 * BLOCK as u64 {
+                let name = folder.child(format!("name-{number}").as_bytes()).unwrap();
+                changes.push(match number % 3 {
+                    0 => put(name, Kind::File { size: number }),
+                    1 => put(name, Kind::Hardlink { target: folder.join(&path("name-0")) }),
+                    _ => Change::Whiteout(name),
+                });
             }
         }
-        None
+        changes.sort_by(|one, other| one.path().cmp(other.path()));
+        let offset = |change: &Change| match change {
+            Change::Put(Entry { kind: Kind::File { size }, .. }) => 512 + size,
+            Change::Put(_) | Change::Whiteout(_) | Change::Opaque(_) => 0,
+        };
+        changes.into_iter().map(|change| Listed { offset: offset(&change), change }).collect()
     }
 
-    fn number32(&mut self) -> Option<u32> {
-        u32::try_from(self.number()?).ok()
+    #[test]
+    fn what_is_packed_answers_as_a_list_does() {
+        let changes = changes();
+        let packed: Listing = changes.iter().cloned().collect();
+        for listing in [&packed, &Listing::decode(&packed.encode()).unwrap()] {
+            assert_eq!(*listing, packed);
+            assert_eq!((listing.len(), listing.is_empty()), (changes.len(), false));
+            assert_eq!(listing.iter().collect::<Vec<_>>(), changes);
+            assert_eq!(
+                listing.iter_back().collect::<Vec<_>>(),
+                changes.iter().rev().cloned().collect::<Vec<_>>()
+            );
+            let absent = ["", "a/a", "a/name-", "c", "z"].map(path);
+            for at in changes.iter().map(|listed| listed.change.path()).chain(&absent) {
+                let mut there = changes.iter().filter(|listed| listed.change.path() == at);
+                let marked = there.clone().any(|listed| !matches!(listed.change, Change::Put(_)));
+                let last = there.rfind(|listed| !matches!(listed.change, Change::Opaque(_)));
+                assert_eq!(listing.at(at), last.cloned(), "{at}");
+                assert_eq!(listing.is_opaque(at), marked, "{at}");
+                let is_below = |listed: &&Listed| {
+                    let path = listed.change.path();
+                    path != at && path.starts_with(at)
+                };
+                let below: Vec<_> = changes.iter().filter(is_below).cloned().collect();
+                assert_eq!(listing.below(at).collect::<Vec<_>>(), below, "{at}");
+                assert_eq!(listing.is_linked(at), at.file_name() == Some(b"name-0"), "{at}");
+            }
+        }
     }
 
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.number()?).ok()?;
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
+    #[test]
+    fn paths_that_are_none_or_out_of_order_are_damage() {
+        let of = |rest: &[u8]| {
+            let mut bytes = [MAGIC.as_slice(), rest].concat();
+            let sum = Digest::of(&bytes);
+            bytes.extend_from_slice(&sum.as_bytes()[..CHECKSUM_BYTES]);
+            Listing::decode(&bytes).is_ok()
+        };
+        assert!(of(&[2, 0, 0, 1, b'a', 0, 1, 2, b'/', b'b']));
+        assert!(!of(&[2, 0, 0, 1, b'b', 0, 0, 1, b'a']));
+        for name in [&b".."[..], b"/a", b"a//b", b"a/", b"a/./b", b"a\0"] {
+            let bytes = [&[1, 0, 0, name.len() as u8][..], name].concat();
+            assert!(!of(&bytes), "{name:?}");
+        }
+        // More in common with the path before than there is of it, or a name that only ends badly.
+        assert!(!of(&[2, 0, 0, 1, b'a', 0, 2, 1, b'b']));
+        assert!(!of(&[2, 0, 0, 3, b'a', b'/', b'.', 0, 3, 1, b'.']));
     }
-}
-
-/// Seven bits a byte, lowest first; the top bit says that more follow (LEB128).
-fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        bytes.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    bytes.push(number as u8);
-}
-
-fn put_bytes(bytes: &mut Vec<u8>, text: &[u8]) {
-    put_number(bytes, text.len() as u64);
-    bytes.extend_from_slice(text);
-}
-
-fn zigzag(number: i64) -> u64 {
-    (number << 1 ^ number >> 63).cast_unsigned()
-}
-
-fn unzigzag(number: u64) -> i64 {
-    (number >> 1).cast_signed() ^ -((number & 1).cast_signed())
 }

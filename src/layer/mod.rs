@@ -24,20 +24,12 @@ use crate::{oci::DiffId, tree::Change};
 
 pub use compress::compress;
 pub use decompress::{bounded, decompress, is_too_large};
+pub use listing::{Changes, Listing};
 pub use read::read_layer;
 pub use unpack::{Ownership, set_times, unpack, unpack_as};
 pub use upper::{Below, Upper, UpperForm, is_same_content, write_upper};
 pub use walk::open_beneath;
 pub use write::LayerWriter;
-
-/// What a layer holds, without the content: the changes in path order, each with where its content
-/// starts in the plain tar.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Listing {
-    /// Sorted by path; for one path a whiteout comes before what replaces it, an opaque mark after
-    /// its directory.
-    pub changes: Vec<Listed>,
-}
 
 /// One line of a [`Listing`].
 #[derive(Clone, Debug, PartialEq, Eq)]

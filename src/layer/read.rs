@@ -47,7 +47,7 @@ pub fn read_layer(
             Change::Put(entry) => {
                 let offset =
                     if matches!(entry.kind, Kind::File { .. }) { input.position } else { 0 };
-                contents.put(entry, offset)?;
+                contents.put(entry.clone(), offset)?;
             }
             Change::Whiteout(_) | Change::Opaque(_) => contents.mark(change.clone())?,
         }

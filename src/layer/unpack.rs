@@ -76,7 +76,7 @@ pub fn unpack_as(
     for path in &target.implicit {
         target.set_directory_time(path, Timestamp::default())?;
     }
-    for listed in summary.listing.changes.iter().rev() {
+    for listed in summary.listing.iter_back() {
         if let Change::Put(entry) = &listed.change
             && entry.is_directory()
         {
@@ -94,7 +94,7 @@ pub fn unpack_as(
 pub fn set_times(directory: BorrowedFd<'_>, listing: &Listing) -> io::Result<()> {
     // What is in a directory comes before it, and its neighbours right after it: one parent is kept.
     let mut at: Option<(TreePath, OwnedFd)> = None;
-    for listed in listing.changes.iter().rev() {
+    for listed in listing.iter_back() {
         let Change::Put(entry) = &listed.change else { continue };
         let times = times(entry.meta.mtime);
         let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else {

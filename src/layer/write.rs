@@ -72,7 +72,7 @@ impl<W: Write> LayerWriter<W> {
         let extension = if records.is_empty() { 0 } else { BLOCK + padded(records.len()) };
         let start = self.position + (extension + BLOCK) as u64;
         let offset = if matches!(entry.kind, Kind::File { .. }) { start } else { 0 };
-        self.contents.put(&entry, offset)?;
+        self.contents.put(entry.clone(), offset)?;
         self.write_header(&header, &records)?;
         self.copy_exactly(&entry, content)
     }

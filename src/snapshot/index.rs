@@ -85,11 +85,11 @@ impl Index {
     fn push(&mut self, layer: DiffId, listing: &Listing) {
         let number = self.layers.len();
         self.layers.push(layer);
-        if listing.changes.len() > LINES_MAX {
+        if listing.len() > LINES_MAX {
             self.large.push(number);
             return;
         }
-        for listed in &listing.changes {
+        for listed in listing {
             let path = listed.change.path();
             let put = match &listed.change {
                 Change::Put(entry) => Some(entry),

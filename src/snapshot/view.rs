@@ -58,9 +58,9 @@ struct Above {
 }
 
 /// What one layer says of a path.
-enum Said<'a> {
+enum Said {
     /// This stands there.
-    Entry(&'a Listed),
+    Entry(Listed),
     /// A directory must be there, for something is below it; lower layers may know its owner.
     Implied,
     /// A directory must be there, and lower layers have no say in it.
@@ -99,7 +99,7 @@ impl View {
     #[must_use]
     pub fn entry(&self, path: &TreePath) -> Option<Entry> {
         if let Some((_, listed)) = self.locate(path) {
-            return put(listed).cloned();
+            return put(listed);
         }
         let implied = path.is_root() || self.is_implied(path);
         implied.then(|| {
@@ -156,6 +156,7 @@ impl View {
     pub fn open_file(&self, path: &TreePath) -> Result<Box<dyn Read + Send>, SnapshotError> {
         let not_a_file = || SnapshotError::NotAFile(path.to_string());
         let (layer, listed) = self.file(path).ok_or_else(not_a_file)?;
+        let offset = listed.offset;
         let entry = put(listed).ok_or_else(not_a_file)?;
         let Kind::File { size } = entry.kind else { return Err(not_a_file()) };
         let (diff_id, _) = self.layers[layer];
@@ -177,8 +178,19 @@ impl View {
             }
         }
         let mut tar = self.store.open_blob(diff_id.0)?;
-        tar.seek(SeekFrom::Start(listed.offset)).map_err(read)?;
+        tar.seek(SeekFrom::Start(offset)).map_err(read)?;
         Ok(Box::new(tar.take(size)))
+    }
+
+    /// Whether other names of its layer are the same file as a path.
+    #[must_use]
+    pub fn has_links(&self, path: &TreePath) -> bool {
+        let found = self.locate(path);
+        found.is_some_and(|(layer, listed)| match &listed.change {
+            Change::Put(Entry { kind: Kind::Hardlink { .. }, .. }) => true,
+            Change::Put(_) => self.layers[layer].1.listing.is_linked(path),
+            Change::Whiteout(_) | Change::Opaque(_) => false,
+        })
     }
 
     /// Names the place of an inode: two paths with the same value are hard links of one file.
@@ -198,12 +210,14 @@ impl View {
 
     /// The entry at a path, hard links followed to the file that they name: the layer (topmost is 0)
     /// and its line.
-    fn file(&self, path: &TreePath) -> Option<(usize, &Listed)> {
+    fn file(&self, path: &TreePath) -> Option<(usize, Listed)> {
         let (layer, mut listed) = self.locate(path)?;
         let listing = &self.layers[layer].1.listing;
         for _ in 0..LINKS_MAX {
-            let Kind::Hardlink { target } = &put(listed)?.kind else {
-                return Some((layer, listed));
+            let target = match &listed.change {
+                Change::Put(Entry { kind: Kind::Hardlink { target }, .. }) => target,
+                Change::Put(_) => return Some((layer, listed)),
+                Change::Whiteout(_) | Change::Opaque(_) => return None,
             };
             listed = listing.at(target)?;
         }
@@ -211,13 +225,14 @@ impl View {
     }
 
     /// The topmost line that stands at a path: number of the layer (topmost is 0) and line.
-    fn locate(&self, path: &TreePath) -> Option<(usize, &Listed)> {
+    fn locate(&self, path: &TreePath) -> Option<(usize, Listed)> {
         let mut implied = false;
         for (number, sheet) in self.speakers(path) {
             match sheet.says(path) {
                 Said::Entry(listed) => {
-                    let fits = !implied || put(listed).is_some_and(Entry::is_directory);
-                    return fits.then_some((number, listed));
+                    let is_directory =
+                        matches!(&listed.change, Change::Put(entry) if entry.is_directory());
+                    return (!implied || is_directory).then_some((number, listed));
                 }
                 Said::Gone | Said::ImpliedAlone => return None,
                 Said::Implied => implied = true,
@@ -292,7 +307,7 @@ impl layer::Below for View {
             return Some(entry);
         }
         let file = put(self.file(path)?.1)?;
-        Some(Entry { path: entry.path, ..file.clone() })
+        Some(Entry { path: entry.path, ..file })
     }
 
     fn names(&self, directory: &TreePath) -> Vec<Vec<u8>> {
@@ -320,8 +335,8 @@ fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     parts.filter(|part| !matches!(*part, b"" | b".")).map(<[u8]>::to_vec)
 }
 
-fn put(listed: &Listed) -> Option<&Entry> {
-    match &listed.change {
+fn put(listed: Listed) -> Option<Entry> {
+    match listed.change {
         Change::Put(entry) => Some(entry),
         Change::Whiteout(_) | Change::Opaque(_) => None,
     }
@@ -336,7 +351,7 @@ impl Sheet {
         sheet
     }
 
-    fn says(&self, path: &TreePath) -> Said<'_> {
+    fn says(&self, path: &TreePath) -> Said {
         if let Some(listed) = self.listing.at(path) {
             return match listed.change {
                 Change::Put(_) => Said::Entry(listed),
@@ -383,7 +398,7 @@ impl Sheet {
     }
 
     fn has_entries_below(&self, directory: &TreePath) -> bool {
-        self.listing.below(directory).any(|listed| put(listed).is_some())
+        self.listing.below(directory).any(|listed| matches!(listed.change, Change::Put(_)))
     }
 }
 
@@ -396,11 +411,11 @@ enum Presence {
 
 /// The names that a layer has to say something about, directly in `directory`.
 fn children(sheet: &Sheet, directory: &TreePath) -> Vec<(Vec<u8>, Presence)> {
-    let changes = &sheet.listing.changes;
-    let mut index = changes.partition_point(|listed| listed.change.path() <= directory);
+    let listing = &sheet.listing;
+    let mut changes = listing.behind(|path| path <= directory);
     let mut found = Vec::new();
-    while let Some(listed) = changes.get(index) {
-        let Some(rest) = listed.change.path().strip_prefix(directory) else { break };
+    while let Some(path) = changes.peek() {
+        let Some(rest) = path.strip_prefix(directory) else { break };
         let Some(name) = rest.components().next() else { break };
         let Ok(child) = directory.child(name) else { break };
         match sheet.says(&child) {
@@ -410,8 +425,10 @@ fn children(sheet: &Sheet, directory: &TreePath) -> Vec<(Vec<u8>, Presence)> {
             Said::Gone => found.push((name.to_vec(), Presence::Gone)),
             Said::Nothing => {}
         }
-        index +=
-            changes[index..].partition_point(|listed| listed.change.path().starts_with(&child));
+        drop(changes.next());
+        if changes.peek().is_some_and(|next| next.starts_with(&child)) {
+            changes = listing.behind(|path| *path <= child || path.starts_with(&child));
+        }
     }
     found
 }

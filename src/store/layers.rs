@@ -217,18 +217,22 @@ impl Store {
         Ok(found)
     }
 
-    /// Keeps digests of files. Queued until [`Store::flush`].
+    /// Keeps digests of files. Queued until [`Store::flush`], or until so many wait that they are written at once: they
+    /// speak of nothing that has to be on the disk before.
     ///
     /// # Errors
     ///
     /// When LMDB fails.
     pub fn put_file_digests(&self, digests: &[(FileStamp, Digest)]) -> Result<(), StoreError> {
-        let mut asked = lock(&self.shared.asked);
-        let mut queue = lock(&self.shared.queue);
-        for (stamp, digest) in digests.iter().filter(|(stamp, _)| asked.settles(stamp)) {
-            queue.put(Table::Files, &FileRow::key(stamp), FileRow::write(stamp, *digest));
+        {
+            let mut asked = lock(&self.shared.asked);
+            let mut queue = lock(&self.shared.queue);
+            for (stamp, digest) in digests.iter().filter(|(stamp, _)| asked.settles(stamp)) {
+                queue.put(Table::Files, &FileRow::key(stamp), FileRow::write(stamp, *digest));
+            }
         }
-        Ok(())
+        let writable = self.shared.facts().access() == Access::Full;
+        if writable { self.relieve_queue(Table::Files) } else { Ok(()) }
     }
 
     /// A small named value (for example what a base image's tag resolved to), by namespace and name.

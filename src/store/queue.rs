@@ -28,6 +28,9 @@ pub(super) const MODE_SEALED: u32 = 0o400;
 /// With more blobs than this, one sync of the file system is cheaper than one a file.
 const FILE_SYNCS_MAX: usize = 16;
 
+/// With more rows waiting for nothing but a flush, they are written.
+const ROWS_MAX: usize = 1 << 15;
+
 /// Rows to be written, by table and key.
 #[derive(Clone, Default)]
 pub(super) struct Rows([HashMap<Vec<u8>, Vec<u8>>; TABLES]);
@@ -56,7 +59,10 @@ impl Rows {
 
     fn write(&self, writer: &mut Writer<'_>) -> heed::Result<()> {
         for table in Table::ALL {
-            for (key, value) in &self.0[table.index()] {
+            // In order: LMDB fills its pages then.
+            let mut rows: Vec<_> = self.0[table.index()].iter().collect();
+            rows.sort_unstable();
+            for (key, value) in rows {
                 if table == Table::Layers {
                     writer.put(table, key, &merged(writer, key, value)?)?;
                 } else {
@@ -122,6 +128,28 @@ impl Store {
             return Ok(Some(value.clone()));
         }
         self.shared.facts().get(table, key)
+    }
+
+    /// Writes the rows of a table that need no content on the disk, when there are many.
+    pub(super) fn relieve_queue(&self, table: Table) -> Result<(), StoreError> {
+        if lock(&self.shared.queue).rows.0[table.index()].len() < ROWS_MAX {
+            return Ok(());
+        }
+        let _alone = lock(&self.shared.flushing);
+        let rows = {
+            let mut queue = lock(&self.shared.queue);
+            let mut rows = Rows::default();
+            rows.0[table.index()] = std::mem::take(&mut queue.rows.0[table.index()]);
+            queue.in_flight = Arc::new(rows);
+            Arc::clone(&queue.in_flight)
+        };
+        let written = self.write_rows(&[&rows], &HashSet::new());
+        let mut queue = lock(&self.shared.queue);
+        queue.in_flight = Arc::default();
+        if written.is_err() {
+            queue.rows.add_older(Arc::unwrap_or_clone(rows));
+        }
+        written
     }
 
     /// Makes everything queued durable, and `last` after it, in the same transaction.

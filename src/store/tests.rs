@@ -297,6 +297,18 @@ fn young_stamps_are_not_kept_and_old_ones_hold_for_one_state() {
 }
 
 #[test]
+fn many_digests_of_files_wait_for_no_flush() {
+    let (root, store) = store();
+    let stamp = |inode| FileStamp { device: 1, inode, size: 3, mtime_ns: 4, ctime_ns: 5 };
+    let digests: Vec<_> = (0..40_000).map(|inode| (stamp(inode), Digest::of(b"x"))).collect();
+    store.put_file_digests(&digests).unwrap();
+    drop(store);
+    let store = Store::open(root.path()).unwrap();
+    let stamps: Vec<_> = digests.iter().map(|(stamp, _)| *stamp).collect();
+    assert_eq!(store.file_digests(&stamps).unwrap(), [Some(Digest::of(b"x")); 40_000]);
+}
+
+#[test]
 fn images_are_found_by_any_name_people_use() {
     let (_root, store) = store();
     let hub = image(&store, Some("docker.io/library/busybox:latest"), 1);

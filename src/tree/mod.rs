@@ -3,6 +3,7 @@
 //! Knows nothing of tar, directories or overlay; `layer` turns these values into bytes and files.
 
 mod entry;
+pub mod packed;
 mod path;
 
 pub use entry::{Change, Entry, Kind, Meta, Timestamp, Xattrs};

@@ -50,7 +50,7 @@ impl TreePath {
         if bytes.contains(&0) {
             return Err(ParseTreePathError::Nul(shown()));
         }
-        let mut path = Self::root();
+        let mut path = Self(Vec::with_capacity(bytes.len()));
         for part in bytes.split(|byte| *byte == b'/') {
             match part {
                 b"" | b"." => {}
@@ -144,7 +144,8 @@ impl TreePath {
     /// This path followed by `below`.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {
-        let mut joined = self.clone();
+        let mut joined = Self(Vec::with_capacity(self.0.len() + 1 + below.0.len()));
+        joined.0.extend_from_slice(&self.0);
         if !below.is_root() {
             joined.push(&below.0);
         }
@@ -162,10 +163,25 @@ impl TreePath {
         if bytes > PATH_BYTES_MAX { Err(ParseTreePathError::TooLong(bytes)) } else { Ok(path) }
     }
 
+    /// Keeps the first `shared` bytes and puts `rest` behind them; `None` when no path comes of it, spelled as paths
+    /// are.
+    pub(super) fn change_end(&mut self, shared: usize, rest: &[u8]) -> Option<()> {
+        if shared > self.0.len() || shared + rest.len() > PATH_BYTES_MAX {
+            return None;
+        }
+        self.0.truncate(shared);
+        let start = self.0.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        self.0.extend_from_slice(rest);
+        let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+        let is_path = self.is_root() || self.0[start..].split(|byte| *byte == b'/').all(is_name);
+        is_path.then_some(())
+    }
+
     /// Whether `above` is this path or a directory above it.
     #[must_use]
     pub fn starts_with(&self, above: &Self) -> bool {
-        self.strip_prefix(above).is_some()
+        let rest = self.0.strip_prefix(above.0.as_slice());
+        above.is_root() || rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
     }
 
     /// The rest of this path below `above`; the root when they are equal.

@@ -98,14 +98,14 @@ fn unmatched<'a>(
 
 /// With `--parents` the pick is where the search begins, and no match by itself.
 fn has_chosen(action: &FileAction, pick: &Pick) -> bool {
-    !copies_below(action) || pick.items.iter().any(|item| item.role == Role::Chosen)
+    !copies_below(action) || pick.items.unpacked().any(|item| item.role == Role::Chosen)
 }
 
 /// The first directory of a layer that nobody may enter.
 fn unusable(store: &Store, layer: DiffId) -> Result<Option<String>, FilesError> {
     let Some(bytes) = store.listing(layer)? else { return Ok(None) };
     let listing = Listing::decode(&bytes)?;
-    let shut = listing.changes.iter().find_map(|listed| {
+    let shut = listing.iter().find_map(|listed| {
         let Change::Put(entry) = &listed.change else { return None };
         let is_shut = entry.kind == Kind::Directory && entry.meta.mode & SEARCH_BITS == 0;
         (is_shut && !entry.path.is_root()).then(|| format!("/{}", entry.path))

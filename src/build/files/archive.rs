@@ -63,8 +63,8 @@ pub(super) fn unpack(
     (spool, spool_index): (&mut File, usize),
 ) -> Result<(), FilesError> {
     let (name, file, most) = archive;
-    let (uid, gid) = manner.owner.unwrap_or_default();
-    let maker = Maker { mode: 0o755, uid, gid, mtime: manner.now };
+    let (uid, gid) = manner.look.owner.unwrap_or_default();
+    let maker = Maker { mode: 0o755, uid, gid, mtime: manner.look.now };
     let root = target.make_directories(manner.destination.as_bytes(), maker)?;
     let failed = |source: io::Error| FilesError::Io { path: name.to_owned(), source };
     let position = spool.seek(SeekFrom::End(0)).map_err(failed)?;
@@ -72,8 +72,8 @@ pub(super) fn unpack(
         target,
         root,
         archive: name,
-        owner: manner.owner,
-        now: manner.now,
+        owner: manner.look.owner,
+        now: manner.look.now,
         spool,
         spool_index,
         position,

@@ -103,15 +103,27 @@ impl Context {
         }
     }
 
-    /// Names and nodes of a directory, sorted by name, without what is ignored.
-    pub(super) fn list(&self, directory: &TreePath) -> Result<Vec<(Vec<u8>, Node)>, FilesError> {
+    /// Names in a directory, sorted, and of what is ignored too.
+    pub(super) fn names(&self, directory: &TreePath) -> Result<Vec<Vec<u8>>, FilesError> {
         if self.folder.is_none() {
+            return Ok(Vec::new());
+        }
+        self.names_in(&self.open_confined(directory, OFlags::DIRECTORY)?, directory)
+    }
+
+    /// What stands at some names of a directory, without what is ignored.
+    pub(super) fn nodes(
+        &self,
+        directory: &TreePath,
+        names: Vec<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, Node)>, FilesError> {
+        if names.is_empty() {
             return Ok(Vec::new());
         }
         let opened = self.open_confined(directory, OFlags::DIRECTORY)?;
         let above = self.verdict(directory);
-        let mut listed = Vec::new();
-        for name in self.names(&opened, directory)? {
+        let mut listed = Vec::with_capacity(names.len());
+        for name in names {
             let path = child(directory, &name)?;
             let excluded = self.ignore.judge(&above, path.as_bytes()).matched;
             if excluded && !self.ignore.may_reinclude_below(path.as_bytes()) {
@@ -177,7 +189,7 @@ impl Context {
             .map_err(|error| self.failed(path, error.into()))
     }
 
-    fn names(&self, opened: &OwnedFd, path: &TreePath) -> Result<Vec<Vec<u8>>, FilesError> {
+    fn names_in(&self, opened: &OwnedFd, path: &TreePath) -> Result<Vec<Vec<u8>>, FilesError> {
         let failed = |error: rustix::io::Errno| self.failed(path, error.into());
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(opened).map_err(failed)? {
@@ -262,7 +274,7 @@ impl Context {
                 continue;
             }
             let opened = self.open_confined(&directory, OFlags::DIRECTORY)?;
-            for name in self.names(&opened, &directory)? {
+            for name in self.names_in(&opened, &directory)? {
                 let path = child(&directory, &name)?;
                 let verdict = self.ignore.judge(&above, path.as_bytes());
                 if !verdict.matched {

@@ -11,7 +11,7 @@ use super::{CONTENT, Key, Selection};
 use crate::{
     graph::KeyTree,
     layer::Listing,
-    oci::{DiffId, Digest},
+    oci::DiffId,
     store::{CacheRecord, Store},
     tree::{Change, Kind, TreePath},
 };
@@ -37,18 +37,18 @@ impl Earlier {
         {
             return None;
         }
-        let layers: Option<Vec<_>> =
-            record.made.layers().iter().map(|layer| open(store, *layer)).collect();
-        let layers = layers?;
         let (mut files, mut same) = (0, HashSet::new());
         for selection in &key.selections {
             let blob = *record.selections.get(&selection.component)?;
             let before = Listing::decode(&store.read_blob(blob).ok()?).ok()?;
-            files += before.changes.iter().filter(|listed| is_file(&listed.change)).count();
+            files += before.iter().filter(|listed| is_file(&listed.change)).count();
             add_same(&mut same, selection, &before);
         }
+        let layers: Option<Vec<_>> =
+            record.made.layers().iter().map(|layer| open(store, *layer)).collect();
+        let layers = layers?;
         // Two sources that met in one place would leave one file of two.
-        let listed = layers.iter().flat_map(|(_, listing)| &listing.changes);
+        let listed = layers.iter().flat_map(|(_, listing)| listing);
         let made = listed.filter(|listed| is_file(&listed.change)).count();
         if made != files {
             return None;
@@ -68,7 +68,7 @@ impl Earlier {
         }
         self.layers.iter().find_map(|(tar, listing)| {
             let listed = listing.at(destination)?;
-            let Change::Put(entry) = &listed.change else { return None };
+            let Change::Put(entry) = listed.change else { return None };
             (entry.kind == Kind::File { size }).then_some((tar, listed.offset))
         })
     }
@@ -102,18 +102,16 @@ fn is_file(change: &Change) -> bool {
 
 /// Adds files whose content is what it was. One with attributes is read again: they come with it.
 fn add_same(same: &mut HashSet<TreePath>, selection: &Selection, before: &Listing) {
-    let mut before = before.changes.iter().filter_map(|listed| match &listed.change {
+    let mut before = before.iter().filter_map(|listed| match listed.change {
         Change::Put(entry) => Some(entry),
         Change::Whiteout(_) | Change::Opaque(_) => None,
     });
-    let mut files: Vec<(TreePath, u64, Digest)> = selection.plain_files().collect();
-    files.sort_by(|(one, ..), (other, ..)| one.cmp(other));
     let mut old = before.next();
-    for (path, size, content) in files {
-        while old.is_some_and(|entry| entry.path < path) {
+    for (path, size, content) in selection.plain_files() {
+        while old.as_ref().is_some_and(|entry| entry.path < path) {
             old = before.next();
         }
-        let Some(entry) = old.filter(|entry| entry.path == path) else { continue };
+        let Some(entry) = old.as_ref().filter(|entry| entry.path == path) else { continue };
         let was = entry.meta.xattrs.get(CONTENT).map(Vec::as_slice);
         let is_plain = entry.meta.xattrs.len() == 1 && entry.kind == Kind::File { size };
         if is_plain && was == Some(content.as_bytes().as_slice()) {

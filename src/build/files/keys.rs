@@ -5,7 +5,7 @@
 //! read, and keeps no digest of a file that changed within the clock's granularity of that.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     io::Read as _,
     sync::atomic::{AtomicUsize, Ordering},
@@ -31,14 +31,46 @@ pub(in crate::build) const CONTENT: &[u8] = b"content";
 /// Threads that hash files which are not known yet.
 const HASHERS_MAX: usize = 4;
 
+/// Files that are looked up and hashed at once.
+const FILES_AT_ONCE: usize = 1 << 12;
+
 /// Size of the piece in which a file is hashed, in bytes.
 const PIECE_BYTES: usize = 256 << 10;
 
 /// A file as the key counts it.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 struct Fingerprint {
-    content: Option<Digest>,
+    content: Digest,
     xattrs: Xattrs,
+}
+
+impl Fingerprint {
+    /// Of a file without attributes.
+    fn plain(content: Digest) -> Self {
+        Self { content, xattrs: Xattrs::new() }
+    }
+}
+
+/// The fingerprints of files by their number.
+#[derive(Default)]
+struct Prints {
+    contents: Vec<Digest>,
+    /// Of those few that have any.
+    xattrs: BTreeMap<usize, Xattrs>,
+}
+
+impl Prints {
+    fn push(&mut self, Fingerprint { content, xattrs }: Fingerprint) {
+        if !xattrs.is_empty() {
+            self.xattrs.insert(self.contents.len(), xattrs);
+        }
+        self.contents.push(content);
+    }
+
+    fn get(&self, number: usize) -> Option<Fingerprint> {
+        let content = *self.contents.get(number)?;
+        Some(Fingerprint { content, xattrs: self.xattrs.get(&number).cloned().unwrap_or_default() })
+    }
 }
 
 /// The files that one part of a key stands for.
@@ -48,8 +80,8 @@ pub(in crate::build) struct Selection {
     /// Op that they are of.
     pub(in crate::build) from: OpId,
     pub(super) picks: Vec<Pick>,
-    /// Of each item, in order; `None` where there is nothing to hash.
-    prints: Vec<Option<Fingerprint>>,
+    /// Of each item that is hashed, in order.
+    prints: Prints,
 }
 
 impl Selection {
@@ -59,22 +91,15 @@ impl Selection {
         tree: &Tree<'_>,
         (component, from, picks): (String, OpId, Vec<Pick>),
     ) -> Result<Self, FilesError> {
-        // A socket of a folder is copied as an empty file, and has nothing to hash.
-        let is_hashed = |node: &Node| match tree {
-            Tree::Folder(_) => node.stamp.is_some(),
-            Tree::Layers(_) | Tree::Download(_) => matches!(node.kind, Kind::File { .. }),
-        };
-        let files: Vec<_> = items(&picks)
-            .filter(|(_, item)| is_hashed(&item.node))
-            .map(|(pick, item)| (pick.path.join(&item.below), &item.node))
-            .collect();
-        let mut hashed = match tree {
-            Tree::Folder(context) => fingerprints(store, context, &files)?,
-            Tree::Layers(_) | Tree::Download(_) => hash_stored(store, tree, &files)?,
-        }
-        .into_iter();
-        let print = |(_, item): (&Pick, &Item)| is_hashed(&item.node).then(|| hashed.next());
-        let prints = items(&picks).map(print).map(Option::flatten).collect();
+        let mut prints = Prints::default();
+        in_batches(store, &picks, |files| {
+            let found = match tree {
+                Tree::Folder(context) => fingerprints(store, context, files)?,
+                Tree::Layers(_) | Tree::Download(_) => hash_stored(store, tree, files)?,
+            };
+            found.into_iter().for_each(|print| prints.push(print));
+            Ok(())
+        })?;
         Ok(Self { component, from, picks, prints })
     }
 
@@ -86,44 +111,49 @@ impl Selection {
         store: &Store,
         context: &Context,
     ) -> Result<bool, FilesError> {
-        let stamped = self.items().filter(|(_, item, _)| item.node.stamp.is_some());
-        let known: Vec<_> = stamped.filter_map(|(.., print)| print).collect();
-        match fingerprints(store, context, &regular_files(&self.picks)) {
-            Ok(prints) => Ok(prints.iter().eq(known)),
+        let (mut number, mut same) = (0, true);
+        let compared = in_batches(store, &self.picks, |files| {
+            for print in fingerprints(store, context, files)? {
+                same &= self.prints.get(number) == Some(print);
+                number += 1;
+            }
+            Ok(())
+        });
+        match compared {
+            Ok(()) => Ok(same && number == self.prints.contents.len()),
             // It has another stamp by now.
             Err(FilesError::Invalid(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Regular files without attributes: path in the source, size and content.
+    /// Regular files without attributes, in path order: path in the source, size and content.
     pub(super) fn plain_files(&self) -> impl Iterator<Item = (TreePath, u64, Digest)> {
-        self.items().filter_map(|(pick, item, print)| {
+        self.in_order().filter_map(|(path, item, print)| {
             let print = print.filter(|print| print.xattrs.is_empty())?;
             let Kind::File { size } = item.node.kind else { return None };
-            Some((pick.path.join(&item.below), size, print.content?))
+            Some((path, size, print.content))
         })
     }
 
     /// Every file that was hashed: path in the source, content and attributes.
-    pub(super) fn files(&self) -> impl Iterator<Item = (TreePath, Digest, &Xattrs)> {
+    pub(super) fn files(&self) -> impl Iterator<Item = (TreePath, Digest, Xattrs)> {
         self.items().filter_map(|(pick, item, print)| {
             let print = print?;
-            Some((pick.path.join(&item.below), print.content?, &print.xattrs))
+            Some((pick.path.join(&item.below), print.content, print.xattrs))
         })
     }
 
     /// In words: how many files, and a digest over all that counts of them.
     pub(super) fn describe(&self) -> String {
         let mut hasher = Hasher::new();
-        let mut inodes = HashMap::new();
+        let mut inodes = Inodes::default();
         let mut count = 0;
-        let nothing = Fingerprint::default();
         for (pick, item, print) in self.items() {
             count += usize::from(!item.node.is_directory());
-            hash_item(&mut hasher, pick, item, print.unwrap_or(&nothing));
-            if let Some(inode) = &item.node.inode {
-                hash_link(&mut hasher, &mut inodes, inode);
+            hash_item(&mut hasher, pick, &item, print.as_ref());
+            if let Some(inode) = item.node.inode {
+                hasher.update(&inodes.number(inode).to_le_bytes());
             }
         }
         let plural = if count == 1 { "" } else { "s" };
@@ -131,45 +161,85 @@ impl Selection {
     }
 
     /// Every item by its path in the context, with all that counts of it; a content by its digest, as
-    /// the attribute [`CONTENT`].
-    pub(in crate::build) fn listing(&self) -> Listing {
-        let mut changes: Vec<Listed> = Vec::new();
-        for (pick, item, print) in self.items() {
-            let mut meta = item.node.meta.clone();
+    /// the attribute [`CONTENT`]. `None` when it would take more bytes.
+    pub(in crate::build) fn listing(&self, bytes_max: usize) -> Option<Listing> {
+        let mut listing = Listing::default();
+        let mut last = None;
+        for (path, item, print) in self.in_order() {
+            let mut meta = item.node.meta;
             meta.mtime = Timestamp::default();
-            if item.role == Role::Top && item.node.is_directory() {
+            if item.role == Role::Top && item.node.kind == Kind::Directory {
                 meta.mode = 0;
             }
-            if let Some(print) = print {
-                meta.xattrs.clone_from(&print.xattrs);
-                let content = print.content.map(|content| content.as_bytes().to_vec());
-                meta.xattrs.extend(content.map(|content| (CONTENT.to_vec(), content)));
+            if let Some(Fingerprint { content, xattrs }) = print {
+                meta.xattrs = xattrs;
+                meta.xattrs.insert(CONTENT.to_vec(), content.as_bytes().to_vec());
             }
-            let path = pick.path.join(&item.below);
-            let entry = Entry { path, kind: item.node.kind.clone(), meta };
-            changes.push(Listed { change: Change::Put(entry), offset: 0 });
+            if last.as_ref() == Some(&path) {
+                continue;
+            }
+            last = Some(path.clone());
+            let change = Change::Put(Entry { path, kind: item.node.kind, meta });
+            listing.push(&Listed { change, offset: 0 });
+            if listing.packed_bytes() > bytes_max {
+                return None;
+            }
         }
-        changes.sort_by(|one, other| one.change.path().cmp(other.change.path()));
-        changes.dedup_by(|one, other| one.change.path() == other.change.path());
-        Listing { changes }
+        Some(listing)
     }
 
-    fn items(&self) -> impl Iterator<Item = (&Pick, &Item, Option<&Fingerprint>)> {
-        let prints = self.prints.iter().map(Option::as_ref);
-        items(&self.picks).zip(prints).map(|((pick, item), print)| (pick, item, print))
+    /// Every item by its path in the source, in the order of the paths.
+    fn in_order(&self) -> Box<dyn Iterator<Item = (TreePath, Item, Option<Fingerprint>)> + '_> {
+        let by_path =
+            |(pick, item, print): (&Pick, Item, _)| (pick.path.join(&item.below), item, print);
+        let items = self.items().map(by_path);
+        if self.picks.len() == 1 {
+            return Box::new(items);
+        }
+        let mut items: Vec<_> = items.collect();
+        items.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        Box::new(items.into_iter())
+    }
+
+    fn items(&self) -> impl Iterator<Item = (&Pick, Item, Option<Fingerprint>)> {
+        let mut number = 0;
+        items(&self.picks).map(move |(pick, item)| {
+            let print = is_hashed(&item.node).then(|| self.prints.get(number)).flatten();
+            number += usize::from(print.is_some());
+            (pick, item, print)
+        })
     }
 }
 
-fn regular_files(picks: &[Pick]) -> Vec<(TreePath, &Node)> {
-    let files = items(picks).filter(|(_, item)| item.node.stamp.is_some());
-    files.map(|(pick, item)| (pick.path.join(&item.below), &item.node)).collect()
+/// A regular file; a socket of a folder is copied as an empty file, and has nothing to hash.
+fn is_hashed(node: &Node) -> bool {
+    let of_layer = matches!(node.inode, Some(Inode::Layer(..) | Inode::Alone));
+    node.stamp.is_some() || (of_layer && matches!(node.kind, Kind::File { .. }))
 }
 
-fn items(picks: &[Pick]) -> impl Iterator<Item = (&Pick, &Item)> {
-    picks.iter().flat_map(|pick| pick.items.iter().map(move |item| (pick, item)))
+/// Does something with all files that are hashed, so many at once that nothing of them all is held twice.
+fn in_batches(
+    store: &Store,
+    picks: &[Pick],
+    mut work: impl FnMut(&[(TreePath, Node)]) -> Result<(), FilesError>,
+) -> Result<(), FilesError> {
+    let mut files = items(picks)
+        .filter(|(_, item)| is_hashed(&item.node))
+        .map(|(pick, item)| (pick.path.join(&item.below), item.node));
+    loop {
+        let batch: Vec<_> = files.by_ref().take(FILES_AT_ONCE).collect();
+        let Some((first, _)) = batch.first() else { return Ok(()) };
+        let stopped = |source| FilesError::Io { path: first.to_string(), source };
+        store.go_on().map_err(stopped)?;
+        work(&batch)?;
+    }
 }
 
-fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint) {
+fn items(picks: &[Pick]) -> impl Iterator<Item = (&Pick, Item)> {
+    picks.iter().flat_map(|pick| pick.items.unpacked().map(move |item| (pick, item)))
+}
+
+fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: Option<&Fingerprint>) {
     let Node { kind, meta, .. } = &item.node;
     let mut facts = String::new();
     let (tag, text): (&str, &[u8]) = match kind {
@@ -189,7 +259,7 @@ fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint)
     let mode = if item.role == Role::Top && *kind == Kind::Directory { 0 } else { meta.mode };
     write!(facts, "{:?} {mode:o} {}:{} {size}", item.role, meta.uid, meta.gid)
         .expect("a string takes everything");
-    let content = print.content.map(|digest| digest.to_string()).unwrap_or_default();
+    let content = print.map(|print| print.content.to_string()).unwrap_or_default();
     let parts: [&[u8]; 6] = [
         &pick.name,
         item.below.as_bytes(),
@@ -198,7 +268,8 @@ fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint)
         facts.as_bytes(),
         content.as_bytes(),
     ];
-    let attributes = print.xattrs.iter().flat_map(|(name, value)| [&name[..], &value[..]]);
+    let attributes = print.iter().flat_map(|print| &print.xattrs);
+    let attributes = attributes.flat_map(|(name, value)| [&name[..], &value[..]]);
     for part in parts.into_iter().chain(attributes) {
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part);
@@ -206,10 +277,22 @@ fn hash_item(hasher: &mut Hasher, pick: &Pick, item: &Item, print: &Fingerprint)
 }
 
 /// Hard links count by which of the files seen before they are, not by number of inode.
-fn hash_link<'a>(hasher: &mut Hasher, inodes: &mut HashMap<&'a Inode, u64>, inode: &'a Inode) {
-    let next = inodes.len() as u64;
-    let index = *inodes.entry(inode).or_insert(next);
-    hasher.update(&index.to_le_bytes());
+#[derive(Default)]
+struct Inodes {
+    seen: HashMap<Inode, u64>,
+    count: u64,
+}
+
+impl Inodes {
+    fn number(&mut self, inode: Inode) -> u64 {
+        let next = self.count;
+        let number = match inode {
+            Inode::Alone => next,
+            Inode::Local(..) | Inode::Layer(..) => *self.seen.entry(inode).or_insert(next),
+        };
+        self.count += u64::from(number == next);
+        number
+    }
 }
 
 /// Content and attributes of local files: from the store where the stamp is known, else by reading.
@@ -219,36 +302,34 @@ fn hash_link<'a>(hasher: &mut Hasher, inodes: &mut HashMap<&'a Inode, u64>, inod
 fn fingerprints(
     store: &Store,
     context: &Context,
-    files: &[(TreePath, &Node)],
+    files: &[(TreePath, Node)],
 ) -> Result<Vec<Fingerprint>, FilesError> {
     let stamps: Vec<FileStamp> = files.iter().filter_map(|(_, node)| node.stamp).collect();
     let known = store.file_digests(&stamps)?;
-    let mut prints: Vec<_> = known
-        .iter()
-        .map(|content| Fingerprint { content: *content, ..Fingerprint::default() })
-        .collect();
     let missing: Vec<usize> = (0..files.len()).filter(|index| known[*index].is_none()).collect();
+    let known = known.into_iter().map(|content| content.map(Fingerprint::plain));
+    let mut prints: Vec<_> = known.collect();
     let mut fresh = Vec::new();
     for (index, print) in hash_all(store, context, files, &missing)? {
-        if let (Some(content), true) = (print.content, print.xattrs.is_empty()) {
-            fresh.push((stamps[index], content));
+        if print.xattrs.is_empty() {
+            fresh.push((stamps[index], print.content));
         }
-        prints[index] = print;
+        prints[index] = Some(print);
     }
     if !fresh.is_empty() {
         store.put_file_digests(&fresh)?;
     }
-    Ok(prints)
+    Ok(prints.into_iter().flatten().collect())
 }
 
 /// The same of files in the store, which never change, but are nowhere by themselves.
 fn hash_stored(
     store: &Store,
     tree: &Tree<'_>,
-    files: &[(TreePath, &Node)],
+    files: &[(TreePath, Node)],
 ) -> Result<Vec<Fingerprint>, FilesError> {
     let mut piece = vec![0; PIECE_BYTES];
-    let mut hash = |(path, node): &(TreePath, &Node)| {
+    let mut hash = |(path, node): &(TreePath, Node)| {
         let failed = |source| FilesError::Io { path: path.to_string(), source };
         let Opened::Other(mut content) = tree.open_file(store, path, node)? else {
             unreachable!("only folders have files of their own");
@@ -261,7 +342,7 @@ fn hash_stored(
                 read => hasher.update(&piece[..read]),
             }
         }
-        Ok(Fingerprint { content: Some(hasher.finish()), xattrs: node.meta.xattrs.clone() })
+        Ok(Fingerprint { content: hasher.finish(), xattrs: node.meta.xattrs.clone() })
     };
     files.iter().map(&mut hash).collect()
 }
@@ -269,7 +350,7 @@ fn hash_stored(
 fn hash_all(
     store: &Store,
     context: &Context,
-    files: &[(TreePath, &Node)],
+    files: &[(TreePath, Node)],
     missing: &[usize],
 ) -> Result<Vec<(usize, Fingerprint)>, FilesError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -307,7 +388,7 @@ fn hash(
     let failed = |source| FilesError::Io { path: context.name_of(path), source };
     let (mut file, xattrs) = match Tree::Folder(context).open_file(store, path, node)? {
         Opened::Local(file, xattrs) => (file, xattrs),
-        Opened::Other(_) => return Ok(Fingerprint::default()),
+        Opened::Other(_) => return Ok(Fingerprint::plain(Digest::of(&[]))),
     };
     let mut hasher = Hasher::new();
     // A file that grows for ever must not be read for ever: one byte more than expected is enough.
@@ -323,5 +404,5 @@ fn hash(
         left -= read as u64;
     }
     context.check_unchanged(&file, path, node)?;
-    Ok(Fingerprint { content: Some(hasher.finish()), xattrs })
+    Ok(Fingerprint { content: hasher.finish(), xattrs })
 }

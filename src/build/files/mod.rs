@@ -4,7 +4,7 @@
 //! `select` says which files, `copy` and `archive` where they go in a `target` that is only thought
 //! of, `write` makes the layer of it. `keys` says what all that depends on. Knows no Dockerfile.
 
-use std::{collections::HashMap, fs::File, io};
+use std::{collections::HashMap, fs::File, io, rc::Rc};
 
 use thiserror::Error;
 
@@ -23,6 +23,7 @@ mod archive;
 mod context;
 mod copy;
 mod earlier;
+mod items;
 mod keys;
 mod mode;
 mod parts;
@@ -49,10 +50,10 @@ pub(crate) use stored::{holds_archive, newest, read_stored};
 pub use archive::is_archive;
 
 use accounts::{Lookup, owner_ids};
-use copy::{Content, Manner};
+use copy::{Content, Look, Manner};
 use mode::ModeChange;
 use parts::KnownFiles;
-use select::{Item, Parents, Pick, Role, select};
+use select::{Item, Parents, Pick, select};
 use source::{Node, Opened, Tree};
 use target::{Maker, Target};
 
@@ -434,16 +435,16 @@ impl<'a, 'v> Work<'a, 'v> {
             }
             FileAction::Copy { sources, destination, chown, chmod, parents, .. } => {
                 let chown = chown.as_deref().filter(|chown| !chown.is_empty());
-                let manner = Manner {
-                    destination,
+                let look = Look {
                     owner: chown.map(|chown| owner_ids(self.accounts, chown)).transpose()?,
                     mode: chmod.as_ref().map(ModeChange::parse).transpose()?,
                     now: self.clock.now,
                 };
+                let manner = Manner { destination, look };
                 if *parents {
                     // Even a wildcard without a match makes the destination.
                     let directory = target::destination_parent(destination);
-                    self.target.make_directories(directory.as_bytes(), manner.maker())?;
+                    self.target.make_directories(directory.as_bytes(), manner.look.maker())?;
                 }
                 for source in sources {
                     self.copy_source((action, source), &manner, root_of)?;
@@ -465,9 +466,10 @@ impl<'a, 'v> Work<'a, 'v> {
                 let mut node = Node::plain(Kind::File { size: bytes.len() as u64 }, HEREDOC_MODE);
                 node.meta.mtime = self.clock.now;
                 let pick = single(source.path.as_bytes(), node);
-                let content = |_: &Item| Content::Bytes(bytes.clone());
-                let time = pick.items[0].node.meta.mtime;
-                return copy::copy(&mut self.target, manner, (&pick, time), &content);
+                let bytes = bytes.clone();
+                let content = Rc::new(move |_: &Item| Content::Bytes(bytes.clone()));
+                let time = pick.top.meta.mtime;
+                return copy::copy(&mut self.target, manner, (&pick, time), content);
             }
             SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         };
@@ -501,13 +503,14 @@ impl<'a, 'v> Work<'a, 'v> {
                 self.unpack(manner, index, pick)?;
                 continue;
             }
-            let content = |item: &Item| Content::Source {
+            let top = pick.path.clone();
+            let content = Rc::new(move |item: &Item| Content::Source {
                 tree: index,
-                path: pick.path.join(&item.below),
+                path: top.join(&item.below),
                 node: Box::new(item.node.clone()),
-            };
+            });
             let time = self.top_time(index, pick);
-            copy::copy(&mut self.target, manner, (pick, time), &content)?;
+            copy::copy(&mut self.target, manner, (pick, time), content)?;
         }
         Ok(())
     }
@@ -524,7 +527,7 @@ impl<'a, 'v> Work<'a, 'v> {
         match &self.trees[index] {
             // The folder of the context itself is nobody's work: only what it holds was sent.
             Tree::Folder(_) if pick.path.is_root() => self.clock.now,
-            Tree::Folder(_) | Tree::Layers(_) | Tree::Download(_) => pick.items[0].node.meta.mtime,
+            Tree::Folder(_) | Tree::Layers(_) | Tree::Download(_) => pick.top.meta.mtime,
         }
     }
 
@@ -535,7 +538,7 @@ impl<'a, 'v> Work<'a, 'v> {
             (Unpack::Never, _) | (Unpack::Local, Tree::Download(_)) => false,
             (Unpack::Local | Unpack::Always, _) => true,
         };
-        if !wanted || !matches!(pick.items[0].node.kind, Kind::File { .. }) {
+        if !wanted || !matches!(pick.top.kind, Kind::File { .. }) {
             return Ok(false);
         }
         Ok(archive::is_archive(self.read(index, pick)?))
@@ -543,7 +546,7 @@ impl<'a, 'v> Work<'a, 'v> {
 
     fn unpack(&mut self, manner: &Manner<'_>, index: usize, pick: &Pick) -> Result<(), FilesError> {
         let content = self.read(index, pick)?;
-        let packed = if let Kind::File { size } = pick.items[0].node.kind { size } else { 0 };
+        let packed = if let Kind::File { size } = pick.top.kind { size } else { 0 };
         let most = self.store.unpack_limits().most(packed);
         if self.spools.is_empty() {
             let place = self.store.root().display().to_string();
@@ -560,7 +563,7 @@ impl<'a, 'v> Work<'a, 'v> {
     }
 
     fn read(&self, index: usize, pick: &Pick) -> Result<Box<dyn io::Read + Send>, FilesError> {
-        let opened = self.trees[index].open_file(self.store, &pick.path, &pick.items[0].node)?;
+        let opened = self.trees[index].open_file(self.store, &pick.path, &pick.top)?;
         Ok(match opened {
             Opened::Local(file, _) => Box::new(io::BufReader::new(file)),
             Opened::Other(content) => content,
@@ -569,6 +572,5 @@ impl<'a, 'v> Work<'a, 'v> {
 }
 
 fn single(name: &[u8], node: Node) -> Pick {
-    let item = Item { below: TreePath::root(), node, role: Role::Top };
-    Pick { path: TreePath::root(), name: name.to_vec(), items: vec![item] }
+    Pick::single(TreePath::root(), name, node)
 }

@@ -38,11 +38,11 @@ pub(in crate::build) struct Parting<'a> {
 
 /// Files whose content and attributes are known, by number of their source and path in it.
 #[derive(Default)]
-pub(super) struct KnownFiles<'a>(HashMap<(usize, TreePath), (Digest, &'a Xattrs)>);
+pub(super) struct KnownFiles(HashMap<(usize, TreePath), (Digest, Xattrs)>);
 
-impl<'a> KnownFiles<'a> {
+impl KnownFiles {
     /// Takes in what the key has seen of a source.
-    pub(super) fn add(&mut self, source: usize, selection: &'a Selection) {
+    pub(super) fn add(&mut self, source: usize, selection: &Selection) {
         let files = selection.files();
         self.0.extend(files.map(|(path, content, xattrs)| ((source, path), (content, xattrs))));
     }
@@ -52,9 +52,9 @@ impl<'a> KnownFiles<'a> {
 pub(super) fn write_parts(
     target: &Target<'_, Content>,
     origins: &Origins<'_>,
-    (parting, files): (Parting<'_>, &KnownFiles<'_>),
+    (parting, files): (Parting<'_>, &KnownFiles),
 ) -> Result<Vec<DiffId>, FilesError> {
-    let lines = plan(target, origins)?;
+    let lines = plan(target, origins).collect::<Result<Vec<_>, _>>()?;
     let outlines: Vec<_> = lines.iter().map(outline).collect();
     let groups =
         Groups::of(parting.split).expect("whoever asks for parts has checked the patterns");
@@ -68,7 +68,7 @@ pub(super) fn write_parts(
             parts.extend(record.made.layers());
             continue;
         }
-        let part = write_lines(of_part(), origins)?;
+        let part = write_lines(of_part().map(Ok), origins)?;
         if let Some(key) = key.filter(|_| parting.cache != CacheUse::Discard) {
             origins.store.put_cached(key, &record(part))?;
         }
@@ -91,7 +91,7 @@ fn record(part: DiffId) -> CacheRecord {
 
 fn outline<'l>(line: &'l Planned<'_>) -> split::Line<'l> {
     let (path, role) = match line {
-        Planned::Whiteout(path) | Planned::Opaque(path) => (*path, Role::Mark),
+        Planned::Whiteout(path) | Planned::Opaque(path) => (path, Role::Mark),
         Planned::Above(entry) => (&entry.path, Role::Above),
         Planned::Link(entry, file) => (&entry.path, Role::Link(*file)),
         Planned::Put(path, made) => (path, Role::Put(&made.kind)),
@@ -103,13 +103,13 @@ fn outline<'l>(line: &'l Planned<'_>) -> split::Line<'l> {
 fn key<'l>(
     lines: impl Iterator<Item = &'l Planned<'l>>,
     origins: &Origins<'_>,
-    files: &KnownFiles<'_>,
+    files: &KnownFiles,
 ) -> Option<Digest> {
     let mut listing = Listing::default();
     for line in lines {
         let change = match line {
-            Planned::Whiteout(path) => Change::Whiteout((*path).clone()),
-            Planned::Opaque(path) => Change::Opaque((*path).clone()),
+            Planned::Whiteout(path) => Change::Whiteout(path.clone()),
+            Planned::Opaque(path) => Change::Opaque(path.clone()),
             Planned::Above(entry) | Planned::Link(entry, _) => Change::Put(entry.clone()),
             Planned::Put(path, made) => {
                 let (kind, meta) = (made.kind.clone(), made.meta.clone());
@@ -121,7 +121,7 @@ fn key<'l>(
                 Change::Put(entry)
             }
         };
-        listing.changes.push(Listed { change: dated(change, origins.latest), offset: 0 });
+        listing.push(&Listed { change: dated(change, origins.latest), offset: 0 });
     }
     Some(Digest::of(&listing.encode()))
 }
@@ -140,7 +140,7 @@ fn identify(
     entry: &mut Entry,
     content: &Content,
     origins: &Origins<'_>,
-    files: &KnownFiles<'_>,
+    files: &KnownFiles,
 ) -> Option<()> {
     let value = match content {
         Content::Bytes(bytes) => Digest::of(bytes).as_bytes().to_vec(),

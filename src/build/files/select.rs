@@ -2,8 +2,11 @@
 //!
 //! Knows sources only; where the files go is none of its business.
 
+use std::rc::Rc;
+
 use super::{
     FilesError,
+    items::Items,
     resolve::{child, clamped},
     source::{Node, Tree},
 };
@@ -12,6 +15,9 @@ use crate::{
     store::Store,
     tree::TreePath,
 };
+
+/// How many files of a directory are looked at before the first of them is gone through.
+const LISTED_MAX: usize = 512;
 
 /// Likeness from which on a name is offered instead of one that is not there.
 const LIKENESS_MIN: f64 = 0.7;
@@ -23,8 +29,18 @@ pub(super) struct Pick {
     pub(super) path: TreePath,
     /// Name that it gets inside of a directory: the one that was asked for, not the link's target.
     pub(super) name: Vec<u8>,
+    /// The thing itself.
+    pub(super) top: Node,
     /// In path order, the thing itself first.
-    pub(super) items: Vec<Item>,
+    pub(super) items: Rc<Items>,
+}
+
+impl Pick {
+    /// One file, not looked at any further.
+    pub(super) fn single(path: TreePath, name: &[u8], top: Node) -> Self {
+        let item = Item { below: TreePath::root(), node: top.clone(), role: Role::Top };
+        Self { path, name: name.to_vec(), top, items: Rc::new(Items::from_iter([item])) }
+    }
 }
 
 /// One entry of a pick.
@@ -97,17 +113,17 @@ pub(super) fn select(
             return Err(not_found(tree, name.as_bytes())?);
         };
         let file_name = name.file_name().or_else(|| path.file_name()).unwrap_or_default().to_vec();
-        let mut items = vec![Item { below: TreePath::root(), node, role: Role::Top }];
-        if items[0].node.is_directory() {
-            let walk = Walk { store, tree, filter: &filter, top: &path };
-            let start = Above {
-                below: TreePath::root(),
-                include: Verdict::default(),
-                exclude: Verdict::default(),
-            };
-            walk.descend(start, &mut items)?;
+        if !node.is_directory() {
+            picks.push(Pick::single(path, &file_name, node));
+            continue;
         }
-        picks.push(Pick { path, name: file_name, items });
+        let below = TreePath::root();
+        let mut items = Items::default();
+        items.push(Item { below: below.clone(), node: node.clone(), role: Role::Top });
+        let walk = Walk { store, tree, filter: &filter, top: &path };
+        let (include, exclude) = Default::default();
+        walk.descend(Above { below, include, exclude }, &mut items)?;
+        picks.push(Pick { path, name: file_name, top: node, items: Rc::new(items) });
     }
     Ok(picks)
 }
@@ -214,6 +230,8 @@ struct Above {
 /// A directory of which some names are still to come.
 struct Open {
     above: Above,
+    names: std::vec::IntoIter<Vec<u8>>,
+    /// Those of them that were looked at already.
     listed: std::vec::IntoIter<(Vec<u8>, Node)>,
     /// How many passages there are with this directory, when it is one.
     passage: Option<usize>,
@@ -221,19 +239,20 @@ struct Open {
 
 impl Walk<'_> {
     /// Adds what is selected below a directory. The stack is our own: a tree may be deeper than a thread's.
-    fn descend(&self, start: Above, items: &mut Vec<Item>) -> Result<(), FilesError> {
+    fn descend(&self, start: Above, items: &mut Items) -> Result<(), FilesError> {
         // Directories above that are not selected themselves and were not added yet.
         let mut passages: Vec<Item> = Vec::new();
         let mut open = vec![self.begin(start, None)?];
-        while let Some(Open { above, listed, passage }) = open.last_mut() {
-            let Some((name, node)) = listed.next() else {
+        while let Some(directory) = open.last_mut() {
+            let Some((name, node)) = self.next_of(directory)? else {
                 // Still there: nothing below was selected.
-                if *passage == Some(passages.len()) {
+                if directory.passage == Some(passages.len()) {
                     passages.pop();
                 }
                 open.pop();
                 continue;
             };
+            let above = &directory.above;
             let below = child(&above.below, &name)?;
             let include = self.filter.include.as_ref();
             let included = include.map(|set| set.judge(&above.include, below.as_bytes()));
@@ -243,7 +262,7 @@ impl Walk<'_> {
             let enter = node.is_directory()
                 && (chosen || self.may_choose_below(&below, included.as_ref(), &excluded));
             if chosen {
-                items.append(&mut passages);
+                passages.drain(..).for_each(|passage| items.push(passage));
                 items.push(Item { below: below.clone(), node, role: Role::Chosen });
             } else if enter {
                 passages.push(Item { below: below.clone(), node, role: Role::Passage });
@@ -259,10 +278,24 @@ impl Walk<'_> {
 
     fn begin(&self, above: Above, passage: Option<usize>) -> Result<Open, FilesError> {
         let place = self.top.join(&above.below);
-        let stopped = |source| FilesError::Io { path: place.to_string(), source };
-        self.store.go_on().map_err(stopped)?;
-        let listed = self.tree.list(&place)?.into_iter();
-        Ok(Open { above, listed, passage })
+        let names = self.tree.names(&place)?.into_iter();
+        Ok(Open { above, names, listed: Vec::new().into_iter(), passage })
+    }
+
+    fn next_of(&self, open: &mut Open) -> Result<Option<(Vec<u8>, Node)>, FilesError> {
+        loop {
+            if let Some(next) = open.listed.next() {
+                return Ok(Some(next));
+            }
+            let place = self.top.join(&open.above.below);
+            let stopped = |source| FilesError::Io { path: place.to_string(), source };
+            self.store.go_on().map_err(stopped)?;
+            let names: Vec<_> = open.names.by_ref().take(LISTED_MAX).collect();
+            if names.is_empty() {
+                return Ok(None);
+            }
+            open.listed = self.tree.nodes(&place, names)?.into_iter();
+        }
     }
 
     fn may_choose_below(

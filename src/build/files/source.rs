@@ -30,6 +30,8 @@ pub(super) struct Node {
 pub(super) enum Inode {
     Local(u64, u64),
     Layer(usize, TreePath),
+    /// Of a file of a layer that has no other name there.
+    Alone,
 }
 
 /// An opened source.
@@ -83,11 +85,29 @@ impl<'a> Tree<'a> {
 
     /// Names and nodes of a directory, sorted by name.
     pub(super) fn list(&self, directory: &TreePath) -> Result<Vec<(Vec<u8>, Node)>, FilesError> {
+        self.nodes(directory, self.names(directory)?)
+    }
+
+    /// Names in a directory, sorted; of some of them there may be no node.
+    pub(super) fn names(&self, directory: &TreePath) -> Result<Vec<Vec<u8>>, FilesError> {
         match self {
-            Self::Folder(context) => context.list(directory),
+            Self::Folder(context) => context.names(directory),
+            Self::Layers(view) => Ok(view.names(directory)),
+            Self::Download(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// What stands at some names of a directory, where there is anything.
+    pub(super) fn nodes(
+        &self,
+        directory: &TreePath,
+        names: Vec<Vec<u8>>,
+    ) -> Result<Vec<(Vec<u8>, Node)>, FilesError> {
+        match self {
+            Self::Folder(context) => context.nodes(directory, names),
             Self::Layers(view) => {
                 let mut listed = Vec::new();
-                for name in view.names(directory) {
+                for name in names {
                     if let Some(entry) = view.entry(&child(directory, &name)?) {
                         listed.push((name, node_in_view(view, entry)?));
                     }
@@ -142,9 +162,18 @@ fn node_in_view(view: &View, entry: Entry) -> Result<Node, FilesError> {
         kind = Kind::File { size: linked_size(view, &path, target)? };
     }
     meta.xattrs.retain(|name, _| travels(name));
-    let regular = matches!(kind, Kind::File { .. });
-    let inode = regular.then(|| view.inode(&path)).flatten();
-    let inode = inode.map(|(layer, place)| Inode::Layer(layer, place));
+    let inode = match kind {
+        Kind::File { .. } if view.has_links(&path) => {
+            view.inode(&path).map(|(layer, place)| Inode::Layer(layer, place))
+        }
+        Kind::File { .. } => Some(Inode::Alone),
+        Kind::Directory
+        | Kind::Symlink { .. }
+        | Kind::Hardlink { .. }
+        | Kind::Fifo
+        | Kind::CharDevice { .. }
+        | Kind::BlockDevice { .. } => None,
+    };
     Ok(Node { kind, meta, inode, stamp: None })
 }
 

@@ -3,7 +3,10 @@
 //! Nothing is written here. Knows neither sources nor tar.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    iter::Peekable,
+    ops::Bound,
     rc::Rc,
 };
 
@@ -32,7 +35,14 @@ pub(super) struct Target<'a, C> {
     gone: BTreeSet<TreePath>,
     /// Directories in which everything of the base is gone.
     opaque: BTreeSet<TreePath>,
+    /// What the last copy put where the layer had nothing: a tree may have millions of files, and is not held twice.
+    rest: Option<Rest<C>>,
 }
+
+/// Makes paths in their order, and what stands there.
+pub(super) type Rest<C> = Box<dyn Fn() -> Puts<C>>;
+
+type Puts<C> = Box<dyn Iterator<Item = (TreePath, Made<C>)>>;
 
 /// Something that the layer will hold.
 pub(super) struct Made<C> {
@@ -40,6 +50,13 @@ pub(super) struct Made<C> {
     pub(super) meta: Meta,
     /// Where the bytes come from. Two names with the same one are hard links.
     pub(super) content: Option<Rc<C>>,
+}
+
+impl<C> Clone for Made<C> {
+    fn clone(&self) -> Self {
+        let Self { kind, meta, content } = self;
+        Self { kind: kind.clone(), meta: meta.clone(), content: content.clone() }
+    }
 }
 
 /// Owner, mode and time of directories that are made on the way.
@@ -59,11 +76,11 @@ pub(super) struct Standing {
 
 /// A line of the layer that is to be written.
 pub(super) enum Line<'t, C> {
-    Whiteout(&'t TreePath),
-    Put(TreePath, &'t Made<C>),
+    Whiteout(TreePath),
+    Put(TreePath, Cow<'t, Made<C>>),
     /// A directory of the base that holds something new: other tools need it to be listed.
     Above(Entry),
-    Opaque(&'t TreePath),
+    Opaque(TreePath),
 }
 
 impl Standing {
@@ -79,10 +96,34 @@ impl Maker {
     }
 }
 
-impl<'a, C> Target<'a, C> {
+impl<'a, C: 'static> Target<'a, C> {
     /// `None` is an empty root file system.
     pub(super) fn new(base: Option<&'a View>) -> Self {
-        Self { base, made: BTreeMap::new(), gone: BTreeSet::new(), opaque: BTreeSet::new() }
+        let (made, gone, opaque) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { base, made, gone, opaque, rest: None }
+    }
+
+    /// Whether there is a root file system below.
+    pub(super) fn has_base(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// Whether the layer has put nothing below a path yet.
+    pub(super) fn is_free_below(&self, path: &TreePath) -> bool {
+        let mut behind = self.made.range((Bound::Excluded(path), Bound::Unbounded));
+        behind.next().is_none_or(|(next, _)| !next.starts_with(path))
+    }
+
+    /// Puts much at once below a path at which the layer has put nothing, as [`Target::put`] would one by one.
+    pub(super) fn put_all(&mut self, rest: Rest<C>) {
+        self.rest = Some(rest);
+    }
+
+    /// Makes what was put at once findable by its paths.
+    fn settle(&mut self) {
+        if let Some(rest) = self.rest.take() {
+            rest().for_each(|(path, made)| self.put(path, made));
+        }
     }
 
     /// What stands at exactly this path; links are not followed.
@@ -107,7 +148,8 @@ impl<'a, C> Target<'a, C> {
 
     /// What the base has at a path, whatever the layer puts there.
     pub(super) fn before(&self, path: &TreePath) -> Option<Entry> {
-        if self.is_below_hidden(path) { None } else { layer::Below::entry(self.base?, path) }
+        let base = self.base?;
+        if self.is_below_hidden(path) { None } else { layer::Below::entry(base, path) }
     }
 
     /// Whether what the base has in a directory above this path is gone.
@@ -149,12 +191,13 @@ impl<'a, C> Target<'a, C> {
     }
 
     /// Makes a directory and those above it, following links; returns where it stands. What exists is
-    /// left alone.
+    /// left alone. Whatever else is put begins with this.
     pub(super) fn make_directories(
         &mut self,
         path: &[u8],
         maker: Maker,
     ) -> Result<TreePath, FilesError> {
+        self.settle();
         let place = self.resolve(path)?;
         self.make_directories_at(&place, maker)?;
         Ok(place)
@@ -245,41 +288,86 @@ impl<'a, C> Target<'a, C> {
     }
 
     /// The layer, in path order.
-    pub(super) fn lines(&self) -> Result<Vec<Line<'_, C>>, FilesError> {
-        let mut paths: BTreeSet<TreePath> = self.made.keys().cloned().collect();
-        let marked = self.gone.iter().chain(&self.opaque);
-        paths.extend(marked.cloned());
-        let mut before = &TreePath::root();
-        let mut above = Vec::new();
-        for path in &paths {
-            above.extend(path.ancestors_beyond(path.common(before)));
-            before = path;
+    pub(super) fn lines(&self) -> Lines<'_, C> {
+        let rest: Puts<C> = match &self.rest {
+            Some(rest) => rest(),
+            None => Box::new(std::iter::empty()),
+        };
+        let made = self.made.iter().map(|(path, made)| (path.clone(), Cow::Borrowed(made)));
+        let made: Lined<'_, C> = Box::new(made);
+        let rest: Lined<'_, C> = Box::new(rest.map(|(path, made)| (path, Cow::Owned(made))));
+        let marks = self.gone.union(&self.opaque);
+        Lines {
+            target: self,
+            made: made.peekable(),
+            rest: rest.peekable(),
+            marks: (Box::new(marks) as Box<dyn Iterator<Item = _>>).peekable(),
+            before: TreePath::root(),
+            ready: VecDeque::new(),
         }
-        paths.extend(above);
+    }
+
+    /// What becomes of a path, and what is put there.
+    fn lines_at<'t>(&'t self, path: &TreePath, made: Option<Cow<'t, Made<C>>>) -> Vec<Line<'t, C>> {
         let mut lines = Vec::new();
-        for path in paths {
-            let path_ref = self.gone.get(&path);
-            let made = self.made.get(&path);
-            // A file in place of something needs no whiteout; a directory would keep what was below.
-            let replaced = made.is_some_and(|made| made.kind != Kind::Directory);
-            if let Some(gone) = path_ref.filter(|_| !replaced) {
-                lines.push(Line::Whiteout(gone));
-            }
-            match made {
-                Some(made) => lines.push(Line::Put(path.clone(), made)),
-                None => {
-                    if let Some(mut entry) = self.in_base(&path).filter(Entry::is_directory) {
-                        entry.meta.xattrs.retain(|name, _| travels(name));
-                        lines.push(Line::Above(entry));
-                    }
+        // A file in place of something needs no whiteout; a directory would keep what was below.
+        let replaced = made.as_ref().is_some_and(|made| made.kind != Kind::Directory);
+        if self.gone.contains(path) && !replaced {
+            lines.push(Line::Whiteout(path.clone()));
+        }
+        match made {
+            Some(made) => lines.push(Line::Put(path.clone(), made)),
+            None => {
+                if let Some(mut entry) = self.in_base(path).filter(Entry::is_directory) {
+                    entry.meta.xattrs.retain(|name, _| travels(name));
+                    lines.push(Line::Above(entry));
                 }
             }
-            if let Some(opaque) = self.opaque.get(&path) {
-                lines.push(Line::Opaque(opaque));
-            }
         }
-        Ok(lines)
+        if self.opaque.contains(path) {
+            lines.push(Line::Opaque(path.clone()));
+        }
+        lines
     }
+}
+
+type Lined<'t, C> = Box<dyn Iterator<Item = (TreePath, Cow<'t, Made<C>>)> + 't>;
+
+/// The lines of a layer, one by one: what is put, what is gone, and directories above both.
+pub(super) struct Lines<'t, C: 'static> {
+    target: &'t Target<'t, C>,
+    made: Peekable<Lined<'t, C>>,
+    rest: Peekable<Lined<'t, C>>,
+    marks: Peekable<Box<dyn Iterator<Item = &'t TreePath> + 't>>,
+    /// The path of the line before.
+    before: TreePath,
+    ready: VecDeque<Line<'t, C>>,
+}
+
+impl<'t, C: 'static> Iterator for Lines<'t, C> {
+    type Item = Line<'t, C>;
+
+    fn next(&mut self) -> Option<Line<'t, C>> {
+        while self.ready.is_empty() {
+            let put = [self.made.peek(), self.rest.peek()].into_iter().flatten();
+            let path = put.map(|(path, _)| path).chain(self.marks.peek().copied()).min()?.clone();
+            let made = self.made.next_if(|(made, _)| *made == path);
+            let rest = self.rest.next_if(|(made, _)| *made == path);
+            self.marks.next_if(|mark| **mark == path);
+            for above in path.ancestors_beyond(path.common(&self.before)) {
+                self.ready.extend(self.target.lines_at(&above, None));
+            }
+            let made = made.or(rest).map(|(_, made)| made);
+            self.ready.extend(self.target.lines_at(&path, made));
+            self.before = path;
+        }
+        self.ready.pop_front()
+    }
+}
+
+/// Whether a name takes something of the layers below away.
+pub(super) fn is_mark(name: &[u8]) -> bool {
+    name.starts_with(WHITEOUT)
 }
 
 /// Whether a path, or one above it, is in the set; in a few steps, however deep the path is.

@@ -3,6 +3,7 @@
 //! Contents are streamed; a file that changes while it is read fails the copy.
 
 use std::{
+    borrow::{Borrow, Cow},
     collections::HashMap,
     fs::File,
     io::{self, Read},
@@ -38,13 +39,13 @@ pub(super) struct Origins<'a> {
 
 /// A line of a layer, as it will be written.
 pub(super) enum Planned<'t> {
-    Whiteout(&'t TreePath),
-    Opaque(&'t TreePath),
+    Whiteout(TreePath),
+    Opaque(TreePath),
     /// A directory of the base.
     Above(Entry),
     /// Another name of the file on an earlier line, by number.
     Link(Entry, usize),
-    Put(TreePath, &'t Made<Content>),
+    Put(TreePath, Cow<'t, Made<Content>>),
 }
 
 /// Writes a target as one layer, and all that the store keeps of it.
@@ -52,50 +53,61 @@ pub(super) fn write(
     target: &Target<'_, Content>,
     origins: &Origins<'_>,
 ) -> Result<DiffId, FilesError> {
-    write_lines(plan(target, origins)?.iter(), origins)
+    write_lines(plan(target, origins), origins)
 }
 
 /// What will be written, in path order: without files that the base has already.
 pub(super) fn plan<'t>(
     target: &'t Target<'_, Content>,
-    origins: &Origins<'_>,
-) -> Result<Vec<Planned<'t>>, FilesError> {
-    let mut planned = Vec::new();
+    origins: &'t Origins<'_>,
+) -> impl Iterator<Item = Result<Planned<'t>, FilesError>> {
+    let mut number = 0;
     // The first name of each file that has several.
     let mut first_names: HashMap<*const Content, (TreePath, usize)> = HashMap::new();
-    for line in target.lines()? {
-        match line {
-            Line::Whiteout(path) => planned.push(Planned::Whiteout(path)),
-            Line::Opaque(directory) => planned.push(Planned::Opaque(directory)),
-            Line::Above(entry) => planned.push(Planned::Above(entry)),
-            Line::Put(path, made) => {
-                let known = made.content.as_ref().map(Rc::as_ptr);
-                let first = known.and_then(|known| first_names.get(&known)).cloned();
-                if let Some((target, line)) = first {
-                    let kind = Kind::Hardlink { target };
-                    let entry = Entry { path, kind, meta: made.meta.clone() };
-                    planned.push(Planned::Link(entry, line));
-                } else if !is_as_before(target, &path, made, origins)? {
-                    let line = planned.len();
-                    first_names.extend(known.map(|known| (known, (path.clone(), line))));
-                    planned.push(Planned::Put(path, made));
-                }
-            }
-        }
+    target.lines().filter_map(move |line| {
+        let planned = plan_line(line, (target, origins), (&mut first_names, number));
+        number += usize::from(matches!(planned, Ok(Some(_))));
+        planned.transpose()
+    })
+}
+
+fn plan_line<'t>(
+    line: Line<'t, Content>,
+    (target, origins): (&Target<'_, Content>, &Origins<'_>),
+    (first_names, number): (&mut HashMap<*const Content, (TreePath, usize)>, usize),
+) -> Result<Option<Planned<'t>>, FilesError> {
+    let (path, made) = match line {
+        Line::Whiteout(path) => return Ok(Some(Planned::Whiteout(path))),
+        Line::Opaque(directory) => return Ok(Some(Planned::Opaque(directory))),
+        Line::Above(entry) => return Ok(Some(Planned::Above(entry))),
+        Line::Put(path, made) => (path, made),
+    };
+    let stopped = |source| FilesError::Io { path: path.to_string(), source };
+    origins.store.go_on().map_err(stopped)?;
+    let shared = made.content.as_ref().filter(|content| Rc::strong_count(content) > 1);
+    let shared = shared.map(Rc::as_ptr);
+    if let Some((target, line)) = shared.and_then(|shared| first_names.get(&shared)).cloned() {
+        let kind = Kind::Hardlink { target };
+        let entry = Entry { path, kind, meta: made.meta.clone() };
+        return Ok(Some(Planned::Link(entry, line)));
     }
-    Ok(planned)
+    if is_as_before(target, &path, &made, origins)? {
+        return Ok(None);
+    }
+    first_names.extend(shared.map(|shared| (shared, (path.clone(), number))));
+    Ok(Some(Planned::Put(path, made)))
 }
 
 /// Writes lines as a layer, and all that the store keeps of it.
-pub(super) fn write_lines<'l>(
-    lines: impl Iterator<Item = &'l Planned<'l>>,
+pub(super) fn write_lines<'l, L: Borrow<Planned<'l>>>(
+    lines: impl Iterator<Item = Result<L, FilesError>>,
     origins: &Origins<'_>,
 ) -> Result<DiffId, FilesError> {
     let store = origins.store;
     let mut layer =
         LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(origins.latest);
     for line in lines {
-        match line {
+        match line?.borrow() {
             Planned::Whiteout(path) => layer.whiteout(path)?,
             Planned::Opaque(directory) => layer.opaque(directory)?,
             Planned::Above(entry) | Planned::Link(entry, _) => {

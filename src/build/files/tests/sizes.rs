@@ -20,8 +20,8 @@ fn layer_of(bench: &Bench, path: &str, (size, start, end): (u64, &str, &str)) ->
     let meta = Meta { mode: 0o644, ..Meta::default() };
     let kind = Kind::File { size };
     let entry = Entry { path: TreePath::parse(path).unwrap(), kind, meta };
-    let changes = vec![Listed { change: Change::Put(entry), offset: 512 }];
-    let listing = Listing { changes }.encode();
+    let change = Listed { change: Change::Put(entry), offset: 512 };
+    let listing = Listing::from_iter([change]).encode();
     let layer = DiffId(Digest::of(&listing));
     let staging = bench.store.staging().unwrap();
     let folder = staging.path().join("layer");
