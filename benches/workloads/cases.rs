@@ -15,6 +15,7 @@ use crate::{
     docker::{Docker, Running},
     ground::{self, Ground, context, settle},
     language, measure, steps,
+    targets::Target,
     tools::{self, BASE, Bench, Tool},
     transfers,
 };
@@ -88,54 +89,125 @@ impl<'a> Place<'a> {
 pub(crate) struct Workload {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
+    pub(crate) target: Target,
     pub(crate) fill: fn(&Place<'_>, &mut Contest) -> Outcome,
 }
 
 const fn workload(
     name: &'static str,
     what: &'static str,
+    target: Target,
     fill: fn(&Place<'_>, &mut Contest) -> Outcome,
 ) -> Workload {
-    Workload { name, what, fill }
+    Workload { name, what, target, fill }
 }
 
 pub(crate) const ALL: [Workload; 20] = [
-    workload("start", "--version; floor: true", start),
+    workload("start", "--version; floor: true", Target::At(0.004), start),
     workload(
         "W1",
         "FROM debian, apt-get install of packages that are there, COPY, chmod; floor: overlay + chroot + apt-get",
+        Target::AboveFloor(0.2),
         steps::packages,
     ),
-    workload("W2", "10 instructions, nothing changed; floor: stat", nothing_changed),
-    workload("W3", "the file of the last COPY changed; floor: tar | sha256sum", last_copy),
-    workload("W4a", "COPY of many files, empty store; floor: tar | sha256sum", many_cold),
-    workload("W4b", "COPY of many files, nothing changed; floor: find -printf", many_same),
-    workload("W4c", "COPY of many files, one changed; floor: find -printf", many_one),
-    workload("W5", "COPY of one large file; floor: sha256sum", large_build),
-    workload("W5p", "push of it with gzip; floor: gzip -1", transfers::large_gzip),
-    workload("W5z", "push of it with zstd; floor: zstd -3 -T2", transfers::large_zstd),
+    workload(
+        "W2",
+        "10 instructions, nothing changed; floor: stat",
+        Target::At(0.010),
+        nothing_changed,
+    ),
+    workload(
+        "W3",
+        "the file of the last COPY changed; floor: tar | sha256sum",
+        Target::At(0.020),
+        last_copy,
+    ),
+    workload(
+        "W4a",
+        "COPY of many files, empty store; floor: tar | sha256sum",
+        Target::Files(1.3),
+        many_cold,
+    ),
+    workload(
+        "W4b",
+        "COPY of many files, nothing changed; floor: find -printf",
+        Target::Files(0.07),
+        many_same,
+    ),
+    workload(
+        "W4c",
+        "COPY of many files, one changed; floor: find -printf",
+        Target::Files(0.4),
+        many_one,
+    ),
+    workload("W5", "COPY of one large file; floor: sha256sum", Target::Large(1.4), large_build),
+    workload(
+        "W5p",
+        "push of it with gzip; floor: gzip -1",
+        Target::Large(7.6),
+        transfers::large_gzip,
+    ),
+    workload(
+        "W5z",
+        "push of it with zstd; floor: zstd -3 -T2",
+        Target::Large(2.1),
+        transfers::large_zstd,
+    ),
     workload(
         "W6",
         "40 RUN steps, also rootless, beside 40 runs of a ready bundle; floor: overlay + unshare + chroot + sh",
+        Target::At(0.3),
         steps::forty,
     ),
-    workload("W7", "12 targets on one shared stage", steps::twelve_targets),
-    workload("W8", "two independent stages of 3 s; floor: sleep 3", steps::two_stages),
-    workload("W9", "push again, nothing changed; floor: one HEAD", transfers::again),
-    workload("W10", "5,000 files, one changed: build; floor: find + tar | sha256sum", tree_build),
-    workload("W10p", "push of it; floor: tar | gzip -1", transfers::tree),
+    workload(
+        "W7",
+        "12 targets on one shared stage; floor: 13 times overlay + unshare + chroot + sh",
+        Target::At(0.2),
+        steps::twelve_targets,
+    ),
+    workload(
+        "W8",
+        "two independent stages of 3 s; floor: sleep 3",
+        Target::At(3.03),
+        steps::two_stages,
+    ),
+    workload(
+        "W9",
+        "push again, nothing changed; floor: one HEAD",
+        Target::At(0.02),
+        transfers::again,
+    ),
+    workload(
+        "W10",
+        "5,000 files, one changed: build; floor: find + tar | sha256sum",
+        Target::At(0.15),
+        tree_build,
+    ),
+    workload("W10p", "push of it; floor: tar | gzip -1", Target::At(0.25), transfers::tree),
     workload(
         "W11",
         "empty store: FROM debian of a registry + one COPY; floors: manifest and config, and the layers unpacked or only read",
+        Target::At(0.05),
         transfers::empty_store,
     ),
     workload(
         "W11l",
         "the same with COPY --link; floor: manifest and config",
+        Target::At(0.05),
         transfers::empty_store_link,
     ),
-    workload("L1", "parse and lower a Dockerfile of 1,000 lines", language::parse_and_lower),
-    workload("L2", "an ignore file of 1,000 patterns over 20,000 paths", language::ignore),
+    workload(
+        "L1",
+        "parse and lower a Dockerfile of 1,000 lines",
+        Target::At(0.005),
+        language::parse_and_lower,
+    ),
+    workload(
+        "L2",
+        "an ignore file of 1,000 patterns over 20,000 paths",
+        Target::At(0.05),
+        language::ignore,
+    ),
 ];
 
 pub(crate) fn text(error: std::io::Error) -> String {

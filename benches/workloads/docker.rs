@@ -5,10 +5,12 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     sync::LazyLock,
     time::{Duration, Instant},
 };
+
+use crate::{ground, tools};
 
 /// How long a daemon may take to answer for the first time, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -68,8 +70,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Finds the machine's, or starts one whose data is on `ground`.
-    pub(crate) fn start(ground: &Path) -> Result<Self, String> {
+    /// Finds the machine's, or starts one whose data is at `place`.
+    pub(crate) fn start(place: &Path) -> Result<Self, String> {
         let client = CLIENT.as_ref().ok_or("docker is not installed")?;
         let program = client.program.clone();
         if client.daemon_answers {
@@ -79,21 +81,19 @@ impl Running {
         }
         let daemon = dockerd().ok_or("no daemon answers and dockerd is not installed")?;
         // A socket's path is short.
-        let folder =
-            std::env::temp_dir().join(format!("idpbuilder-bench-docker-{}", std::process::id()));
+        let folder = ground::temporary().join("docker");
         let failed = |error: io::Error| format!("{}: {error}", folder.display());
         drop(fs::remove_dir_all(&folder));
         fs::create_dir_all(&folder).map_err(failed)?;
-        let log = fs::File::create(ground.join("dockerd.log")).map_err(failed)?;
+        let log = fs::File::create(place.join("dockerd.log")).map_err(failed)?;
         let socket = folder.join("socket");
         let mut command = Command::new(daemon);
         command.args(["--iptables=false", "--ip6tables=false", "--bridge=none"]);
-        command.arg("--data-root").arg(ground.join("docker"));
+        command.arg("--data-root").arg(place.join("docker"));
         command.arg("--exec-root").arg(folder.join("exec"));
         command.arg("--pidfile").arg(folder.join("pid"));
         command.arg("--host").arg(format!("unix://{}", socket.display()));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let child = command.spawn().map_err(failed)?;
+        let child = tools::ends_with_us("TERM", &command).stderr(log).spawn().map_err(failed)?;
         let docker = Docker { program, socket: Some(socket), pid: Some(child.id()) };
         let mut running = Self { docker, ours: Some((child, folder)) };
         running.wait_for_answer()?;

@@ -29,6 +29,26 @@ pub(crate) fn enter() {
     eprintln!("note: no mount namespace ({error}); workloads share the file system of target/");
 }
 
+/// How the folder begins in which a benchmark keeps what needs short paths, or is for other users to see.
+const TEMPORARY: &str = "idpbuilder-bench-";
+
+/// That folder; [`tidy_up`] removes it.
+pub(crate) fn temporary() -> PathBuf {
+    std::env::temp_dir().join(format!("{TEMPORARY}{}", std::process::id()))
+}
+
+/// Removes that folder, and those of benchmarks that were killed.
+pub(crate) fn tidy_up() {
+    drop(fs::remove_dir_all(temporary()));
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(TEMPORARY).and_then(|pid| pid.parse::<u32>().ok());
+        if process.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            drop(fs::remove_dir_all(entry.path()));
+        }
+    }
+}
+
 /// A file of the context, and what tools that unpack make of it, more than once.
 const INODES_PER_FILE: u64 = 3;
 

@@ -15,60 +15,69 @@ pub(crate) struct Curve {
     /// What the sizes count.
     pub(crate) unit: &'static str,
     /// All sizes; which of them are measured is a matter of the options.
-    pub(crate) sizes: &'static [usize],
-    /// Inodes that a size needs on its ground.
-    pub(crate) files: fn(usize) -> u64,
+    pub(crate) sizes: [usize; 4],
     /// Rounds that count, of which a round 0 is no part: what is measured cold needs no warm-up.
     pub(crate) rounds: RangeInclusive<usize>,
     pub(crate) fill: fn(&Place<'_>, &mut Contest, usize) -> Outcome,
 }
 
+impl Curve {
+    /// Inodes that a size needs on its ground.
+    pub(crate) fn inodes(&self, size: usize) -> u64 {
+        if self.unit == FILES { size as u64 } else { 0 }
+    }
+}
+
+const FILES: &str = "files";
+const COLD: RangeInclusive<usize> = 1..=1;
+const WARM: RangeInclusive<usize> = 0..=3;
+
+const fn curve(
+    (name, what): (&'static str, &'static str),
+    (unit, sizes): (&'static str, [usize; 4]),
+    rounds: RangeInclusive<usize>,
+    fill: fn(&Place<'_>, &mut Contest, usize) -> Outcome,
+) -> Curve {
+    Curve { name, what, unit, sizes, rounds, fill }
+}
+
 pub(crate) const ALL: [Curve; 5] = [
-    Curve {
-        name: "files",
-        what: "COPY of so many small files, empty store; floor: tar | sha256sum",
-        unit: "files",
-        sizes: &[1_000, 10_000, 100_000, 1_000_000],
-        files: |size| size as u64,
-        rounds: 1..=1,
-        fill: files,
-    },
-    Curve {
-        name: "same",
-        what: "the same, nothing changed; floor: find -printf",
-        unit: "files",
-        sizes: &[1_000, 10_000, 100_000, 1_000_000],
-        files: |size| size as u64,
-        rounds: 0..=3,
-        fill: same,
-    },
-    Curve {
-        name: "layer",
-        what: "COPY of one file of so many MiB, empty store; floor: sha256sum",
-        unit: "MiB",
-        sizes: &[10, 100, 1 << 10, 10 << 10],
-        files: |_| 0,
-        rounds: 1..=1,
-        fill: layer,
-    },
-    Curve {
-        name: "images",
-        what: "so many images on one shared stage, one invocation",
-        unit: "images",
-        sizes: &[1, 4, 16, 64],
-        files: |_| 0,
-        rounds: 0..=3,
-        fill: steps::targets,
-    },
-    Curve {
-        name: "steps",
-        what: "so many RUN steps on one another, each of which changes a file",
-        unit: "steps",
-        sizes: &[100, 300, 1_000, 3_000],
-        files: |_| 0,
-        rounds: 1..=1,
-        fill: steps::many,
-    },
+    curve(
+        ("files", "COPY of so many small files, empty store; floor: tar | sha256sum"),
+        (FILES, [1_000, 10_000, 100_000, 1_000_000]),
+        COLD,
+        files,
+    ),
+    curve(
+        ("same", "the same, nothing changed; floor: find -printf"),
+        (FILES, [1_000, 10_000, 100_000, 1_000_000]),
+        WARM,
+        same,
+    ),
+    curve(
+        ("layer", "COPY of one file of so many MiB, empty store; floor: sha256sum"),
+        ("MiB", [10, 100, 1 << 10, 10 << 10]),
+        COLD,
+        layer,
+    ),
+    curve(
+        (
+            "images",
+            "so many images on one shared stage, one invocation; floor: overlay + unshare + chroot + sh for each",
+        ),
+        ("images", [1, 4, 16, 64]),
+        WARM,
+        steps::targets,
+    ),
+    curve(
+        (
+            "steps",
+            "so many RUN steps on one another, each of which changes a file; floor: overlay + unshare + chroot + sh for each",
+        ),
+        ("steps", [100, 300, 1_000, 3_000]),
+        COLD,
+        steps::many,
+    ),
 ];
 
 /// Bytes of a small file.

@@ -2,7 +2,7 @@
 //! sizes: `cargo bench`; `cargo bench -- --help` says how.
 //!
 //! Prints, for every workload, the median of each tool in milliseconds and as a ratio to idpbuilder in
-//! the same run, and its peak memory. A benchmark: it fails when a tool fails, never because one is slow.
+//! the same run, its peak memory, and what the workload is meant to take. A benchmark: it fails when a tool fails, never because one is slow.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table")]
 
@@ -20,6 +20,7 @@ mod registry;
 mod runtimes;
 mod steps;
 mod table;
+mod targets;
 mod tools;
 mod transfers;
 
@@ -51,8 +52,9 @@ fn main() -> ExitCode {
         }
         Request::Measure(options) => {
             ground::enter();
+            ground::tidy_up();
             let done = bench(&options);
-            drop(fs::remove_dir_all(tools::run_roots()));
+            ground::tidy_up();
             done
         }
     });
@@ -81,7 +83,7 @@ fn bench(options: &Options) -> Result<usize, String> {
     };
     tools.retain(|tool| !options.without.iter().any(|name| name == tool.name()));
     let bases = Bases::new(&parent, &target)?;
-    let (rounds, large_mib, files) = (options.rounds, options.large_mib, options.files);
+    let (rounds, large_mib, files) = (options.rounds(), options.large_mib, options.files);
     let settings = Settings { tools, bases, rounds, large_mib, files };
     let failures = measure_workloads(&parent, options, &settings)?;
     Ok(failures + measure_curves(&parent, options, &settings)?)
@@ -96,7 +98,8 @@ fn measure_workloads(
     for workload in cases::ALL.iter().filter(|workload| options.wants(workload.name)) {
         let at = (parent, workload.name, 0);
         let row = measure(at, settings, 0..=settings.rounds, workload.fill);
-        let row = row.with(workload.name, workload.what);
+        let mut row = row.with(workload.name, workload.what);
+        row.target = workload.target.seconds(settings, row.floor());
         println!("{}", row.lines().trim_end());
         rows.push(row);
     }
@@ -126,9 +129,9 @@ fn measure_curves(parent: &Path, options: &Options, settings: &Settings) -> Resu
             let fill =
                 |place: &Place<'_>, contest: &mut Contest| (curve.fill)(place, contest, *size);
             let row = measure(
-                (parent, &name, (curve.files)(*size)),
+                (parent, &name, curve.inodes(*size)),
                 settings,
-                curve.rounds.clone(),
+                options.rounds_of(curve),
                 fill,
             );
             let row = row.with(&name, &format!("{size} {}", curve.unit));
@@ -214,6 +217,7 @@ impl Measured {
             what: what.to_owned(),
             figures: self.figures,
             notes: self.notes,
+            target: None,
         }
     }
 }

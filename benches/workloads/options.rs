@@ -1,6 +1,6 @@
 //! What is measured, how often and how large: the command line of the benchmark.
 
-use std::path::PathBuf;
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use crate::{cases, growth};
 
@@ -13,7 +13,7 @@ The workloads of idpbuilder beside their floors and the rivals that are installe
     cargo bench -- --only-ours               without rivals
 
   NAME...                of workloads and curves; all of them by default
-  --rounds N             rounds that count (5); each measures every tool once, after one that warms up
+  --rounds N             rounds that count (5; curves 1 or 3); each measures every tool once, after one that warms up
   --files N              files of W4 (20000)
   --large-mib N          size of W5's file (256)
   --max CURVE=SIZE       largest size of a curve; may be given several times
@@ -23,6 +23,8 @@ The workloads of idpbuilder beside their floors and the rivals that are installe
   --list                 names what there is
   --full                 see above; rivals take hours for it, --only-ours an hour
 
+Ratios are to idpbuilder. The target is what the reference machine (two x86-64 cores with SHA extensions) is to take; a
+ratio below 1 has missed it.
 Rivals: buildah, podman, docker (its daemon, or a dockerd of the benchmark's own), umoci, crun, runc.
 As root, each workload has a loop-mounted file system of its own. Results are written below target/bench:
 workloads.json, workloads.md, growth.json, and growth-NAME.svg. W1 and W11 need the images of tests/setup/bases.";
@@ -33,7 +35,7 @@ const ROUNDS: usize = 5;
 /// What was asked for.
 pub(crate) struct Options {
     pub(crate) names: Vec<String>,
-    pub(crate) rounds: usize,
+    rounds: Option<usize>,
     pub(crate) large_mib: usize,
     pub(crate) files: usize,
     pub(crate) rivals: Rivals,
@@ -68,6 +70,16 @@ impl Options {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }
 
+    /// Rounds of a workload that count.
+    pub(crate) fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(ROUNDS)
+    }
+
+    /// Rounds of a curve: its own number, unless another was asked for.
+    pub(crate) fn rounds_of(&self, curve: &growth::Curve) -> RangeInclusive<usize> {
+        *curve.rounds.start()..=self.rounds.unwrap_or(*curve.rounds.end())
+    }
+
     /// The sizes of a curve that are measured: two, unless more is asked for.
     pub(crate) fn sizes<'c>(&self, curve: &'c growth::Curve) -> &'c [usize] {
         let asked = self.max.iter().rev().find(|(name, _)| name == curve.name);
@@ -83,7 +95,7 @@ impl Options {
 pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Request, String> {
     let mut options = Options {
         names: Vec::new(),
-        rounds: ROUNDS,
+        rounds: None,
         large_mib: 256,
         files: 20_000,
         rivals: Rivals::Measured,
@@ -103,7 +115,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Request, 
             "--only-ours" => options.rivals = Rivals::LeftOut,
             "--program" => options.program = Some(value()?.into()),
             "--without" => options.without.push(value()?),
-            "--rounds" => options.rounds = number(&value()?)?,
+            "--rounds" => options.rounds = Some(number(&value()?)?),
             "--files" => options.files = number(&value()?)?,
             "--large-mib" => options.large_mib = number(&value()?)?,
             "--max" => {
@@ -111,10 +123,13 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Request, 
                     .split_once('=')
                     .map(|(a, b)| (a.to_owned(), b.to_owned()))
                     .ok_or("--max takes CURVE=SIZE")?;
-                if !growth::ALL.iter().any(|known| known.name == curve) {
-                    return Err(format!("{curve}: no such curve; --list names them"));
+                let known = growth::ALL.iter().find(|known| known.name == curve);
+                let known = known.ok_or(format!("{curve}: no such curve; --list names them"))?;
+                let (size, least) = (number(&size)?, known.sizes[0]);
+                if size < least {
+                    return Err(format!("--max {curve}={size}: its smallest size is {least}"));
                 }
-                options.max.push((curve, number(&size)?));
+                options.max.push((curve, size));
             }
             _ if word.starts_with('-') => {
                 return Err(format!("{word}: no such flag; --help names them"));

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -55,13 +55,16 @@ impl Registry {
         )?;
         let mut command = Command::new("docker-registry");
         command.arg("serve").arg(&config);
-        let (mut child, mut kind) = (quietly(&mut command), "docker-registry");
-        if child.is_err() && access == Access::Full {
-            let mut own = tools::ours(&folder);
-            own.args(["serve", "--plain-http", "--no-login", "--address", &address]);
-            (child, kind) = (quietly(&mut own), "idpbuilder serve");
+        let mut kind = "docker-registry";
+        if !tools::is_installed(kind) {
+            if access == Access::ReadOnly {
+                return Err(io::Error::other(format!("{kind} is not installed")));
+            }
+            (command, kind) = (tools::ours(&folder), "idpbuilder serve");
+            command.args(["serve", "--plain-http", "--no-login", "--address", &address]);
         }
-        let registry = Self { child: child?, address, kind };
+        let child = tools::ends_with_us("KILL", &command).spawn()?;
+        let registry = Self { child, address, kind };
         let started = Instant::now();
         while registry.request("GET", "/v2/").is_err() {
             if started.elapsed() > START_MAX {
@@ -90,10 +93,6 @@ impl Registry {
             String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned(),
         ))
     }
-}
-
-fn quietly(command: &mut Command) -> io::Result<Child> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
 impl Drop for Registry {

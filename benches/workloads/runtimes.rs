@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     contest::{Contender, Contest},
-    ground::Ground,
+    ground::{self, Ground},
     measure,
     tools::{self, BASE},
 };
@@ -70,8 +70,7 @@ pub(crate) fn add_rootless(
         return Ok(());
     }
     // Folders above target/ may be closed to other users.
-    let folder =
-        std::env::temp_dir().join(format!("idpbuilder-bench-rootless-{}", std::process::id()));
+    let folder = ground::temporary().join("rootless");
     let place = Place(folder.clone());
     let script = format!(
         "mkdir -p {0}/context; cp {1} {0}/idpbuilder; cp -r {2} {0}/base; chown -R {USER}: {0}",

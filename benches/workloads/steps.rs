@@ -1,7 +1,6 @@
 //! The workloads that run processes, and those that build several things at once.
 
 use std::{
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
 };
@@ -78,14 +77,24 @@ pub(crate) fn forty(place: &Place<'_>, contest: &mut Contest) -> Outcome {
         return Ok(());
     }
     runtimes::add_rootless(contest, base, change)?;
-    // The base unpacked, and the least that isolates a step.
-    let root = unpack(place, base)?;
-    let script = "rm -rf steps; for step in $(seq 40); do mkdir -p steps/$step/u steps/$step/w steps/$step/m; \
+    isolated(place, contest, 40)?;
+    runtimes::add(contest, place.ground)
+}
+
+/// The floor of so many steps: the base unpacked, and the least that isolates each.
+fn isolated(place: &Place<'_>, contest: &mut Contest, count: usize) -> Outcome {
+    if !place.ground.is_fresh() {
+        return Ok(());
+    }
+    let root = unpack(place, &place.settings.bases.busybox)?;
+    let script = format!(
+        "rm -rf steps; for step in $(seq {count}); do mkdir -p steps/$step/u steps/$step/w steps/$step/m; \
          unshare --mount --pid --ipc --uts --fork sh -ec \"mount -t overlay overlay -o \
          lowerdir=lower,upperdir=steps/$step/u,workdir=steps/$step/w,volatile steps/$step/m; \
-         exec chroot steps/$step/m /bin/sh -c :\"; done";
-    place.floor(contest, &root, script);
-    runtimes::add(contest, place.ground)
+         exec chroot steps/$step/m /bin/sh -c :\"; done"
+    );
+    place.floor(contest, &root, &script);
+    Ok(())
 }
 
 /// W7.
@@ -96,17 +105,24 @@ pub(crate) fn twelve_targets(place: &Place<'_>, contest: &mut Contest) -> Outcom
 /// The project that has so many images on a shared stage, and the same as commands for tools that build one at a time.
 pub(crate) fn targets(place: &Place<'_>, contest: &mut Contest, count: usize) -> Outcome {
     let context = context(place.path(), "")?;
+    let folder = context.clone();
+    let change = move |round| write_targets(&folder, round, count).map_err(text);
+    on_the_base(place, contest, change, move |bench| build_targets(bench, &context, count));
+    isolated(place, contest, count + 1)
+}
+
+/// Every tool works on a state that has the base, after `change` (given the number of the round).
+fn on_the_base(
+    place: &Place<'_>,
+    contest: &mut Contest,
+    change: impl FnMut(usize) -> Outcome + Clone + 'static,
+    work: impl Fn(&Bench) -> Result<Sample, String> + Clone + 'static,
+) {
     for bench in place.benches() {
         let ready = bench.fresh(&place.settings.bases.busybox);
-        let (folder, second) = (context.clone(), context.clone());
-        let contender = Contender::new(
-            bench.tool.name(),
-            move |round| write_targets(&folder, round, count).map_err(text),
-            move |_| build_targets(&bench, &second, count),
-        );
-        contest.add_ready(ready, contender);
+        let (name, work) = (bench.tool.name(), work.clone());
+        contest.add_ready(ready, Contender::new(name, change.clone(), move |_| work(&bench)));
     }
-    Ok(())
 }
 
 fn write_targets(folder: &Path, round: usize, count: usize) -> std::io::Result<()> {
@@ -163,26 +179,15 @@ pub(crate) fn two_stages(place: &Place<'_>, contest: &mut Contest) -> Outcome {
 /// So many RUN steps on one another, each of which changes a file; they are other steps each round.
 pub(crate) fn many(place: &Place<'_>, contest: &mut Contest, count: usize) -> Outcome {
     let context = context(place.path(), "")?;
-    for bench in place.benches() {
-        let ready = bench.fresh(&place.settings.bases.busybox);
-        let (folder, second) = (context.clone(), context.clone());
-        let contender = Contender::new(
-            bench.tool.name(),
-            move |round| {
-                let mut dockerfile = format!("FROM {BASE}\n");
-                for step in 0..count {
-                    let line = writeln!(
-                        dockerfile,
-                        "RUN echo {step} {round} {} > /step",
-                        std::process::id()
-                    );
-                    line.map_err(|error| error.to_string())?;
-                }
-                fs::write(folder.join("Dockerfile"), dockerfile).map_err(text)
-            },
-            move |_| bench.run(&mut bench.build(&second, "localhost/work:1")),
-        );
-        contest.add_ready(ready, contender);
-    }
-    Ok(())
+    let folder = context.clone();
+    let change = move |round| {
+        let nonce = format!("{round} {}", std::process::id());
+        let runs: String =
+            (0..count).map(|step| format!("RUN echo {step} {nonce} > /step\n")).collect();
+        fs::write(folder.join("Dockerfile"), format!("FROM {BASE}\n{runs}")).map_err(text)
+    };
+    on_the_base(place, contest, change, move |bench| {
+        bench.run(&mut bench.build(&context, "localhost/work:1"))
+    });
+    isolated(place, contest, count)
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::{contest::Figure, tools::Tool};
+use crate::{contest::Figure, targets::MEMORY_BYTES, tools::Tool};
 
 /// A workload, or one size of a curve, with all that came out.
 pub(crate) struct Row {
@@ -12,13 +12,24 @@ pub(crate) struct Row {
     pub(crate) what: String,
     pub(crate) figures: Vec<Figure>,
     pub(crate) notes: Vec<String>,
+    /// Seconds that it is meant to take on the reference machine, for a workload that has such an aim.
+    pub(crate) target: Option<f64>,
 }
 
 impl Row {
-    /// Lines for people: medians, ratios to idpbuilder, processor time and memory.
+    /// Median seconds of plain tools.
+    pub(crate) fn floor(&self) -> Option<f64> {
+        self.of("floor").and_then(Figure::median)
+    }
+
+    fn ours(&self) -> Option<f64> {
+        self.of(Tool::Idpbuilder.name()).and_then(Figure::median)
+    }
+
+    /// Lines for people: medians, ratios to idpbuilder, processor time and memory; and what was aimed at.
     pub(crate) fn lines(&self) -> String {
         let mut out = format!("{:<6} {}\n", self.name, self.what);
-        let ours = self.of(Tool::Idpbuilder.name()).and_then(Figure::median);
+        let ours = self.ours();
         for figure in &self.figures {
             let line = match (figure.median(), &figure.failure) {
                 (Some(median), None) => measured(figure, median, ours),
@@ -30,6 +41,16 @@ impl Row {
                     )
                 }
             };
+            add(&mut out, &line);
+        }
+        if let Some(target) = self.target {
+            let line = format!(
+                "       {:<15} {:>9.1} ms {:>8.2} x on the reference machine{}",
+                "target",
+                target * 1e3,
+                ours.map_or(f64::NAN, |ours| target / ours),
+                missed(target, ours),
+            );
             add(&mut out, &line);
         }
         for note in &self.notes {
@@ -44,8 +65,18 @@ impl Row {
 
     pub(crate) fn json(&self) -> Value {
         let figures: Vec<_> = self.figures.iter().map(figure_json).collect();
-        json!({ "workload": self.name, "what": self.what, "notes": self.notes, "figures": figures })
+        json!({
+            "workload": self.name,
+            "what": self.what,
+            "notes": self.notes,
+            "figures": figures,
+            "target_seconds": self.target,
+        })
     }
+}
+
+fn missed(target: f64, ours: Option<f64>) -> &'static str {
+    if ours.is_some_and(|ours| ours > target) { ", missed" } else { "" }
 }
 
 fn measured(figure: &Figure, median: f64, ours: Option<f64>) -> String {
@@ -63,7 +94,7 @@ fn measured(figure: &Figure, median: f64, ours: Option<f64>) -> String {
     )
 }
 
-/// All workloads as one Markdown table: seconds, the ratio to idpbuilder in the same round, and peak memory.
+/// All workloads as one Markdown table: seconds, the ratio to idpbuilder in the same run, and peak memory; what is aimed at.
 pub(crate) fn markdown(rows: &[Row]) -> String {
     let mut tools: Vec<&str> = Vec::new();
     for figure in rows.iter().flat_map(|row| &row.figures) {
@@ -71,16 +102,32 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             tools.push(figure.name);
         }
     }
-    let mut out =
-        format!("| workload | {} |\n|---|{}\n", tools.join(" | "), "--:|".repeat(tools.len()));
+    let mut out = format!(
+        "| workload | {} | target |\n|---|{}--:|\n",
+        tools.join(" | "),
+        "--:|".repeat(tools.len())
+    );
     for row in rows {
-        let ours = row.of(Tool::Idpbuilder.name()).and_then(Figure::median);
+        let ours = row.ours();
+        let target = row.target.map_or_else(
+            || "–".to_owned(),
+            |target| {
+                let ratio =
+                    ours.map_or_else(String::new, |ours| format!(", {:.2} x", target / ours));
+                format!("{target:.4} s{ratio}{}", missed(target, ours))
+            },
+        );
         let cells = tools
             .iter()
             .map(|tool| row.of(tool).map_or_else(|| "–".to_owned(), |figure| cell(figure, ours)));
         add(
             &mut out,
-            &format!("| {}: {} | {} |", row.name, row.what, cells.collect::<Vec<_>>().join(" | ")),
+            &format!(
+                "| {}: {} | {} | {target} |",
+                row.name,
+                row.what.replace('|', "\\|"),
+                cells.collect::<Vec<_>>().join(" | ")
+            ),
         );
     }
     let peak = |tool: &&str| {
@@ -94,9 +141,14 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
     add(
         &mut out,
         &format!(
-            "| mem: the largest of these, without what steps run | {} |",
-            tools.iter().map(peak).collect::<Vec<_>>().join(" | ")
+            "| mem: the largest of these, without what steps run | {} | {:.0} MiB |",
+            tools.iter().map(peak).collect::<Vec<_>>().join(" | "),
+            mebibytes(MEMORY_BYTES)
         ),
+    );
+    add(
+        &mut out,
+        "\nA ratio is to idpbuilder. Targets are those of the reference machine: two x86-64 cores with SHA extensions.",
     );
     out
 }

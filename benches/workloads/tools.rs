@@ -6,12 +6,13 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::OnceLock,
 };
 
 use crate::{
     docker::Docker,
+    ground,
     measure::{self, Daemon, Sample},
 };
 
@@ -157,7 +158,7 @@ impl Bench {
     fn run_root(&self) -> PathBuf {
         let mut hasher = DefaultHasher::new();
         self.state.hash(&mut hasher);
-        run_roots().join(format!("{:x}", hasher.finish()))
+        ground::temporary().join(format!("{:x}", hasher.finish()))
     }
 
     /// Builds `context` with its Dockerfile as `tag`.
@@ -236,9 +237,18 @@ impl Bench {
     }
 }
 
-/// The folder of all [`Bench::run_root`]s, which is removed at the end.
-pub(crate) fn run_roots() -> PathBuf {
-    std::env::temp_dir().join(format!("idpbuilder-bench-{}", std::process::id()))
+/// A server that gets this signal when the benchmark ends, however it ends.
+pub(crate) fn ends_with_us(signal: &str, server: &Command) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", signal, "--"]).arg(server.get_program()).args(server.get_args());
+    for (name, value) in server.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 fn load_base(home: &Path, base: &Path) -> Command {
