@@ -19,7 +19,7 @@ use super::{
 use crate::{
     event::Event,
     graph::{OpId, RunOp, Security},
-    layer::{LayerSummary, LayerWriter, Upper, set_times, write_upper},
+    layer::{LayerSummary, LayerWriter, Settled, Upper, settle, write_upper},
     oci::{ChainId, DiffId, Digest},
     sandbox::{self, Ability, Exit, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
@@ -228,7 +228,7 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
         form: prepared.form,
         ownership: rootfs::ownership(task.workshop.ability.get()),
     };
-    let (blob, summary) = write_upper(changes, view, writer)?;
+    let (blob, summary, surplus) = write_upper(changes, view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
     blob.commit(Some(diff_id.0))?;
     store.put_listing(diff_id, &listing.encode())?;
@@ -237,9 +237,11 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
     if prepared.afterwards == Afterwards::Nothing {
         return Ok(diff_id);
     }
-    // A later step sees the same dates, whether this one was cached or not.
-    set_times(folder.as_fd(), &listing).map_err(|source| io_error(upper, source))?;
-    store.commit_snapshot(upper, diff_id)?;
+    // A later step sees the same, whether this one was cached or not, and on whatever base it was done.
+    let settled = settle(folder.as_fd(), &listing, &surplus);
+    if settled.map_err(|source| io_error(upper, source))? == Settled::Snapshot {
+        store.commit_snapshot(upper, diff_id)?;
+    }
     Ok(diff_id)
 }
 

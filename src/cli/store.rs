@@ -11,6 +11,7 @@ use std::{
 use idpbuilder::{
     layer,
     report::{bytes, safe},
+    snapshot,
     store::{
         BackupReport, CheckDepth, CheckReport, Damage, NamesTaken, Remedy, RepairReport,
         RestoreReport, Store, StoreError,
@@ -87,7 +88,7 @@ pub(super) struct PinArgs {
     "  idpbuilder store check --full --repair   (takes away what is damaged and what needs it)"
 ))]
 pub(super) struct CheckArgs {
-    /// Reads every byte of every blob and listing, too.
+    /// Reads every byte of every blob, listing and snapshot, too.
     #[arg(long)]
     full: bool,
     /// Takes away what is damaged and what cannot be used without it, and says each.
@@ -122,7 +123,7 @@ fn check(args: &CheckArgs) -> Result<ExitCode, CliError> {
         }
     };
     let (root, patience) = (setup::store_root()?, setup::patience());
-    let depth = if args.full { CheckDepth::Full } else { CheckDepth::Quick };
+    let depth = if args.full { CheckDepth::Full(snapshot::compare) } else { CheckDepth::Quick };
     let report = match args.repair {
         true => Store::repair(&root, depth, &patience)?,
         false => {

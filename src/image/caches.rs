@@ -105,7 +105,7 @@ fn pack(store: &Store, folder: &Path) -> Result<(DiffId, u64), ImageError> {
     let writer = LayerWriter::new(store.blob_writer_hashed_by_caller()?);
     let (directory, ownership) = (directory.as_fd(), Ownership::Exact);
     let whole = Upper { directory, form: UpperForm::Changes, ownership };
-    let (blob, summary) = layer::write_upper(whole, &Nothing, writer)?;
+    let (blob, summary, _) = layer::write_upper(whole, &Nothing, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;
     blob.commit(Some(diff_id.0))?;
     store.put_listing(diff_id, &listing.encode())?;

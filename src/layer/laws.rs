@@ -17,8 +17,8 @@ use proptest::prelude::*;
 use rustix::fs::{FileType, Mode, XattrFlags};
 
 use super::{
-    Below, LayerError, LayerSummary, LayerWriter, Listed, Listing, OverlayMarks, Ownership, Upper,
-    UpperForm, read_layer, unpack, write_upper,
+    Below, LayerError, LayerSummary, LayerWriter, Listed, Listing, OverlayMarks, Ownership,
+    Settled, Upper, UpperForm, compare, read_layer, settle, unpack, write_upper,
 };
 use crate::tree::{Change, Entry, Kind, Meta, Timestamp, TreePath};
 
@@ -66,7 +66,8 @@ fn open(directory: &Path) -> File {
 }
 
 fn packed(upper: BorrowedFd<'_>, below: &dyn Below) -> Result<(Vec<u8>, LayerSummary), LayerError> {
-    write_upper(changes(upper), below, LayerWriter::new(Vec::new()))
+    let (tar, summary, _) = write_upper(changes(upper), below, LayerWriter::new(Vec::new()))?;
+    Ok((tar, summary))
 }
 
 fn file(at: &str, size: usize) -> Entry {
@@ -356,13 +357,21 @@ proptest! {
     fn applying_a_diff_gives_what_was_diffed(below in tree(), above in tree()) {
         let upper = tempfile::tempdir().unwrap();
         make_upper(upper.path(), &below, &above);
-        let (tar, written) = packed(open(upper.path()).as_fd(), &below).unwrap();
+        let directory = open(upper.path());
+        let out = LayerWriter::new(Vec::new());
+        let (tar, written, surplus) = write_upper(changes(directory.as_fd()), &below, out).unwrap();
+        // Without what the layer does not say, it is what the layer is unpacked to.
+        if settle(directory.as_fd(), &written.listing, &surplus).unwrap() == Settled::Snapshot {
+            prop_assert_eq!(compare(&*tar, directory.as_fd(), Ownership::Exact).unwrap(), None);
+        }
         let (changes, summary) = read(&tar);
         prop_assert_eq!(&summary, &written);
         prop_assert_eq!(apply(&below, &changes), above);
         // Unpacked, it is an upper directory again, and makes the same layer.
         let (snapshot, unpacked) = unpacked(&tar);
         prop_assert_eq!(&unpacked, &written);
+        let directory = open(snapshot.path());
+        prop_assert_eq!(compare(&*tar, directory.as_fd(), Ownership::Exact).unwrap(), None);
         let (again, _) = packed(open(snapshot.path()).as_fd(), &below).unwrap();
         prop_assert_eq!(again, tar);
     }
@@ -533,7 +542,7 @@ fn an_upper_directory_says_what_changed_and_nothing_else() {
     let mut below: Tree = files.map(|name| (path(name), file.clone())).into();
     below.extend(["old", "fuse"].map(|name| (path(name), directory.clone())));
     let out = LayerWriter::new(Vec::new());
-    let (tar, _) = write_upper(changes(open(upper.path()).as_fd()), &below, out).unwrap();
+    let (tar, ..) = write_upper(changes(open(upper.path()).as_fd()), &below, out).unwrap();
     let shown: Vec<_> = read(&tar).0.into_iter().map(|(change, _)| line(change)).collect();
     assert_eq!(
         shown,

@@ -177,7 +177,8 @@ impl Listing {
         changes
     }
 
-    fn exactly(&self, path: &TreePath) -> impl Iterator<Item = Listed> {
+    /// All that is listed for exactly this path.
+    pub(super) fn exactly(&self, path: &TreePath) -> impl Iterator<Item = Listed> {
         let mut changes = self.behind(|before| before < path);
         std::iter::from_fn(move || match changes.peek() {
             Some(next) if next == path => changes.next(),

@@ -3,6 +3,7 @@
 //! Knows tar, whiteouts and overlay directories; knows no store, no image and no registry.
 
 mod attributes;
+mod compare;
 mod compress;
 mod contents;
 mod decompress;
@@ -11,6 +12,7 @@ mod hashing;
 mod header;
 mod listing;
 mod read;
+mod snapshot;
 mod unpack;
 mod upper;
 mod walk;
@@ -22,12 +24,14 @@ use thiserror::Error;
 
 use crate::{oci::DiffId, tree::Change};
 
+pub use compare::{Difference, compare, is_same_content};
 pub use compress::compress;
 pub use decompress::{bounded, decompress, is_too_large};
 pub use listing::{Changes, Listing};
 pub use read::read_layer;
-pub use unpack::{Ownership, set_times, unpack, unpack_as};
-pub use upper::{Below, Upper, UpperForm, is_same_content, write_upper};
+pub use snapshot::{Settled, Surplus, settle};
+pub use unpack::{Ownership, unpack, unpack_as};
+pub use upper::{Below, Upper, UpperForm, write_upper};
 pub use walk::open_beneath;
 pub use write::LayerWriter;
 

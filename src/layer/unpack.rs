@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{LayerError, LayerSummary, Listing, OverlayMarks, attributes, read_layer, walk};
+use super::{LayerError, LayerSummary, OverlayMarks, attributes, read_layer, walk};
 use crate::tree::{Change, Entry, Kind, Meta, Timestamp, TreePath};
 
 /// Size of the piece in which content is copied, in bytes.
@@ -84,31 +84,6 @@ pub fn unpack_as(
         }
     }
     Ok(summary)
-}
-
-/// Gives the entries that a listing puts into `directory` the times that it records.
-///
-/// # Errors
-///
-/// When one of them is not there, or the file system refuses.
-pub fn set_times(directory: BorrowedFd<'_>, listing: &Listing) -> io::Result<()> {
-    // What is in a directory comes before it, and its neighbours right after it: one parent is kept.
-    let mut at: Option<(TreePath, OwnedFd)> = None;
-    for listed in listing.iter_back() {
-        let Change::Put(entry) = &listed.change else { continue };
-        let times = times(entry.meta.mtime);
-        let (Some(parent), Some(name)) = (entry.path.parent(), entry.path.file_name()) else {
-            fs::futimens(directory, &times)?;
-            continue;
-        };
-        let opened = match at.take() {
-            Some((path, opened)) if path == parent => opened,
-            _ => walk::open_directory(directory, &parent)?,
-        };
-        fs::utimensat(&opened, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
-        at = Some((parent, opened));
-    }
-    Ok(())
 }
 
 struct Target<'a> {
@@ -382,7 +357,7 @@ fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
 
-fn is_whiteout(stat: &Stat) -> bool {
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
@@ -393,7 +368,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Whole seconds: other programs see the same times whatever unpacked the layer.
-fn times(mtime: Timestamp) -> Timestamps {
+pub(super) fn times(mtime: Timestamp) -> Timestamps {
     let time = Timespec { tv_sec: mtime.seconds, tv_nsec: 0 };
     Timestamps { last_access: time, last_modification: time }
 }

@@ -18,16 +18,16 @@ use rustix::{
 };
 
 use super::{
-    LayerError, LayerSummary, LayerWriter, Ownership, attributes, walk,
+    LayerError, LayerSummary, LayerWriter, Ownership, attributes,
+    compare::is_same_content,
+    snapshot::Surplus,
+    walk,
     write::{OPAQUE, WHITEOUT},
 };
 use crate::tree::{Entry, Kind, Meta, ParseTreePathError, Timestamp, TreePath, Xattrs};
 
-/// Bytes that are compared at once.
-const PIECE_BYTES: usize = 64 << 10;
-
 /// Attributes that say, with the value `y`, that a directory hides what is below it.
-const OPAQUE_ATTRIBUTES: [&[u8]; 3] =
+pub(super) const OPAQUE_ATTRIBUTES: [&[u8]; 3] =
     [b"trusted.overlay.opaque", b"user.overlay.opaque", b"user.fuseoverlayfs.opaque"];
 
 /// Attributes of overlay features that a layer cannot express; the sandbox mounts without them.
@@ -82,7 +82,7 @@ pub struct Upper<'a> {
 /// in it; one that was removed and made again takes away name by name what it had. So both forms
 /// of the directory make the same layer. Whiteouts of nothing are dropped. Sockets are left out. Attributes of overlay itself, `user.*` and
 /// `security.selinux` are left out; `security.capability` v3 is written as v2. Hard links within the
-/// directory are kept.
+/// directory are kept. What is left out is told, too: the directory is no snapshot of the layer while it has that.
 ///
 /// # Errors
 ///
@@ -91,9 +91,9 @@ pub fn write_upper<W: Write>(
     Upper { directory: upper, form, ownership }: Upper<'_>,
     below: &dyn Below,
     out: LayerWriter<W>,
-) -> Result<(W, LayerSummary), LayerError> {
-    let (linked, held) = (HashMap::new(), Vec::new());
-    let mut walk = Walk { below, ownership, out, linked, held };
+) -> Result<(W, LayerSummary, Surplus), LayerError> {
+    let (linked, held, surplus) = (HashMap::new(), Vec::new(), Surplus::default());
+    let mut walk = Walk { below, ownership, out, linked, held, surplus, written: 0 };
     let merge = match form {
         UpperForm::Changes => Merge::Whole,
         UpperForm::Whole => Merge::Hidden,
@@ -105,8 +105,10 @@ pub fn write_upper<W: Write>(
     while let Some(Begun { path: directory, names, merge }) = pending.last_mut() {
         let merge = *merge;
         let Some((name, presence)) = names.next() else {
-            walk.leave(directory);
+            let directory = directory.clone();
             pending.pop();
+            let above = pending.last().map_or(Merge::Whole, |above| above.merge);
+            walk.leave(directory, above);
             at = None;
             continue;
         };
@@ -120,18 +122,26 @@ pub fn write_upper<W: Write>(
             Some(parent) => parent,
             None => walk::open_directory(upper, &directory)?,
         };
+        let written = walk.written;
         match walk
             .visit(&parent, &directory, &name)
             .map_err(|error| named(&directory, &name, error))?
         {
-            None => at = Some(parent),
+            None => {
+                if walk.written == written {
+                    let path = directory.child(name.to_bytes());
+                    walk.leave_out(path.map_err(|error| unnamed(name.to_bytes(), &error))?, merge);
+                }
+                at = Some(parent);
+            }
             Some((path, child)) => {
                 pending.push(walk.begin(path, &child, merge)?);
                 at = Some(child);
             }
         }
     }
-    walk.out.finish()
+    let (out, summary) = walk.out.finish()?;
+    Ok((out, summary, walk.surplus))
 }
 
 /// Whether what is below a directory shines through.
@@ -163,19 +173,23 @@ struct Walk<'a, W: Write> {
     linked: HashMap<(u64, u64), TreePath>,
     /// Directories above the present place that are as below, not written until something in them is.
     held: Vec<Entry>,
+    surplus: Surplus,
+    /// Number of changes that were written.
+    written: u64,
 }
 
 impl<W: Write> Walk<'_, W> {
     /// Reads a directory's names, and of one that hides what is below the names that are gone.
     fn begin(
-        &self,
+        &mut self,
         path: TreePath,
         directory: &OwnedFd,
         above: Merge,
     ) -> Result<Begun, LayerError> {
         let names = walk::names(directory.as_fd())?;
         let has = |name: &[u8]| names.binary_search_by(|known| known.as_bytes().cmp(name)).is_ok();
-        let hides = above == Merge::Hidden || has(OPAQUE) || is_opaque(directory)?;
+        let is_marked = is_opaque(directory)?;
+        let hides = above == Merge::Hidden || has(OPAQUE) || is_marked;
         let merge = if hides { Merge::Hidden } else { Merge::Whole };
         let hidden = if hides { self.below.names(&path) } else { Vec::new() };
         let gone = hidden.into_iter().filter(|name| {
@@ -184,9 +198,13 @@ impl<W: Write> Walk<'_, W> {
         });
         // A name has no zero byte.
         let gone: Vec<CString> = gone.filter_map(|name| CString::new(name).ok()).collect();
+        self.surplus.hides |= !gone.is_empty();
         let there = names.into_iter().map(|name| (name, Presence::There));
         let gone = gone.into_iter().map(|name| (name, Presence::Gone));
         let mut names: Vec<_> = there.chain(gone).collect();
+        if is_marked {
+            self.surplus.marks.push(path.clone());
+        }
         // A mark by name stands where the name that it hides would.
         names.sort_by(|(one, _), (other, _)| meant(one).cmp(meant(other)));
         Ok(Begun { path, names: names.into_iter(), merge })
@@ -257,11 +275,13 @@ impl<W: Write> Walk<'_, W> {
     /// Writes what was held back, then the entry.
     fn put(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<(), LayerError> {
         self.release()?;
+        self.written += 1;
         self.out.put(entry, content)
     }
 
     fn remove(&mut self, path: &TreePath) -> Result<(), LayerError> {
         self.release()?;
+        self.written += 1;
         self.out.whiteout(path)
     }
 
@@ -273,9 +293,18 @@ impl<W: Write> Walk<'_, W> {
     }
 
     /// A directory is done: when it is held still, nothing in it has changed.
-    fn leave(&mut self, path: &TreePath) {
-        if self.held.last().is_some_and(|held| held.path == *path) {
+    fn leave(&mut self, path: TreePath, above: Merge) {
+        if self.held.last().is_some_and(|held| held.path == path) {
             self.held.pop();
+            self.leave_out(path, above);
+        }
+    }
+
+    /// Nothing was written for what stands at a path. Where what is below is hidden, it cannot just be taken away.
+    fn leave_out(&mut self, path: TreePath, merge: Merge) {
+        match merge {
+            Merge::Whole => self.surplus.left_out.push(path),
+            Merge::Hidden => self.surplus.hides = true,
         }
     }
 
@@ -405,38 +434,6 @@ fn is_like(before: &Entry, after: &Entry) -> bool {
         && travelling.eq(new.xattrs.iter())
 }
 
-/// Compares two contents to their ends.
-///
-/// # Errors
-///
-/// When one of them cannot be read.
-pub fn is_same_content(one: &mut dyn Read, other: &mut dyn Read) -> io::Result<bool> {
-    let (mut left, mut right) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
-    loop {
-        let (a, b) = (fill(one, &mut left)?, fill(other, &mut right)?);
-        if left[..a] != right[..b] {
-            return Ok(false);
-        }
-        if a == 0 {
-            return Ok(true);
-        }
-    }
-}
-
-/// Reads until the buffer is full or the content ends.
-fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
 fn unnamed(name: &[u8], error: &ParseTreePathError) -> LayerError {
     LayerError::entry(name, error.to_string())
 }
@@ -478,7 +475,7 @@ fn meta(stat: &Stat) -> Meta {
     }
 }
 
-fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
+pub(super) fn is_opaque(directory: &OwnedFd) -> io::Result<bool> {
     for name in OPAQUE_ATTRIBUTES {
         match fs::fgetxattr(directory, name, vec![0_u8; 2].as_mut_slice()) {
             Ok(1) => return Ok(true),
@@ -508,7 +505,7 @@ fn file_attributes(file: &OwnedFd, path: &TreePath) -> Result<Xattrs, LayerError
 }
 
 /// The same for links, pipes and devices, which cannot be opened.
-fn node_attributes(parent: &OwnedFd, name: &[u8]) -> io::Result<Xattrs> {
+pub(super) fn node_attributes(parent: &OwnedFd, name: &[u8]) -> io::Result<Xattrs> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let node = fs::openat(parent, name, flags, Mode::empty())?;
     let place = format!("/proc/self/fd/{}", node.as_raw_fd());

@@ -7,7 +7,10 @@ mod index;
 mod unpacking;
 mod view;
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
 
@@ -61,6 +64,15 @@ pub fn lowers(
     marks: OverlayMarks,
 ) -> Result<Vec<PathBuf>, SnapshotError> {
     unpacking::lowers(store, layers, marks)
+}
+
+/// Holds a snapshot against the bytes of its layer, plain or compressed, for [`CheckDepth::Full`]; answers the first
+/// path that differs, and how. As whoever made it: owners mean nothing to others.
+///
+/// [`CheckDepth::Full`]: crate::store::CheckDepth::Full
+#[must_use]
+pub fn compare(blob: File, snapshot: &Path) -> Option<(String, &'static str)> {
+    unpacking::compare(blob, snapshot)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
     fs::{self, File},
     io::Read,
     os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -93,7 +93,7 @@ type Filled = Result<(), SnapshotError>;
 fn fill(
     store: &Store,
     layer: DiffId,
-    directory: &std::path::Path,
+    directory: &Path,
     (blob, marks): (File, OverlayMarks),
 ) -> std::io::Result<Filled> {
     let target = File::open(directory)?;
@@ -102,6 +102,16 @@ fn fill(
     Ok(summary
         .map_err(|error| broken(layer, error))
         .and_then(|summary| keep(store, layer, &summary)))
+}
+
+/// See [`super::compare`].
+pub(super) fn compare(blob: File, snapshot: &Path) -> Option<(String, &'static str)> {
+    let unreadable = || ("/".to_owned(), "cannot be read");
+    let Ok(directory) = File::open(snapshot) else { return Some(unreadable()) };
+    // A layer that cannot be read is no damage of its snapshot, and a check of blobs names it.
+    let tar = layer::decompress(Box::new(blob)).ok()?;
+    let found = layer::compare(tar, directory.as_fd(), ownership()).ok()??;
+    Some((found.path, found.what))
 }
 
 /// With one id, owners are recorded in listings and cannot be set.

@@ -6,7 +6,7 @@
 mod damage;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fs::{self, File},
     io,
     os::unix::fs::PermissionsExt,
@@ -24,6 +24,8 @@ use crate::{
         CacheRecord, FORMAT, ImageRecord, LAYOUT, LayerRecord, ORIGIN_NAMESPACE, SERVED_NAMESPACE,
         Store, StoreError,
         blob::hash,
+        boot_id,
+        directory::MARK,
         error::at,
         facts::{Row, Table},
         layers::digest,
@@ -64,13 +66,23 @@ const KNOWN: [&str; 19] = [
     "facts/lock.mdb",
 ];
 
+/// Holds the snapshot in a folder against its layer, whose bytes, plain or compressed, come as a file: the first path
+/// that differs, and how. What a layer says is not for a store to know.
+pub type Compare = fn(File, &Path) -> Option<(String, &'static str)>;
+
 /// How closely a check looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum CheckDepth {
     /// All facts; existence and sizes of content.
     Quick,
-    /// Every byte of every blob and listing, too.
-    Full,
+    /// Every byte of every blob, listing and snapshot, too.
+    Full(Compare),
+}
+
+impl CheckDepth {
+    const fn is_full(self) -> bool {
+        matches!(self, Self::Full(_))
+    }
 }
 
 /// What a check found.
@@ -149,6 +161,9 @@ pub(super) fn look(root: &Path, depth: CheckDepth) -> Result<CheckReport, StoreE
     inspection.check_listings(depth)?;
     let records = inspection.read_records();
     inspection.check_layers(&records);
+    if let CheckDepth::Full(compare) = depth {
+        inspection.check_snapshots(&records, compare)?;
+    }
     inspection.check_cache(&records);
     inspection.check_served(&records);
     for image in &records.images {
@@ -174,6 +189,8 @@ struct Records {
     layers: HashMap<Digest, LayerRecord>,
     cache: Vec<(Digest, CacheRecord)>,
     notes: Vec<Note>,
+    /// Digests of blobs that a registry is known to have.
+    elsewhere: HashSet<String>,
 }
 
 /// What a check has to know of a repository's document.
@@ -209,18 +226,9 @@ impl Inspection<'_> {
                 None => drop(self.damages.insert(Damage::Stray(path))),
             }
         }
-        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(digests.len())));
-        let work = || {
-            while let Some(digest) = digests.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let held = look_at_blob(&folder.join(digest.hex()), *digest, depth);
-                lock(&found).push((*digest, held));
-            }
-        };
-        std::thread::scope(|scope| {
-            let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            (0..cores).for_each(|_| drop(scope.spawn(work)));
-        });
-        for (digest, held) in std::mem::take(&mut *lock(&found)) {
+        let look =
+            |digest: &Digest| (*digest, look_at_blob(&folder.join(digest.hex()), *digest, depth));
+        for (digest, held) in on_all_cores(&digests, look) {
             match held {
                 Held::Whole(bytes) => drop(self.held.insert(digest, bytes)),
                 Held::Torn => drop(self.damages.insert(Damage::Torn(digest))),
@@ -257,7 +265,7 @@ impl Inspection<'_> {
         for path in entries(&self.root.join("listings"))? {
             match named_digest(&path) {
                 None => drop(self.damages.insert(Damage::Stray(path))),
-                Some(layer) if depth == CheckDepth::Full && !is_listing(&path) => {
+                Some(layer) if depth.is_full() && !is_listing(&path) => {
                     self.damages.insert(Damage::Listing(layer));
                 }
                 Some(_) => {}
@@ -291,6 +299,7 @@ impl Inspection<'_> {
             layers: HashMap::new(),
             cache: Vec::new(),
             notes: Vec::new(),
+            elsewhere: HashSet::new(),
         };
         for (key, value) in self.rows(Table::Images) {
             let image = image_record(key, value);
@@ -310,6 +319,8 @@ impl Inspection<'_> {
         for (key, value) in self.rows(Table::Notes) {
             let note = Note::parse(key, value);
             keep(Table::Notes, key, note.is_some());
+            let origin = note.as_ref().filter(|note| note.namespace == ORIGIN_NAMESPACE);
+            records.elsewhere.extend(origin.map(|note| note.name.clone()));
             records.notes.extend(note);
         }
         for (key, value) in self.rows(Table::DiffIds) {
@@ -347,6 +358,32 @@ impl Inspection<'_> {
         }
     }
 
+    /// Holds snapshots that are believed against the bytes of their layers, where those are whole.
+    fn check_snapshots(&mut self, records: &Records, compare: Compare) -> Result<(), StoreError> {
+        let folder = self.root.join("snapshots");
+        let boot_id = boot_id();
+        let sealed: BTreeSet<Digest> =
+            self.rows(Table::Sealed).iter().filter_map(|(key, _)| digest(key)).collect();
+        let is_believed = |layer: &Digest| {
+            let mark = folder.join(format!("{}.{MARK}", layer.hex()));
+            sealed.contains(layer) || fs::read(mark).is_ok_and(|mark| mark == boot_id)
+        };
+        let layers: Vec<(Digest, Digest)> = entries(&folder)?
+            .iter()
+            .filter_map(|path| named_digest(path))
+            .filter(is_believed)
+            .filter_map(|layer| Some((layer, self.form(DiffId(layer), records)?)))
+            .collect();
+        let blobs = self.blobs();
+        let look = |(layer, blob): &(Digest, Digest)| {
+            let bytes = File::open(blobs.join(blob.hex())).ok()?;
+            let (path, what) = compare(bytes, &folder.join(layer.hex()))?;
+            Some(Damage::Altered { layer: *layer, path, what })
+        };
+        self.damages.extend(on_all_cores(&layers, look).into_iter().flatten());
+        Ok(())
+    }
+
     fn check_cache(&mut self, records: &Records) {
         for (key, record) in &records.cache {
             let has_all = record.selections.values().all(|blob| self.held.contains_key(blob));
@@ -359,9 +396,14 @@ impl Inspection<'_> {
 
     /// Whether a layer's bytes are here, plain or compressed.
     fn has_layer(&self, layer: DiffId, records: &Records) -> bool {
+        self.form(layer, records).is_some()
+    }
+
+    /// A blob with a layer's bytes, the plain one before a compressed one.
+    fn form(&self, layer: DiffId, records: &Records) -> Option<Digest> {
         let forms = records.layers.get(&layer.0).into_iter().flat_map(|record| &record.compressed);
-        let mut blobs = forms.map(|form| form.descriptor.digest).chain([layer.0]);
-        blobs.any(|blob| self.held.contains_key(&blob))
+        let compressed = forms.map(|form| form.descriptor.digest);
+        [layer.0].into_iter().chain(compressed).find(|blob| self.held.contains_key(blob))
     }
 
     /// What was pushed to the embedded registry is nowhere else. A manifest may speak of one that nobody has pushed.
@@ -443,10 +485,7 @@ impl Inspection<'_> {
             let layer = diff_ids.get(at).copied();
             let is_here = self.held.contains_key(&descriptor.digest)
                 || layer.is_some_and(|layer| self.has_layer(layer, records));
-            let name = descriptor.digest.to_string();
-            let mut origins =
-                records.notes.iter().filter(|note| note.namespace == ORIGIN_NAMESPACE);
-            if !is_here && !origins.any(|note| note.name == name) {
+            if !is_here && !records.elsewhere.contains(&descriptor.digest.to_string()) {
                 self.damages.insert(missing(descriptor.digest));
             }
         }
@@ -496,6 +535,22 @@ impl Inspection<'_> {
     }
 }
 
+/// Looks at all of these, on as many cores as there are.
+fn on_all_cores<T: Sync, R: Send>(all: &[T], look: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::with_capacity(all.len())));
+    let work = || {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let seen = look(one);
+            lock(&found).push(seen);
+        }
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        (0..cores.min(all.len())).for_each(|_| drop(scope.spawn(work)));
+    });
+    std::mem::take(&mut *lock(&found))
+}
+
 /// Whether an image is broken without some content.
 #[derive(Clone, Copy)]
 enum Need {
@@ -509,7 +564,7 @@ fn look_at_blob(path: &Path, digest: Digest, depth: CheckDepth) -> Held {
         return Held::Damaged;
     }
     let is_sealed = found.permissions().mode() & 0o777 == MODE_SEALED;
-    if is_sealed && depth == CheckDepth::Quick {
+    if is_sealed && !depth.is_full() {
         return Held::Whole(found.len());
     }
     let read = File::open(path).and_then(|mut file| hash(&mut file));

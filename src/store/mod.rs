@@ -50,7 +50,7 @@ pub use self::{
     backup::{BackupReport, NamesTaken, RestoreReport},
     blob::BlobWriter,
     cache_dir::{CacheAnswer, CacheDir, CacheIdentity, CacheInfo, CacheSharing, Freshness},
-    check::{CheckDepth, CheckReport, Damage},
+    check::{CheckDepth, CheckReport, Compare, Damage},
     directory::Staging,
     error::{StoreError, is_read_only, lacks_space},
     gc::{GcMode, GcPolicy, GcReport},
@@ -276,7 +276,7 @@ fn share(root: &Path, patience: &Patience) -> Result<Arc<Shared>, StoreError> {
         facts: Some(facts),
         key,
         // Unknown is empty, and then no mark is believed.
-        boot_id: fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
+        boot_id: boot_id(),
         queue: Mutex::default(),
         flushing: Mutex::default(),
         asked: Mutex::default(),
@@ -289,6 +289,11 @@ fn share(root: &Path, patience: &Patience) -> Result<Arc<Shared>, StoreError> {
     });
     open.insert(key, Arc::downgrade(&shared));
     Ok(shared)
+}
+
+/// What names the running boot; nothing where the kernel does not say.
+fn boot_id() -> Vec<u8> {
+    fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 /// The format of the folder, when it has one.

@@ -21,7 +21,7 @@ use crate::{
         CheckDepth, CheckReport, Damage, OPEN, SERVED_NAMESPACE, Store, StoreError,
         check::look,
         error::{at, errno_at},
-        facts::{Facts, Row, Table},
+        facts::{Facts, Row, Table, Writer},
         lease::{GATE, open_gate},
         lock,
         names::image_key,
@@ -154,6 +154,15 @@ impl Store {
                 }
                 Damage::Snapshot(layer) => {
                     rows.push((Table::Sealed, layer.as_bytes().to_vec()));
+                    Remedy::Remade
+                }
+                Damage::Altered { layer, .. } => {
+                    // The mark goes first: what is not believed any more may be removed in part.
+                    let forget =
+                        |writer: &mut Writer<'_>| writer.delete(Table::Sealed, layer.as_bytes());
+                    self.shared.facts().write(forget)?;
+                    gone(&self.boot_mark(DiffId(*layer)))?;
+                    self.discard_snapshot(DiffId(*layer))?;
                     Remedy::Remade
                 }
                 Damage::LostLayer(key) => {

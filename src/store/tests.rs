@@ -15,6 +15,9 @@ use crate::{
     oci::{Codec, Descriptor, DiffId, Digest, MediaType, Platform},
 };
 
+/// Without snapshots: these layers are no archives.
+const FULL: CheckDepth = CheckDepth::Full(|_, _| None);
+
 fn store() -> (tempfile::TempDir, Store) {
     let root = tempfile::tempdir().unwrap();
     let store = Store::open(root.path()).unwrap();
@@ -371,7 +374,7 @@ fn a_collection_takes_what_nothing_reaches_and_nothing_else() {
     assert_eq!((store.cached(key).unwrap(), store.last_at("site").unwrap()), (None, None));
     assert_eq!(store.blob_size(noted.config), None);
     assert_eq!(
-        store.check(CheckDepth::Full).unwrap(),
+        store.check(FULL).unwrap(),
         CheckReport { damages: vec![], blobs: 2, bytes: 359, images: 1 }
     );
     store.remove_image("docker.io/library/x:latest").unwrap();
@@ -425,7 +428,7 @@ fn a_check_names_every_damage_and_a_repair_spares_the_healthy() {
     let key = Digest::of(b"key");
     store.put_cached(CacheKey(key), &cache_record(layer("nowhere"), "site")).unwrap();
     store.flush().unwrap();
-    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, [Damage::LostLayer(key)]);
+    assert_eq!(store.check(FULL).unwrap().damages, [Damage::LostLayer(key)]);
     let flip = |path: &std::path::Path| {
         let mut bytes = fs::read(path).unwrap();
         bytes[0] ^= 1;
@@ -458,13 +461,13 @@ fn a_check_names_every_damage_and_a_repair_spares_the_healthy() {
         Damage::Record { table: "layers", key: "6b6579".to_owned() },
     ];
     wanted.sort();
-    let report = store.check(CheckDepth::Full).unwrap();
+    let report = store.check(FULL).unwrap();
     assert_eq!(report.damages, wanted);
     // The config is a document, which is always looked into.
     assert_eq!(store.check(CheckDepth::Quick).unwrap().damages.len(), wanted.len() - 3);
-    let report = Store::repair(root.path(), CheckDepth::Full, &Patience::default()).unwrap();
+    let report = Store::repair(root.path(), FULL, &Patience::default()).unwrap();
     let left = [Damage::Stray(stray.clone())];
-    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, left);
+    assert_eq!(store.check(FULL).unwrap().damages, left);
     assert_eq!(report.now.damages, left);
     let remedy =
         |damage: &Damage| report.remedies.iter().find(|(found, _)| found == damage).unwrap().1;
@@ -511,7 +514,7 @@ fn threads_and_processes_share_a_store() {
     });
     other.join().unwrap();
     assert_eq!(store.images().unwrap().len(), (PARTS + 1) * IMAGES);
-    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+    assert_eq!(store.check(FULL).unwrap().damages, []);
 }
 
 #[test]
@@ -523,7 +526,7 @@ fn a_store_that_cannot_be_written_to_can_be_read() {
         let _lease = store.lease().unwrap();
         store.read_blob(record.target.digest).unwrap();
         store.put_image(&record).unwrap(); // Nothing changes.
-        assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+        assert_eq!(store.check(FULL).unwrap().damages, []);
         assert_eq!(store.usage().unwrap().images, 1);
         for error in [store.remove_image(NAME).unwrap_err(), store.put_blob(b"new").unwrap_err()] {
             assert!(error.to_string().contains("Read-only file system"), "{error}");
@@ -558,7 +561,7 @@ fn a_full_disk_is_said_and_harms_nothing() {
             }
         };
         assert!(matches!(error, StoreError::NoSpace { .. }), "{error}");
-        assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+        assert_eq!(store.check(FULL).unwrap().damages, []);
         drop(store);
         let store = Store::open(&root).unwrap();
         assert!(store.image(NAME).unwrap().is_some());
@@ -599,7 +602,7 @@ fn a_kill_at_any_moment_loses_nothing_acknowledged() {
         killed.wait().unwrap();
         let store = Store::open(root.path()).unwrap();
         assert!((0..=last).all(|number| store.image(&name(number)).unwrap().is_some()));
-        assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+        assert_eq!(store.check(FULL).unwrap().damages, []);
     }
     let store = Store::open(root.path()).unwrap();
     store.gc(GcPolicy::default()).unwrap();
@@ -621,5 +624,5 @@ fn images_survive_the_loss_of_all_facts() {
         let found = store.image(&wanted.key()).unwrap().unwrap();
         assert_eq!(ImageRecord { stored_at: wanted.stored_at, ..found }, wanted);
     }
-    assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+    assert_eq!(store.check(FULL).unwrap().damages, []);
 }

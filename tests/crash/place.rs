@@ -12,6 +12,7 @@ use std::{
 
 use idpbuilder::{
     oci::{Descriptor, Digest, Document, ImageConfig, Manifest},
+    snapshot,
     store::{CheckDepth, Damage, ImageRecord, Store},
 };
 
@@ -142,7 +143,7 @@ impl Place {
     /// Whether the store has no damage, and every image all its content.
     pub(crate) fn is_sound(&self, after: &str, tally: &mut Tally) {
         let store = Store::open(&self.root()).unwrap();
-        for damage in store.check(CheckDepth::Full).unwrap().damages {
+        for damage in store.check(CheckDepth::Full(snapshot::compare)).unwrap().damages {
             // What is of nobody's, such as a killed probe's folder, must go with the next collection: see `prune`.
             if matches!(damage, Damage::Stray(_)) {
                 continue;

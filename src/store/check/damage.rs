@@ -57,6 +57,16 @@ pub enum Damage {
     /// A snapshot that was complete is not there.
     #[error("the snapshot of layer {0} is missing")]
     Snapshot(Digest),
+    /// A snapshot is not what its layer says.
+    #[error("the snapshot of layer {layer} is damaged: `{path}` {what}")]
+    Altered {
+        /// The layer.
+        layer: Digest,
+        /// The first path that differs.
+        path: String,
+        /// What differs there.
+        what: &'static str,
+    },
     /// A record cannot be read, or contradicts others.
     #[error("a record in the table of {table} is damaged (key {key})")]
     Record {
@@ -96,6 +106,7 @@ impl Damage {
             Self::Served { .. } => "served",
             Self::Listing(_) => "listing",
             Self::Snapshot(_) => "snapshot",
+            Self::Altered { .. } => "snapshot-content",
             Self::Record { .. } => "record",
             Self::Index => "index",
             Self::Layout(_) => "layout",

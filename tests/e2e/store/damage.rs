@@ -9,8 +9,10 @@ use std::{
 
 use idpbuilder::{
     image,
+    layer::OverlayMarks,
     oci::{DiffId, Digest, Document, ImageConfig, Manifest},
     plan::{OutputKind, OutputPlan},
+    snapshot,
     store::{CheckDepth, ImageRecord, Patience, Store, StoreError},
 };
 
@@ -98,7 +100,7 @@ struct Hurt {
 
 /// Does one random thing to a store.
 fn hurt(root: &Path, dice: &mut Dice) -> Hurt {
-    let kind = dice.roll(20);
+    let kind = dice.roll(23);
     let path = match kind {
         0..=4 => dice.pick(&files(&root.join("blobs/sha256"))).clone(),
         5 => dice.pick(&files(&root.join("listings"))).clone(),
@@ -160,6 +162,18 @@ fn hurt_otherwise(root: &Path, kind: u64, dice: &mut Dice) -> Hurt {
             let path = root.join(dice.pick(&["listings", "snapshots", "tmp", "leases"]));
             fs::remove_dir_all(&path).unwrap();
             Hurt { what: format!("{} removed", path.display()), path }
+        }
+        19..=21 => {
+            let files: Vec<PathBuf> = tree(&root.join("snapshots")).into_keys().collect();
+            let path = dice.pick(&files).clone();
+            let mut bytes = fs::read(&path).unwrap();
+            let (at, bit) = (dice.roll(bytes.len() as u64), dice.roll(8));
+            bytes[usize::try_from(at).unwrap()] ^= 1 << bit;
+            // With the time that it had, as when a disk fails.
+            let time = fs::metadata(&path).unwrap().modified().unwrap();
+            fs::write(&path, bytes).unwrap();
+            File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            Hurt { what: format!("{}: bit {bit} of byte {at} changed", path.display()), path }
         }
         _ => {
             let path = dice.pick(&files(&root.join("blobs/sha256"))).clone();
@@ -241,7 +255,10 @@ impl Healthy {
         let listings = files(&root.join("listings"));
         let layers: Vec<Digest> = listings.iter().filter_map(|path| named(path)).collect();
         let store = Store::open(&root).unwrap();
-        assert_eq!(store.check(CheckDepth::Full).unwrap().damages, []);
+        let stack: Vec<DiffId> = layers.iter().copied().map(DiffId).collect();
+        snapshot::lowers(&store, &stack, OverlayMarks::Trusted).unwrap();
+        store.flush().unwrap();
+        assert_eq!(store.check(CheckDepth::Full(snapshot::compare)).unwrap().damages, []);
         let images = store.images().unwrap().into_iter();
         let needed =
             images.map(|image| (image.key(), image.target.digest, needs(&store, &image))).collect();
@@ -279,22 +296,28 @@ impl Healthy {
         let hurt = hurt(&root, dice);
         let say = format!("{say}: {}", hurt.what);
         let (before, patience) = (tree(&root), Patience::default());
-        let report = match Store::examine(&root, CheckDepth::Full, &patience) {
+        let report = match Store::examine(&root, CheckDepth::Full(snapshot::compare), &patience) {
             Err(StoreError::Newer { .. }) => {
                 assert!(Store::open(&root).is_err(), "{say}");
-                assert!(Store::repair(&root, CheckDepth::Full, &patience).is_err(), "{say}");
+                assert!(
+                    Store::repair(&root, CheckDepth::Full(snapshot::compare), &patience).is_err(),
+                    "{say}"
+                );
                 assert!(tree(&root) == before, "{say}: a newer store was touched");
                 return true;
             }
             report => report.unwrap_or_else(|error| panic!("{say}: {error}")),
         };
         let is_found = !report.damages.is_empty();
+        let is_in_snapshot =
+            hurt.path.starts_with(root.join("snapshots")) && !hurt.path.ends_with("snapshots");
+        assert!(is_found || !is_in_snapshot, "{say} is not found");
         assert!(is_found || self.is_of_no_matter(&root, &hurt.path), "{say} is not found");
-        let repaired = Store::repair(&root, CheckDepth::Full, &patience);
+        let repaired = Store::repair(&root, CheckDepth::Full(snapshot::compare), &patience);
         let repaired = repaired.unwrap_or_else(|error| panic!("{say}: {error}"));
         assert!(repaired.now.is_sound(), "{say}: {repaired:?}");
         let store = Store::open(&root).unwrap_or_else(|error| panic!("{say}: {error}"));
-        let left = store.check(CheckDepth::Full).unwrap();
+        let left = store.check(CheckDepth::Full(snapshot::compare)).unwrap();
         assert!(left.is_sound(), "{say}: {left:?}");
         self.assert_kept(&store, &hurt, &say);
         is_usable(&store, home);

@@ -1,9 +1,10 @@
-//! The store as a whole: damage and repair (F17), many processes (F06, F07, F21), formats (F22), backups, pins, caps.
+//! The store as a whole: damage and repair (F17), many processes (F06, F07, F21), formats (F22), snapshots, backups, pins, caps.
 
 mod backups;
 mod crowd;
 mod damage;
 mod formats;
+mod snapshots;
 mod waits;
 
 use std::{fs, path::Path};
