@@ -1,6 +1,6 @@
 //! From request to answer: who asks, for what, by which method.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hyper::{
@@ -31,6 +31,11 @@ impl Api {
     pub(super) fn new(store: Store, login: Option<Login>) -> Self {
         let manifests = Manifests::new(store.clone());
         Self { manifests, uploads: Uploads::new(store.clone()), store, login }
+    }
+
+    /// Forgets uploads that nobody has gone on with for so long.
+    pub(super) async fn sweep(&self, idle: Duration) {
+        self.uploads.sweep(idle).await;
     }
 
     /// Answers one request; a refusal is an answer too.

@@ -33,6 +33,19 @@ const HEADER_SECONDS: u64 = 30;
 /// Wait after a connection that could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time after which a server gives up what it holds for clients, since they have not come back.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// An upload: a file that is open, and its bytes.
+    upload: Duration,
+    /// Content that was asked for, once to twice as long: a blob is nobody's before its manifest comes, which may follow
+    /// after hours on a slow line. It is a digest in memory.
+    content: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { upload: Duration::from_secs(60 * 60), content: Duration::from_secs(12 * 60 * 60) };
+
 /// What a server is told.
 pub struct ServeOptions {
     /// What it serves and where it keeps what is pushed.
@@ -82,8 +95,6 @@ pub struct Server {
     address: SocketAddr,
     stop: watch::Sender<()>,
     accepting: JoinHandle<()>,
-    /// What was uploaded is nobody's before its manifest comes; and what is downloaded stays to the end.
-    _lease: Lease,
 }
 
 impl Server {
@@ -93,6 +104,10 @@ impl Server {
     ///
     /// [`ServeError`].
     pub async fn start(options: ServeOptions) -> Result<Self, ServeError> {
+        Self::start_with(options, PATIENCE).await
+    }
+
+    async fn start_with(options: ServeOptions, patience: Patience) -> Result<Self, ServeError> {
         let address = options.address;
         let tls = options.identity.as_ref().map(acceptor).transpose()?;
         let refused = |source: io::Error| {
@@ -109,8 +124,11 @@ impl Server {
         let lease = options.store.lease()?;
         let api = Arc::new(api::Api::new(options.store, options.login));
         let (stop, stopped) = watch::channel(());
-        let accepting = tokio::spawn(accept(listener, tls, api, stopped));
-        Ok(Self { address, stop, accepting, _lease: lease })
+        let tidying = tidy(Arc::clone(&api), lease, patience, stopped.clone());
+        let accepting = tokio::spawn(async move {
+            tokio::join!(accept(listener, tls, api, stopped), tidying);
+        });
+        Ok(Self { address, stop, accepting })
     }
 
     /// Where it listens.
@@ -175,6 +193,26 @@ async fn accept(
     drop(tokio::time::timeout(patience, graceful.shutdown()).await);
 }
 
+/// Holds what clients count on, until they have not come back for long, or the server stops.
+async fn tidy(
+    api: Arc<api::Api>,
+    lease: Lease,
+    patience: Patience,
+    mut stopped: watch::Receiver<()>,
+) -> Lease {
+    let mut uploads = tokio::time::interval(patience.upload);
+    let mut content = tokio::time::interval(patience.content);
+    loop {
+        tokio::select! {
+            // What still runs counts on it to its end.
+            _ = stopped.changed() => return lease,
+            _ = uploads.tick() => api.sweep(patience.upload).await,
+            // Where the lease cannot be written, nothing that comes can be, either: clients are told then.
+            _ = content.tick() => drop(lease.age()),
+        }
+    }
+}
+
 fn acceptor(identity: &Identity) -> Result<TlsAcceptor, ServeError> {
     Ok(TlsAcceptor::from(Arc::new(identity.server_config()?)))
 }
@@ -202,5 +240,29 @@ mod tests {
         runtime.block_on(server.stop());
         assert_eq!(store.gc(GcPolicy::default()).unwrap().blobs, 1);
         assert_eq!(store.blob_size(blob), None);
+    }
+
+    #[test]
+    fn g09_what_nobody_has_asked_for_in_a_long_time_is_not_held_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let options = ServeOptions {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            store: store.clone(),
+            identity: None,
+            login: None,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let short = Duration::from_millis(1);
+        let patience = Patience { upload: short, content: short };
+        runtime.block_on(async {
+            let server = Server::start_with(options, patience).await.unwrap();
+            store.put_blob(b"a layer").unwrap();
+            store.flush().unwrap();
+            while store.gc(GcPolicy::default()).unwrap().blobs == 0 {
+                tokio::time::sleep(short).await;
+            }
+            server.stop().await;
+        });
     }
 }

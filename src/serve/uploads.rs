@@ -1,6 +1,11 @@
 //! Blobs in: sessions that take bytes in order and become a blob when the digest is right.
 
-use std::{collections::HashMap, io::Write as _, sync::Arc};
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http_body_util::BodyExt as _;
 use hyper::{
@@ -29,7 +34,7 @@ struct Session {
     repository: String,
     writer: Option<BlobWriter>,
     bytes: u64,
-    started: std::time::Instant,
+    used: Instant,
 }
 
 impl Uploads {
@@ -45,9 +50,9 @@ impl Uploads {
         body: Incoming,
     ) -> Result<Answer, Refusal> {
         let writer = self.store.blob_writer()?;
-        let started = std::time::Instant::now();
+        let (repository_name, used) = (repository.to_owned(), Instant::now());
         let mut session =
-            Session { repository: repository.to_owned(), writer: Some(writer), bytes: 0, started };
+            Session { repository: repository_name, writer: Some(writer), bytes: 0, used };
         if let Some(digest) = digest {
             session.take(body).await?;
             return session.finish(digest);
@@ -58,7 +63,7 @@ impl Uploads {
             let oldest = sessions
                 .iter()
                 .filter_map(|(id, session)| {
-                    session.try_lock().ok().map(|session| (session.started, id.clone()))
+                    session.try_lock().ok().map(|session| (session.used, id.clone()))
                 })
                 .min();
             if let Some((_, id)) = oldest {
@@ -123,14 +128,26 @@ impl Uploads {
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
+    /// Forgets sessions that nobody has used for so long, with their bytes.
+    pub(super) async fn sweep(&self, idle: Duration) {
+        let is_used = |session: &Arc<Mutex<Session>>| {
+            session.try_lock().map_or(true, |session| session.used.elapsed() < idle)
+        };
+        self.sessions.lock().await.retain(|_, session| is_used(session));
+    }
+
     async fn find(&self, repository: &str, id: &str) -> Result<Arc<Mutex<Session>>, Refusal> {
         let unknown = || {
             let message = "upload session unknown";
             Refusal::new(StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN", message)
         };
         let session = self.sessions.lock().await.get(id).cloned().ok_or_else(unknown)?;
-        if session.lock().await.repository != repository {
-            return Err(unknown());
+        {
+            let mut session = session.lock().await;
+            if session.repository != repository {
+                return Err(unknown());
+            }
+            session.used = Instant::now();
         }
         Ok(session)
     }
@@ -148,6 +165,7 @@ impl Session {
                 self.bytes += data.len() as u64;
             }
         }
+        self.used = Instant::now();
         Ok(())
     }
 
@@ -208,4 +226,33 @@ fn unwritten(error: &std::io::Error) -> Refusal {
         StatusCode::INTERNAL_SERVER_ERROR
     };
     Refusal::new(status, "UNKNOWN", error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_session_that_nobody_uses_is_forgotten_with_its_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let uploads = Uploads::new(store.clone());
+        for (id, idle_s) in [("new", 0), ("old", 100)] {
+            let used = Instant::now().checked_sub(Duration::from_secs(idle_s)).unwrap();
+            let mut writer = store.blob_writer().unwrap();
+            writer.write_all(b"bytes").unwrap();
+            let session =
+                Session { repository: "a".to_owned(), writer: Some(writer), bytes: 5, used };
+            uploads.sessions.lock().await.insert(id.to_owned(), Arc::new(Mutex::new(session)));
+        }
+        let files = || {
+            let tmp = std::fs::read_dir(folder.path().join("tmp")).unwrap().flatten();
+            tmp.map(|folder| std::fs::read_dir(folder.path()).unwrap().count()).sum::<usize>()
+        };
+        assert_eq!(files(), 2);
+        uploads.sweep(Duration::from_secs(50)).await;
+        assert_eq!(files(), 1);
+        assert!(uploads.status("a", "new").await.is_ok());
+        assert!(uploads.status("a", "old").await.is_err());
+    }
 }

@@ -43,7 +43,10 @@ pub(super) struct Session {
     path: PathBuf,
     temporary: PathBuf,
     gate: File,
+    /// Counted on since the lease was last aged.
     protected: HashSet<Digest>,
+    /// Counted on before that; in the file, too.
+    before: HashSet<Digest>,
 }
 
 /// Counts leases and temporary names of one open store.
@@ -60,7 +63,8 @@ impl Session {
         DirBuilder::new().mode(0o700).create(&temporary).map_err(at(&temporary))?;
         bequeath_nothing(&temporary)?;
         let gate = open_gate(root)?;
-        Ok(Self { file, path, temporary, gate, protected: HashSet::new() })
+        let (protected, before) = (HashSet::new(), HashSet::new());
+        Ok(Self { file, path, temporary, gate, protected, before })
     }
 }
 
@@ -94,20 +98,30 @@ impl Store {
             return Ok(());
         }
         self.with_session(|session| {
-            if !session.protected.insert(digest) {
+            if !session.protected.insert(digest) || session.before.contains(&digest) {
                 return Ok(());
             }
-            let gate = self.root().join(GATE);
-            let written =
-                wait(&session.gate, &gate, Hold::Shared, &self.shared.patience).and_then(|()| {
-                    session.file.write_all(digest.as_bytes()).map_err(at(&session.path))
-                });
-            rustix::fs::flock(&session.gate, FlockOperation::Unlock).ok(); // Cannot fail on an open file.
+            let written = self.with_gate(session, |session| {
+                session.file.write_all(digest.as_bytes()).map_err(at(&session.path))
+            });
             written.inspect_err(|_| {
                 session.protected.remove(&digest);
             })
         })
         .or_else(uncollected)
+    }
+
+    /// Acts while no collection decides.
+    fn with_gate<T>(
+        &self,
+        session: &mut Session,
+        act: impl FnOnce(&mut Session) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let gate = self.root().join(GATE);
+        wait(&session.gate, &gate, Hold::Shared, &self.shared.patience)?;
+        let acted = act(session);
+        rustix::fs::flock(&session.gate, FlockOperation::Unlock).ok(); // Cannot fail on an open file.
+        acted
     }
 
     /// A new name in this process's folder for what is unfinished.
@@ -128,12 +142,44 @@ impl Store {
     }
 }
 
+impl Lease {
+    /// Counts no longer on what was not asked for since this was last called, as long as there is no other lease: for who
+    /// keeps one for days.
+    ///
+    /// # Errors
+    ///
+    /// When the lease cannot be written. Then it protects nothing but what is asked for from now on.
+    pub fn age(&self) -> Result<(), StoreError> {
+        let store = &self.store;
+        if store.shared.facts().access() == Access::ReadOnly {
+            return Ok(());
+        }
+        store.with_session(|session| {
+            if store.shared.counters.leases.load(Ordering::SeqCst) != 1 {
+                return Ok(());
+            }
+            session.before = std::mem::take(&mut session.protected);
+            let written = store.with_gate(session, |session| {
+                let kept: Vec<u8> =
+                    session.before.iter().flat_map(Digest::as_bytes).copied().collect();
+                let cut = session.file.set_len(0);
+                cut.and_then(|()| session.file.write_all(&kept)).map_err(at(&session.path))
+            });
+            if written.is_err() {
+                session.before.clear();
+            }
+            written
+        })
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut session = lock(&self.store.shared.session);
         let left = self.store.shared.counters.leases.fetch_sub(1, Ordering::SeqCst) - 1;
         if let (0, Some(session)) = (left, &mut *session) {
             session.protected.clear();
+            session.before.clear();
             drop(session.file.set_len(0)); // At worst it protects for longer than it must.
         }
     }

@@ -400,6 +400,32 @@ fn the_cache_keeps_what_was_used_last_within_its_bytes() {
 }
 
 #[test]
+fn a_lease_that_ages_gives_up_what_nobody_asked_for_since() {
+    let (_root, store) = store();
+    let lease = store.lease().unwrap();
+    let [used, unused] = [b"used", b"idle"].map(|bytes| store.put_blob(bytes).unwrap());
+    store.flush().unwrap();
+    let collect = || store.gc(GcPolicy::default()).unwrap().blobs;
+    lease.age().unwrap();
+    assert_eq!(collect(), 0, "both were asked for just now");
+    assert!(store.blob_size(used).is_some());
+    {
+        // What somebody else in this process counts on is not known by whom.
+        let _other = store.lease().unwrap();
+        lease.age().unwrap();
+        assert_eq!(collect(), 0);
+    }
+    lease.age().unwrap();
+    assert_eq!((collect(), store.blob_size(unused)), (1, None));
+    assert!(store.blob_size(used).is_some(), "asked for in every round");
+    lease.age().unwrap();
+    assert_eq!(collect(), 0);
+    lease.age().unwrap();
+    lease.age().unwrap();
+    assert_eq!(collect(), 1);
+}
+
+#[test]
 fn what_a_lease_has_touched_stays_until_it_ends() {
     let (_root, store) = store();
     let seen = store.put_blob(b"seen").unwrap();
