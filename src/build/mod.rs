@@ -12,6 +12,7 @@ mod failure;
 mod fetch;
 pub mod files;
 mod foreign;
+mod logs;
 mod machine;
 mod mounts;
 mod network;
@@ -36,6 +37,7 @@ use std::{
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
+pub use logs::{LogCount, LogRules, Sweep, count_logs, sweep_logs};
 pub use machine::{build, check, explain};
 pub use network::HostDns;
 pub use pins::{Sources, Targets, source_of_dockerfile, sources};

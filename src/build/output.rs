@@ -1,19 +1,10 @@
 //! Output of a RUN: passed on as events, kept whole in a log file, its end kept for a failure.
 
-use std::{
-    collections::VecDeque,
-    fs::{self, File},
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-    time::SystemTime,
-};
+use std::{collections::VecDeque, fs::File, io::Write as _, path::PathBuf};
 
-use super::process::Task;
+use super::{logs, process::Task};
 use crate::event::{Event, Stream};
 
-/// Logs kept of one step.
-const LOGS_KEPT: usize = 10;
 /// Lines kept for a failure message.
 const TAIL_LINES_MAX: usize = 20;
 /// Longest line that is kept or passed on as one, in bytes; longer ones are cut into several.
@@ -33,7 +24,7 @@ impl<'a, 't> Output<'a, 't> {
         let log = task.workshop.logs.as_ref().and_then(|folder| {
             let name = format!("{}-{}", file_name(task.image), task.step);
             // A log that cannot be written is no reason to fail a build.
-            create(folder, &name).ok()
+            logs::create(folder, &name).ok()
         });
         Self { task, partial: [Vec::new(), Vec::new()], tail: VecDeque::new(), log }
     }
@@ -86,40 +77,6 @@ impl<'a, 't> Output<'a, 't> {
             stream,
             text,
         });
-    }
-}
-
-/// A new file `NAME-TIME.log`, which no other run writes to; the oldest of this name go when there are many.
-fn create(folder: &Path, name: &str) -> std::io::Result<(PathBuf, File)> {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let mut number = since.as_millis();
-    loop {
-        let path = folder.join(format!("{name}-{number}.log"));
-        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
-            made => {
-                remove_oldest(folder, name);
-                return Ok((path, made?));
-            }
-        }
-    }
-}
-
-/// Keeps the latest logs of a step. One that is being written is among them, or is written on without a name.
-fn remove_oldest(folder: &Path, name: &str) {
-    let of_step = |path: &PathBuf| {
-        let found = path.file_name().and_then(|found| found.to_str());
-        let number = found
-            .and_then(|found| found.strip_prefix(name)?.strip_prefix('-')?.strip_suffix(".log"));
-        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    let mut logs: Vec<PathBuf> =
-        entries.flatten().map(|entry| entry.path()).filter(of_step).collect();
-    // Numbers of milliseconds have the same length for centuries.
-    logs.sort();
-    for old in logs.iter().rev().skip(LOGS_KEPT) {
-        drop(fs::remove_file(old));
     }
 }
 

@@ -1,8 +1,14 @@
 //! `df` and `prune`: what the store takes, and giving it back.
 
-use std::process::ExitCode;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use idpbuilder::{
+    build::{LogRules, Sweep, count_logs, sweep_logs},
     limits,
     report::{Align, Table, bytes},
     sandbox,
@@ -10,12 +16,14 @@ use idpbuilder::{
 };
 
 use super::{
-    failure::{CONFIGURATION, CliError},
+    failure::{CONFIGURATION, CliError, ENVIRONMENT},
     setup::{self, STORE_MAX_SIZE},
 };
 
 /// Seconds of a day.
 const DAY_S: u64 = 86_400;
+/// Days after which logs of RUN steps go, unless `--cache-days` says another number.
+const LOG_DAYS: u64 = 1;
 
 #[derive(clap::Args)]
 pub(super) struct DfArgs {}
@@ -25,12 +33,12 @@ pub(super) struct DfArgs {}
     "Pinned images stay (`idpbuilder store pin`), and so does what a running build needs. With\n",
     "IDPBUILDER_STORE_MAX_SIZE=50g, builds keep the store below that by themselves.\n\n",
     "Examples:\n",
-    "  idpbuilder prune                  (what no image and no cached step needs)\n",
+    "  idpbuilder prune                  (what no image and no cached step needs, and logs older than a day)\n",
     "  idpbuilder prune --cache-days 7   (cached steps older than a week, too)\n",
     "  idpbuilder prune --max-size 20g   (cached steps, until all of it takes 20 GiB)"
 ))]
 pub(super) struct PruneArgs {
-    /// Forgets cached steps that were not used for so many days; 0 forgets all.
+    /// Forgets cached steps that were not used for so many days, and logs as old; 0 forgets all.
     #[arg(long, value_name = "DAYS")]
     cache_days: Option<u64>,
     /// Forgets cached steps, those used longest ago first, until images and cache take no more than this.
@@ -45,7 +53,8 @@ pub(super) struct PruneArgs {
 }
 
 pub(super) fn df(_args: &DfArgs) -> Result<ExitCode, CliError> {
-    let usage = setup::store()?.usage()?;
+    let (usage, logs) = (setup::store()?.usage()?, logs()?);
+    let logs = count_logs(&logs).map_err(|error| unswept(&logs, &error))?;
     let headings = [("WHAT", Align::Left), ("COUNT", Align::Right), ("SIZE", Align::Right)];
     let mut table = Table::new(&headings);
     let mut add = |what: &str, count: String, size: u64| {
@@ -55,6 +64,7 @@ pub(super) fn df(_args: &DfArgs) -> Result<ExitCode, CliError> {
     add("snapshots", usage.snapshots.0.to_string(), usage.snapshots.1);
     add("listings", usage.listings.0.to_string(), usage.listings.1);
     add("facts", String::new(), usage.facts_bytes);
+    add("logs", logs.files.to_string(), logs.bytes);
     add("of it, needed by no image", String::new(), usage.reclaimable_bytes);
     setup::print(&format!(
         "{table}\n{} images, {} cached steps\n",
@@ -81,6 +91,10 @@ pub(super) fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
         sandbox::sweep(store.root());
     }
     let report = store.gc(policy)?;
+    let days = args.cache_days.unwrap_or(LOG_DAYS);
+    let rules = LogRules { age_max: Duration::from_secs(seconds(days)), ..LogRules::default() };
+    let (folder, sweep) = (logs()?, if args.dry_run { Sweep::Count } else { Sweep::Remove });
+    let logs = sweep_logs(&folder, rules, sweep).map_err(|error| unswept(&folder, &error))?;
     let (verb, untagged) = match args.dry_run {
         true => ("would remove", "Would untag"),
         false => ("removed", "Untagged"),
@@ -89,13 +103,23 @@ pub(super) fn prune(args: &PruneArgs) -> Result<ExitCode, CliError> {
         setup::print(&format!("{untagged}: {name}\n"));
     }
     setup::print(&format!(
-        "{verb} {} blobs, {} snapshots, {} cached steps: {}\n",
+        "{verb} {} blobs, {} snapshots, {} cached steps, {} logs: {}\n",
         report.blobs,
         report.snapshots,
         report.cache_records,
-        bytes(report.bytes)
+        logs.files,
+        bytes(report.bytes + logs.bytes)
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The folder with the output of RUN steps.
+fn logs() -> Result<PathBuf, CliError> {
+    Ok(setup::home()?.join(setup::LOGS))
+}
+
+fn unswept(folder: &Path, error: &io::Error) -> CliError {
+    CliError::new(ENVIRONMENT, format!("{}: {error}", folder.display()))
 }
 
 /// After a build: keeps the store within its cap, when there is one, and never waits for it.

@@ -44,6 +44,9 @@ const MAX_LAYER_SIZE: &str = "IDPBUILDER_MAX_LAYER_SIZE";
 /// What images and cached results may take together on the disk.
 pub(super) const STORE_MAX_SIZE: &str = "IDPBUILDER_STORE_MAX_SIZE";
 
+/// Folder of the output of RUN steps, below [`home`].
+pub(super) const LOGS: &str = "logs";
+
 /// Columns of a terminal that does not say how wide it is.
 const COLUMNS_DEFAULT: usize = 100;
 
@@ -216,7 +219,7 @@ pub(super) fn exec_setup(
         privileges: running.sandbox.privileges(),
         cancel,
         emit: emitter(global),
-        logs: Some(private_folder("logs")?),
+        logs: Some(private_folder(LOGS)?),
         jobs: running.jobs.unwrap_or(cores.max(2)),
         refresh: image::Refresh::Missing,
         cache_rules: CacheRules::default(),

@@ -17,7 +17,7 @@ use super::{
     told,
 };
 use crate::{
-    build::{self, BuildError, Built, Workshop},
+    build::{self, BuildError, Built, LogRules, Sweep, Workshop, sweep_logs},
     dag::{self, NodeId, Schedule, State},
     event::Event,
     image::{self, ImageError, Upload},
@@ -43,6 +43,10 @@ pub async fn run(plan: &Plan, setup: &Setup) -> Report {
     };
     let report =
         report.unwrap_or_else(|error| Report { images: Vec::new(), failures: vec![error] });
+    if let Some(logs) = &setup.logs {
+        // What is left is for the next run.
+        drop(sweep_logs(logs, LogRules::default(), Sweep::Remove));
+    }
     let ok = report.failures.is_empty();
     (setup.emit)(Event::Finished { ok, duration: started.elapsed() });
     report
