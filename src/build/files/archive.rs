@@ -4,6 +4,7 @@
 //! wait in an unlinked file until the layer is written, since a layer is in path order.
 
 use std::{
+    cell::Cell,
     collections::HashMap,
     fs::File,
     io::{self, BufReader, Cursor, Read, Seek as _, SeekFrom, Write as _},
@@ -37,8 +38,9 @@ const SIGNATURE_BYTES: u64 = 6;
 /// Most memory that opening an xz may take, in bytes; its highest level takes 65 MiB.
 const XZ_MEMORY_BYTES_MAX: u64 = 256 << 20;
 
-/// What may come before the first member of an archive, in bytes: its name and attributes are held in memory.
-const FIRST_HEADER_BYTES_MAX: u64 = 2 << 20;
+/// What may come before a member of an archive, in bytes: its name and attributes are held in memory, and a layer takes
+/// half of it.
+const HEADERS_BYTES_MAX: u64 = 2 << 20;
 
 /// Prefix of the PAX records that carry extended attributes.
 const ATTRIBUTE: &str = "SCHILY.xattr.";
@@ -51,7 +53,7 @@ type Input = Box<dyn Read + Send>;
 pub fn is_archive(file: Box<dyn Read + Send>) -> bool {
     // Whatever fails here is not an archive, and is copied as it is.
     let Ok(plain) = decompressed(file) else { return false };
-    let mut archive = tar::Archive::new(plain.take(FIRST_HEADER_BYTES_MAX));
+    let mut archive = tar::Archive::new(plain.take(HEADERS_BYTES_MAX));
     archive.entries().is_ok_and(|mut members| matches!(members.next(), Some(Ok(_))))
 }
 
@@ -81,9 +83,13 @@ pub(super) fn unpack(
         walked: TreePath::root(),
     };
     let plain = decompressed(file).map_err(failed)?;
-    let mut archive = tar::Archive::new(bounded(plain, most));
+    let left = Rc::new(Cell::new(HEADERS_BYTES_MAX));
+    let plain = Metered { plain: bounded(plain, most), left: Rc::clone(&left) };
+    let mut archive = tar::Archive::new(plain);
     for member in archive.entries().map_err(failed)? {
+        left.set(u64::MAX);
         unpacking.member(member.map_err(failed)?)?;
+        left.set(HEADERS_BYTES_MAX);
     }
     let Unpacking { target, relinked, .. } = unpacking;
     target.change_files(|content, meta| {
@@ -92,6 +98,27 @@ pub(super) fn unpack(
         }
     });
     Ok(())
+}
+
+/// Hands on so many bytes; reading further is an error.
+struct Metered {
+    plain: Input,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Metered {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            let reason =
+                format!("more than {HEADERS_BYTES_MAX} bytes of headers before one member");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        }
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.plain.read(&mut buffer[..most])?;
+        self.left.set(left - count as u64);
+        Ok(count)
+    }
 }
 
 /// Decompresses by content: what layers may be compressed with, and bzip2 and xz.

@@ -99,7 +99,8 @@ impl Store {
         };
         let mut archive = tar::Archive::new(input);
         let mut is_whole = false;
-        for entry in archive.entries().map_err(|error| reading.broken(&error))? {
+        // As they stand: a backup has no extension headers, which would be held in memory however long they are.
+        for entry in archive.entries().map_err(|error| reading.broken(&error))?.raw(true) {
             let entry = entry.map_err(|error| reading.broken(&error))?;
             if is_whole {
                 return Err(reading.refused("something follows its end"));

@@ -1,6 +1,8 @@
-//! L09, S26: what is small and becomes large, and processes that take all there is.
+//! L07, L09, S26: what is small and becomes large, and processes that take all there is.
 
 use std::{fs, io::Write as _};
+
+use tar::{EntryType, Header};
 
 use super::{Attack, Level, at_levels, everywhere, said};
 use crate::{
@@ -75,6 +77,27 @@ fn l09_what_unpacks_beyond_the_limit_is_refused_wherever_it_comes_from() {
             assert_eq!(done.code, 0, "{way}: {done}");
         }
         "refused with the way out"
+    });
+}
+
+#[test]
+fn l07_headers_without_end_are_refused_before_they_are_held() {
+    at_levels("L07 long", &[Level::Root], |attack| {
+        let long = vec![b'x'; 8 << 20];
+        for kind in [EntryType::XHeader, EntryType::GNULongName, EntryType::GNULongLink] {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            let tar = Tar::new().file("first", "1").raw(header, b"long", &long).file("f", "2");
+            for (way, done) in open_with(attack, &Layer::gzip(&tar.end()), "64g") {
+                let word = if way == "ADD" || way == "context" {
+                    "more than 2097152 bytes of headers before one member"
+                } else {
+                    "an extension of 8388608 bytes, the limit is 1048576"
+                };
+                assert!(done.code == 1 && done.err.contains(word), "{way}, {kind:?}: {done}");
+            }
+        }
+        "refused"
     });
 }
 
