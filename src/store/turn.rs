@@ -1,8 +1,7 @@
 //! Turns: of several processes that would do the same work, one does it and the others take its result.
 //!
-//! A turn is a locked file in `turns/`, named by the cache key, with the holder's process id in it. Who
-//! waits adds a byte: the holder then makes its result durable before it lets go, since only what is
-//! durable is seen by other processes. The file goes with the turn.
+//! A turn is a locked file in `turns/`, named by the cache key. Who waits adds a byte: the holder then makes its result
+//! durable before it lets go, since only what is durable is seen by other processes. The file goes with the turn.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -21,7 +20,7 @@ use crate::{
         Store, StoreError,
         error::{at, errno_at},
         facts::Access,
-        waits::{self, QUIET, out_of_patience},
+        waits::{self, Holder, QUIET, out_of_patience},
     },
 };
 
@@ -33,7 +32,6 @@ pub struct Turn {
     store: Store,
     file: File,
     path: PathBuf,
-    told_bytes: u64,
 }
 
 /// Whether to go on waiting.
@@ -47,7 +45,7 @@ pub enum Waiting {
 
 impl Store {
     /// Waits until no other process does the work of `key`. `look` is asked again and again while it
-    /// waits; once, after a second, with the process that is waited for. `None` when `look` says no, and
+    /// waits; once, after a second, with who is waited for. `None` when `look` says no, and
     /// where the store cannot be written to.
     ///
     /// # Errors
@@ -56,7 +54,7 @@ impl Store {
     pub fn turn(
         &self,
         key: CacheKey,
-        look: &mut dyn FnMut(Option<&str>) -> Waiting,
+        look: &mut dyn FnMut(Option<&Holder>) -> Waiting,
     ) -> Result<Option<Turn>, StoreError> {
         if self.shared.facts().access() == Access::ReadOnly {
             return Ok(None);
@@ -76,12 +74,8 @@ impl Store {
             let mut file = file.map_err(at(&path))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if is_named(&file, &path) => {
-                    let pid = format!("{}\n", std::process::id());
-                    file.set_len(0)
-                        .and_then(|()| file.write_all(pid.as_bytes()))
-                        .map_err(at(&path))?;
-                    let (store, told_bytes) = (self.clone(), pid.len() as u64);
-                    return Ok(Some(Turn { store, file, path, told_bytes }));
+                    // Whoever asked one that was killed asks this one as well: what stands in it stays.
+                    return Ok(Some(Turn { store: self.clone(), file, path }));
                 }
                 // The one before took its file with it.
                 Ok(()) => continue,
@@ -94,9 +88,9 @@ impl Store {
                 has_asked = Some(inode);
             }
             out_of_patience(&path, started, &self.shared.patience, || waits::holder(&file))?;
-            let holder = (started.elapsed() >= QUIET && !is_told).then(|| holder(&path));
+            let holder = (started.elapsed() >= QUIET && !is_told).then(|| waits::holder(&file));
             is_told |= holder.is_some();
-            if look(holder.as_deref()) == Waiting::No {
+            if look(holder.as_ref()) == Waiting::No {
                 return Ok(None);
             }
             thread::sleep(LOOK_EVERY);
@@ -106,7 +100,7 @@ impl Store {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let is_waited_for = self.file.metadata().is_ok_and(|found| found.len() > self.told_bytes);
+        let is_waited_for = self.file.metadata().is_ok_and(|found| found.len() > 0);
         if is_waited_for {
             // What cannot be made durable is done again by who waits.
             drop(self.store.flush());
@@ -138,11 +132,6 @@ fn is_named(file: &File, path: &Path) -> bool {
     let inode =
         |found: io::Result<fs::Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
     inode(file.metadata()) == inode(fs::metadata(path))
-}
-
-fn holder(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -53,10 +53,10 @@ impl Machine<'_> {
         key: CacheKey,
     ) -> Result<Option<Turn>, BuildError> {
         let turn = self.workshop.store.turn(key, &mut |holder| {
-            if let Some(pid) = holder {
+            if let Some(holder) = holder {
                 let image = Some(self.request.name.clone());
                 let step = self.step_words(id);
-                let text = format!("{step} waits for process {pid}, which does the same");
+                let text = format!("{step} waits for {holder}, which does the same");
                 (self.workshop.emit)(Event::Warning { image, text });
             }
             match self.workshop.cancel.load(Ordering::Relaxed) {
