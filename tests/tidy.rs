@@ -203,6 +203,26 @@ fn nothing_is_left_undone_and_nothing_is_switched_off() {
     assert!(broken.is_empty(), "leftovers:\n{}", broken.join("\n"));
 }
 
+/// Lists of what may go wrong, and how long each is: faults, hostile layers, attacks on the sandbox.
+const CASES: [(char, usize); 3] = [('f', 25), ('l', 30), ('s', 35)];
+/// Not tested under its own number: it stands for the cases of registries.
+const CASES_BY_OTHER_NAMES: [&str; 1] = ["f23"];
+
+#[test]
+fn every_case_has_a_test_that_is_named_after_it() {
+    let sources: Vec<Source> = sources("src").into_iter().chain(sources("tests")).collect();
+    let tests = sources.iter().flat_map(|source| source.text.split("#[test]").skip(1));
+    let names =
+        tests.filter_map(|after| after.split_once("fn ")?.1.split_once('(')).map(|name| name.0);
+    let named: BTreeSet<&str> = names.flat_map(|name| name.split('_')).collect();
+    let cases =
+        CASES.iter().flat_map(|(list, most)| (1..=*most).map(move |n| format!("{list}{n:02}")));
+    let missing: Vec<String> = cases
+        .filter(|case| !named.contains(&**case) && !CASES_BY_OTHER_NAMES.contains(&&**case))
+        .collect();
+    assert!(missing.is_empty(), "no test is named after {missing:?}");
+}
+
 #[test]
 fn the_library_neither_prints_nor_looks_around_nor_exits() {
     let is_library = |module: &str| !["cli", "main"].contains(&module);

@@ -1,4 +1,6 @@
-//! What hostile images, Dockerfiles and processes try: cases S01 to S35, through the binary, at every privilege level.
+//! What hostile images, Dockerfiles and processes try: cases S01 to S35 and L01 to L30, through the binary, at every
+//! privilege level. L01 to L12 and L21 to L25 are tried on the reader of layers alone as well (`src/layer/hostile.rs`); L27 is in
+//! `platforms.rs`.
 //!
 //! Each case prints its rows, `case, environment, result`: `cargo test --test e2e attacks -- --show-output` shows the table.
 //! A word planted in files of the host and in the tool's environment (the canary) must appear in no store, image, log or
