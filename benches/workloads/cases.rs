@@ -102,7 +102,7 @@ const fn workload(
     Workload { name, what, target, fill }
 }
 
-pub(crate) const ALL: [Workload; 20] = [
+pub(crate) const ALL: [Workload; 21] = [
     workload("start", "--version; floor: true", Target::At(0.004), start),
     workload(
         "W1",
@@ -184,6 +184,12 @@ pub(crate) const ALL: [Workload; 20] = [
         tree_build,
     ),
     workload("W10p", "push of it; floor: tar | gzip -1", Target::At(0.25), transfers::tree),
+    workload(
+        "W10s",
+        "20,000 files of 200 MB, one changed: build and push, as one layer and split; floor: find",
+        Target::Unset,
+        transfers::tree_split,
+    ),
     workload(
         "W11",
         "empty store: FROM debian of a registry + one COPY; floors: manifest and config, and the layers unpacked or only read",

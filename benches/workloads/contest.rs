@@ -67,6 +67,7 @@ impl Figure {
 pub(crate) struct Contest {
     contenders: Vec<Contender>,
     notes: Vec<String>,
+    last_notes: Vec<Box<dyn Fn() -> String>>,
 }
 
 impl Contest {
@@ -86,6 +87,11 @@ impl Contest {
 
     pub(crate) fn note(&mut self, note: String) {
         self.notes.push(note);
+    }
+
+    /// A note on what is known only at the end.
+    pub(crate) fn note_at_the_end(&mut self, note: impl Fn() -> String + 'static) {
+        self.last_notes.push(Box::new(note));
     }
 
     /// Measures; a contender that fails is out, and says why. Round 0 warms up and does not count; without
@@ -112,6 +118,8 @@ impl Contest {
             daemon_bytes: contender.samples.iter().filter_map(|it| it.daemon_bytes).max(),
             failure: contender.failure,
         });
-        (figures.collect(), self.notes)
+        let figures = figures.collect();
+        self.notes.extend(self.last_notes.iter().map(|note| note()));
+        (figures, self.notes)
     }
 }

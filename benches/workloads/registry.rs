@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -17,6 +17,7 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// A registry that runs while this lives.
 pub(crate) struct Registry {
     child: Child,
+    folder: PathBuf,
     pub(crate) address: String,
     pub(crate) kind: &'static str,
 }
@@ -64,7 +65,7 @@ impl Registry {
             command.args(["serve", "--plain-http", "--no-login", "--address", &address]);
         }
         let child = tools::ends_with_us("KILL", &command).spawn()?;
-        let registry = Self { child, address, kind };
+        let registry = Self { child, folder, address, kind };
         let started = Instant::now();
         while registry.request("GET", "/v2/").is_err() {
             if started.elapsed() > START_MAX {
@@ -73,6 +74,24 @@ impl Registry {
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(registry)
+    }
+
+    /// What all that was pushed to it takes, in bytes.
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
+        let mut pending = vec![self.folder.clone()];
+        let mut bytes = 0;
+        while let Some(folder) = pending.pop() {
+            for entry in fs::read_dir(folder)? {
+                let entry = entry?;
+                let found = entry.metadata()?;
+                if found.is_dir() {
+                    pending.push(entry.path());
+                } else {
+                    bytes += found.len();
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     /// One request on a connection of its own: what was answered, headers and all.

@@ -20,10 +20,12 @@ pub(crate) enum Target {
     Files(f64),
     /// For as large a file as W5 has there, and proportionally.
     Large(f64),
+    /// None: two ways of ours are held against each other.
+    Unset,
 }
 
 impl Target {
-    /// Seconds for what was measured; `None` without the floor that it stands on.
+    /// Seconds for what was measured; `None` where there is no target, or not the floor that it stands on.
     pub(crate) fn seconds(self, settings: &Settings, floor: Option<f64>) -> Option<f64> {
         let share = |count: usize, of: usize| count as f64 / of as f64;
         match self {
@@ -31,6 +33,7 @@ impl Target {
             Self::AboveFloor(seconds) => floor.map(|floor| floor + seconds),
             Self::Files(seconds) => Some(seconds * share(settings.files, FILES)),
             Self::Large(seconds) => Some(seconds * share(settings.large_mib, LARGE_MIB)),
+            Self::Unset => None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The workloads that talk to a registry: pushes, and builds that start with nothing.
 
-use std::{fs, path::Path, rc::Rc, time::Instant};
+use std::{cell::Cell, fs, path::Path, rc::Rc, time::Instant};
 
 use crate::{
     cases::{
@@ -10,7 +10,7 @@ use crate::{
     ground::{context, settle},
     measure::Sample,
     registry::Registry,
-    tools::{Compression, Tool},
+    tools::{Bench, Compression, Tool},
 };
 
 /// Every tool builds (not measured) and then pushes to a name of its own and of the round.
@@ -76,6 +76,45 @@ pub(crate) fn tree(place: &Place<'_>, contest: &mut Contest) -> Outcome {
         &context,
         &format!("{WALK} > /dev/null; tar -cf - tree | gzip -1 > /dev/null"),
     );
+    Ok(())
+}
+
+/// Ours alone, since no other tool splits a COPY.
+pub(crate) fn tree_split(place: &Place<'_>, contest: &mut Contest) -> Outcome {
+    let context = with_tree(place.ground, 20_000, 10_000)?;
+    let registry = Rc::new(Registry::start(place.path()).map_err(text)?);
+    contest.note(format!("registry: {}", registry.kind));
+    let Some(bench) = place.benches().find(|bench| bench.tool == Tool::Idpbuilder) else {
+        return Ok(());
+    };
+    let ways: [(&'static str, &'static [&'static str]); 2] =
+        [("one layer", &[]), ("split", &["--split-layers"])];
+    for (number, (name, flags)) in ways.into_iter().enumerate() {
+        let (bench, context) = (bench.numbered(number), context.clone());
+        let tag = format!("{}/tree{number}:1", registry.address);
+        let build = move |bench: &Bench, context: &Path, tag: &str| {
+            let mut build = bench.build(context, tag);
+            bench.run(build.args(flags))
+        };
+        let ready = bench.fresh(&place.settings.bases.busybox);
+        let ready = ready.and_then(|()| build(&bench, &context, &tag));
+        let ready = ready.and_then(|_| bench.run(&mut bench.push(&tag, Compression::Gzip)));
+        let sent = Rc::new(Cell::new(0));
+        let (last, changed, there) = (Rc::clone(&sent), context.clone(), Rc::clone(&registry));
+        contest.note_at_the_end(move || {
+            format!("{name}: the last push sent {:.1} MB", last.get() as f64 / 1e6)
+        });
+        let run = move |_| {
+            let before = there.bytes().map_err(text)?;
+            let built = build(&bench, &context, &tag)?;
+            let pushed = bench.run(&mut bench.push(&tag, Compression::Gzip))?;
+            sent.set(there.bytes().map_err(text)? - before);
+            Ok(built.then(pushed))
+        };
+        let change = move |round| change_one(&changed, round).map_err(text);
+        contest.add_ready(ready.map(drop), Contender::new(name, change, run));
+    }
+    place.floor(contest, &context, &format!("{WALK} > /dev/null"));
     Ok(())
 }
 
