@@ -99,6 +99,8 @@ const MUTABLE_STATICS: &[(&str, &str)] = &[
     ("src/sandbox/cgroup.rs", "NEXT"),
     ("src/store/mod.rs", "OPEN"),
     ("src/store/mod.rs", "CLOSED"),
+    // Signals are the whole program's.
+    ("src/cli/setup.rs", "STOPPED_BY"),
 ];
 
 /// Where `unsafe` code may be.

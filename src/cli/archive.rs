@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{self, IsTerminal as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -23,15 +25,16 @@ use super::{
 #[command(after_help = concat!(
     "Examples:\n",
     "  idpbuilder save -o demo.tar demo:v1\n",
+    "  idpbuilder save demo:v1 | ssh other idpbuilder load\n",
     "  idpbuilder save --form docker -o demo.tar demo:v1     (for `docker load`)"
 ))]
 pub(super) struct SaveArgs {
     /// Names or ids of images.
     #[arg(required = true)]
     images: Vec<String>,
-    /// File or folder to write.
+    /// File or folder to write; standard output without it, or for `-`.
     #[arg(short, long)]
-    output: PathBuf,
+    output: Option<PathBuf>,
     /// What is written.
     #[arg(long, value_enum, default_value_t = Form::Oci)]
     form: Form,
@@ -55,15 +58,23 @@ enum Form {
     "  idpbuilder load -i layout-folder -t demo:v1"
 ))]
 pub(super) struct LoadArgs {
-    /// OCI layout (folder or tar file), or docker archive.
+    /// OCI layout (folder or tar file), or docker archive; standard input without it, or for `-`.
     #[arg(short, long)]
-    input: PathBuf,
+    input: Option<PathBuf>,
     /// Name for the image, when there is one image only.
     #[arg(short, long)]
     tag: Option<String>,
 }
 
 pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliError> {
+    let file = args.output.as_ref().filter(|file| file.as_os_str() != "-");
+    if file.is_none() && (args.form == Form::OciDir || io::stdout().is_terminal()) {
+        let error = CliError::new(
+            CONFIGURATION,
+            "an archive is nothing for a terminal, nor a folder for a pipe",
+        );
+        return Err(error.with_help("--output names a file or folder"));
+    }
     let store = setup::store()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
@@ -77,13 +88,15 @@ pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliErro
     }
     let output = OutputPlan {
         kind: if args.form == Form::Docker { OutputKind::Docker } else { OutputKind::Oci },
-        destination: Some(args.output.clone()),
+        destination: file.cloned(),
         archive: args.form != Form::OciDir,
         compression: None,
         options: BTreeMap::new(),
     };
     setup::unless_cancelled(&cancel, image::write_output(&store, &records, &output))?;
-    setup::print(&format!("{}\n", args.output.display()));
+    if let Some(file) = file {
+        setup::print(&format!("{}\n", file.display()));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,12 +120,32 @@ async fn fetch_absent(
 }
 
 pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliError> {
+    let named = args.input.as_ref().filter(|file| file.as_os_str() != "-");
+    let (input, _spooled) = match named {
+        Some(file) => {
+            fs::metadata(file).map_err(|error| {
+                CliError::new(CONFIGURATION, format!("{}: {error}", file.display()))
+            })?;
+            (file.clone(), None)
+        }
+        None if io::stdin().is_terminal() => {
+            let error = CliError::new(
+                CONFIGURATION,
+                "there is nothing to load: no file is named, and no pipe is there",
+            );
+            return Err(error.with_help("for example: idpbuilder load --input demo.tar"));
+        }
+        None => {
+            let (path, spooled, _) = setup::spool_input()?;
+            (path, Some(spooled))
+        }
+    };
     let store = setup::store()?;
     let _lease = store.lease()?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     store.stop_writing_when(&cancel);
-    let found = setup::unless_cancelled(&cancel, image::import(&store, &args.input))?;
+    let found = setup::unless_cancelled(&cancel, image::import(&store, &input))?;
     if args.tag.is_some() && found.len() != 1 {
         let message = format!("--tag names one image, the file holds {}", found.len());
         return Err(CliError::new(CONFIGURATION, message));

@@ -105,7 +105,10 @@ fn show(registry: &str) -> Result<ExitCode, CliError> {
 fn trust_file(store: &TrustStore, registry: &str, file: &PathBuf) -> Result<ExitCode, CliError> {
     let pem = std::fs::read(file)
         .map_err(|error| CliError::new(CONFIGURATION, format!("{}: {error}", file.display())))?;
-    let path = store.trust(registry, &pem).map_err(|error| failed(&error))?;
+    let path = store.trust(registry, &pem).map_err(|error| {
+        let is_other = matches!(error, TrustError::NotPem(_));
+        failed(&if is_other { TrustError::NotPem(file.display().to_string()) } else { error })
+    })?;
     setup::print(&format!("trusted for {registry}: {}\n", path.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -134,7 +137,10 @@ fn trust_presented(
                 .with_help(format!("idpbuilder cert trust {registry} --fingerprint {shown}")));
         }
         None => {
-            let answer = login::ask("Trust it for this registry? [y/N] ")?;
+            let answer = login::ask(
+                "Trust it for this registry? [y/N] ",
+                "--fingerprint says which is meant",
+            )?;
             if !matches!(answer.as_str(), "y" | "Y" | "yes") {
                 return Err(CliError::new(TRUST, "nothing was trusted"));
             }

@@ -18,6 +18,7 @@ use idpbuilder::{
 use super::{
     failure::{CONFIGURATION, CliError, ENVIRONMENT},
     setup::{self, STORE_MAX_SIZE},
+    store::counted,
 };
 
 /// Seconds of a day.
@@ -67,8 +68,9 @@ pub(super) fn df(_args: &DfArgs) -> Result<ExitCode, CliError> {
     add("logs", logs.files.to_string(), logs.bytes);
     add("of it, needed by no image", String::new(), usage.reclaimable_bytes);
     setup::print(&format!(
-        "{table}\n{} images, {} cached steps\n",
-        usage.images, usage.cache_records
+        "{table}\n{}, {}\n",
+        counted(usage.images, "image"),
+        counted(usage.cache_records, "cached step")
     ));
     Ok(ExitCode::SUCCESS)
 }

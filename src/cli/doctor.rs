@@ -8,7 +8,9 @@ use idpbuilder::{
     trust::TrustStore,
 };
 
-use super::{credentials, embedded, failure::CliError, sandbox::SandboxArgs, setup};
+use super::{
+    credentials, embedded, failure::CliError, sandbox::SandboxArgs, setup, store::counted,
+};
 
 #[derive(clap::Args)]
 pub(super) struct DoctorArgs {
@@ -51,7 +53,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     line(
         &mut text,
         "store",
-        &format!("{} ({}, {size})", store.root().display(), images(usage.images)),
+        &format!("{} ({}, {size})", store.root().display(), counted(usage.images, "image")),
     );
     let certificates = TrustStore::new(&setup::home()?.join("certs"));
     let trusted = certificates.list().map_or(0, |trusted| trusted.len());
@@ -109,7 +111,12 @@ fn private_users(folder: &Path, wanted: &Wanted) -> String {
         Ok(()) => "`private` gives a RUN ids that are nobody's; ports below 1024 with --network none or sandbox alone"
             .to_owned(),
         Err(Obstacle { reason, .. }) => {
-            format!("no `private`: {}", reason.trim_start_matches("RUN is not possible here: "))
+            format!(
+                "no `private`: {}",
+                reason
+                    .trim_start_matches("RUN is not possible here: ")
+                    .trim_start_matches("`--userns private`: ")
+            )
         }
     }
 }
@@ -159,10 +166,6 @@ fn json(ability: &Ability) -> serde_json::Value {
         "abstract_sockets_closed": sandbox::closes_abstract_sockets(),
         "notes": ability.notes,
     })
-}
-
-fn images(count: u64) -> String {
-    if count == 1 { "1 image".to_owned() } else { format!("{count} images") }
 }
 
 fn line(text: &mut String, name: &str, value: &str) {

@@ -5,6 +5,8 @@
     reason = "what has no message or code of its own here has those of its kind"
 )]
 
+use std::{io::ErrorKind, path::Path};
+
 use idpbuilder::{
     build::{BuildError, BuildFailure, files::FilesError},
     dockerfile::DockerfileError,
@@ -268,20 +270,12 @@ fn exec_text(error: &ExecError) -> String {
         ExecError::Image { image, source } => image_text(&format!("{image}: "), source),
         ExecError::Push { to, source, .. } => image_text(&format!("pushing {to}: "), source),
         ExecError::Registry(error) => registry_text("", error),
-        ExecError::File { what, path, source, .. }
-            if source.kind() == std::io::ErrorKind::NotFound =>
-        {
-            let message = format!("{what} {} does not exist", path.display());
-            let help = match *what {
-                "Dockerfile" => {
-                    vec![
-                        "name it with `-f FILE`, or `dockerfile \"…\"` in idpbuilder.kdl"
-                            .to_owned(),
-                    ]
-                }
-                _ => Vec::new(),
+        ExecError::File { image, what, path, source } => {
+            let message = match source.kind() {
+                ErrorKind::NotFound => format!("{image}: {what} {} does not exist", path.display()),
+                _ => format!("{image}: {error}"),
             };
-            message_text(&message, &help)
+            message_text(&safe_lines(&message), &file_help(what, path))
         }
         ExecError::Context { image, source } => {
             let (message, _, help) = describe(source);
@@ -292,6 +286,47 @@ fn exec_text(error: &ExecError) -> String {
         ExecError::Cancelled => "cancelled\n".to_owned(),
         other => message_text(&other.to_string(), &[]),
     }
+}
+
+/// The ways out when what the plan names cannot be read.
+fn file_help(what: &str, path: &Path) -> Vec<String> {
+    match what {
+        "Dockerfile" => {
+            let mut help = vec![
+                "`build -f FILE` names another one; so does `dockerfile \"FILE\"`, from the folder of idpbuilder.kdl"
+                    .to_owned(),
+            ];
+            let there = other_dockerfiles(path);
+            if !there.is_empty() {
+                help.insert(0, format!("there is {}", there.join(", ")));
+            }
+            help
+        }
+        "build context" => {
+            vec!["`context \"FOLDER\"` is meant from the folder of idpbuilder.kdl".to_owned()]
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Files beside one that is missing, whose names say that they are Dockerfiles.
+fn other_dockerfiles(missing: &Path) -> Vec<String> {
+    const SHOWN_MAX: usize = 3;
+    let folder = missing.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let entries =
+        std::fs::read_dir(folder.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| {
+            let name = name.to_ascii_lowercase();
+            name.contains("dockerfile") || name.contains("containerfile")
+        })
+        .filter(|name| !name.ends_with(".dockerignore"))
+        .collect();
+    names.sort();
+    names.truncate(SHOWN_MAX);
+    names
 }
 
 fn build_text(failure: &BuildFailure) -> String {

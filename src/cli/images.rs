@@ -223,10 +223,17 @@ pub(super) fn find_one(store: &Store, name: &str) -> Result<ImageRecord, CliErro
 fn not_found(store: &Store, name: &str) -> Result<CliError, CliError> {
     const NEAR: f64 = 0.7;
     let names = store.images()?.into_iter().filter_map(|record| record.reference);
-    let names = names.filter_map(|name| name.parse::<Reference>().ok()).map(|name| name.familiar());
+    let names: Vec<Reference> = names.filter_map(|name| name.parse().ok()).collect();
+    let error = CliError::new(NOT_FOUND, format!("image {name} not found in the store"));
+    // Images of a project have short names there, and long ones in the store.
+    let last = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let short = last(name).split([':', '@']).next().unwrap_or_default().to_owned();
+    if let Some(known) = names.iter().find(|known| last(known.repository()) == short) {
+        return Ok(error.with_help(format!("did you mean {}?", known.familiar())));
+    }
+    let names = names.iter().map(Reference::familiar);
     let nearest = names.map(|known| (strsim::normalized_damerau_levenshtein(&known, name), known));
     let nearest = nearest.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= NEAR);
-    let error = CliError::new(NOT_FOUND, format!("image {name} not found in the store"));
     Ok(match nearest {
         Some((_, known)) => error.with_help(format!("did you mean {known}?")),
         None => error.with_help("`idpbuilder images` lists what is here"),

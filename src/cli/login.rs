@@ -53,7 +53,7 @@ pub(super) struct LogoutArgs {
 pub(super) fn login(args: &LoginArgs) -> Result<ExitCode, CliError> {
     let username = match &args.username {
         Some(username) => username.clone(),
-        None => ask("Username: ")?,
+        None => ask("Username: ", "--username NAME gives it")?,
     };
     let password = if args.password_stdin { read_password()? } else { ask_hidden("Password: ")? };
     let given = Credentials::Basic { username: username.clone(), password: password.clone() };
@@ -149,12 +149,12 @@ pub(super) fn read_password() -> Result<String, CliError> {
     Ok(password.to_owned())
 }
 
-/// Asks on the terminal; without one there is nobody to ask.
-pub(super) fn ask(question: &str) -> Result<String, CliError> {
+/// Asks on the terminal; without one there is nobody to ask, and `instead` says what does.
+pub(super) fn ask(question: &str, instead: &str) -> Result<String, CliError> {
     if !io::stdin().is_terminal() {
-        let message = format!("{} is needed, and there is no terminal to ask on", question.trim());
-        return Err(CliError::new(CONFIGURATION, message)
-            .with_help("give it as a flag: --username NAME --password-stdin"));
+        let asked = question.trim_end_matches([':', ' ']);
+        let message = format!("there is no terminal to ask on: {asked}");
+        return Err(CliError::new(CONFIGURATION, message).with_help(instead));
     }
     let mut out = io::stderr();
     drop(out.write_all(question.as_bytes()).and_then(|()| out.flush()));
@@ -167,12 +167,13 @@ pub(super) fn ask(question: &str) -> Result<String, CliError> {
 fn ask_hidden(question: &str) -> Result<String, CliError> {
     use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
     let stdin = io::stdin();
-    let Ok(before) = tcgetattr(&stdin) else { return ask(question) };
+    let instead = "--password-stdin reads it from standard input";
+    let Ok(before) = tcgetattr(&stdin) else { return ask(question, instead) };
     let mut hidden = before.clone();
     hidden.local_modes.remove(LocalModes::ECHO);
     // A terminal that cannot be told shows what is typed.
     let _shown = tcsetattr(&stdin, OptionalActions::Flush, &hidden);
-    let answer = ask(question);
+    let answer = ask(question, instead);
     let _shown = tcsetattr(&stdin, OptionalActions::Flush, &before);
     setup::tell("");
     answer

@@ -45,18 +45,38 @@ mod watch;
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use failure::CliError;
+
+/// The verbs stand in groups, which clap does not know: [`grouped`] puts them in front of the flags.
+const TEMPLATE: &str =
+    "{about-with-newline}\n{usage-heading} {usage}\n\n{before-help}Options:\n{options}{after-help}";
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done                                         4  authentication
+  1  a build step failed; verify: other bytes;    5  TLS or trust
+     store check: damage                          6  network or registry, after retries
+  2  image not found                              8  this machine cannot do it (`doctor`)
+  3  command line, project file or Dockerfile    70  our bug
+     invalid                                    130  ^C (143 SIGTERM, 129 SIGHUP)
+
+`idpbuilder VERB --help` has the flags of a verb and examples. A first project: idpbuilder init";
+
+/// Verbs by what they are for, in the order of use.
+const GROUPS: &[(&str, &[&str])] = &[
+    ("Work with a project", &["init", "run", "watch", "plan", "explain", "lock"]),
+    ("Build and move one image", &["build", "check", "push", "pull", "save", "load"]),
+    ("Look and name", &["images", "tag", "rmi", "history", "inspect", "verify"]),
+    ("Talk to registries", &["login", "logout", "cert", "serve"]),
+    ("Keep house", &["df", "prune", "cache", "store", "doctor", "debug", "completions", "version"]),
+];
 
 /// Builds, keeps and pushes container images, as declared in idpbuilder.kdl; no daemon needed.
 #[derive(Parser)]
 #[command(name = "idpbuilder", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 done · 1 a build step failed, verify found other bytes, or store check damage · 2 image not found · 3 configuration or Dockerfile \
-invalid · 4 authentication · 5 TLS or trust · 6 network or registry · 8 environment cannot do it · \
-70 our bug · 130 interrupted (143 by SIGTERM, 129 by SIGHUP)"
-)]
+#[command(help_template = TEMPLATE, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -66,6 +86,7 @@ struct Cli {
 
 /// Flags that every verb takes.
 #[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Options of every verb")]
 struct Global {
     /// How progress is shown.
     #[arg(long, global = true, value_enum, default_value_t = ProgressMode::Auto, value_name = "MODE")]
@@ -169,10 +190,28 @@ enum Verb {
     Internal(internal::InternalVerb),
 }
 
+/// The command line, with its verbs in groups.
+pub(super) fn command() -> clap::Command {
+    let command = Cli::command();
+    let mut text = String::new();
+    for (title, verbs) in GROUPS {
+        text.push_str(&format!("{title}:\n"));
+        for verb in *verbs {
+            let found = command.find_subcommand(verb).expect("the table names verbs");
+            let about = found.get_about().map(ToString::to_string).unwrap_or_default();
+            let alias = found.get_visible_aliases().next();
+            let alias = alias.map(|alias| format!(" [alias: {alias}]")).unwrap_or_default();
+            text.push_str(&format!("  {verb:<12} {about}{alias}\n"));
+        }
+        text.push('\n');
+    }
+    command.before_help(text.trim_end().to_owned())
+}
+
 /// Runs one invocation.
 pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = std::iter::once("idpbuilder".into()).chain(args).collect();
-    let cli = match on_own_stack(|| Cli::try_parse_from(&argv)) {
+    let cli = match on_own_stack(|| parse(&argv)) {
         Ok(cli) => cli,
         Err(error) => {
             // `--help` and `--version` are answers; all else is a mistake in the command line.
@@ -202,6 +241,10 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(setup::code_of_signal(error.exit_code()))
         }
     }
+}
+
+fn parse(argv: &[OsString]) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches_from(argv)?)
 }
 
 /// Works on a stack of a known size: that of the first thread is as large as whoever started us wanted (`ulimit -s`).
@@ -297,5 +340,22 @@ fn needs_namespace(verb: &Verb) -> bool {
         | Verb::Df(_)
         | Verb::Completions(_)
         | Verb::Version => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn help_shows_every_verb_once() {
+        let command = Cli::command();
+        let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+        let verbs: BTreeSet<&str> = verbs.map(clap::Command::get_name).collect();
+        let shown: Vec<&str> = GROUPS.iter().flat_map(|(_, verbs)| *verbs).copied().collect();
+        assert_eq!(shown.len(), verbs.len());
+        assert_eq!(shown.into_iter().collect::<BTreeSet<_>>(), verbs);
     }
 }

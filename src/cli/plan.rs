@@ -8,7 +8,7 @@ use super::{
     Global,
     failure::CliError,
     project::{self, ProjectArgs, SelectionArgs},
-    setup,
+    run, setup,
 };
 
 #[derive(clap::Args)]
@@ -35,7 +35,7 @@ enum Form {
     Json,
 }
 
-pub(super) fn plan(_global: &Global, args: &PlanArgs) -> Result<ExitCode, CliError> {
+pub(super) fn plan(global: &Global, args: &PlanArgs) -> Result<ExitCode, CliError> {
     let loaded = project::load(&args.project)?;
     let plan = project::plan(&loaded, &args.selection)?;
     let text = match args.format {
@@ -46,7 +46,7 @@ pub(super) fn plan(_global: &Global, args: &PlanArgs) -> Result<ExitCode, CliErr
         }
     };
     for warning in &plan.warnings {
-        setup::tell(&format!("warning: {warning}"));
+        run::notice(global, warning);
     }
     setup::print(&text);
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! `run`: everything that the project declares, built, stored and pushed.
 
-use std::{path::Path, process::ExitCode, sync::Arc, time::Instant};
+use std::{num::NonZero, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
     exec::{self, Network, OnFailure, Report, Setup},
@@ -48,7 +48,7 @@ pub(super) struct RunArgs {
 pub(super) struct RunningArgs {
     /// Steps at once.
     #[arg(short, long, value_name = "N")]
-    pub(super) jobs: Option<usize>,
+    pub(super) jobs: Option<NonZero<usize>>,
     /// After a failure, goes on with what does not need what failed.
     #[arg(long)]
     pub(super) keep_going: bool,

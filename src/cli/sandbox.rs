@@ -7,25 +7,28 @@ use idpbuilder::sandbox::{Isolation, Privileges, Snapshotter, UserIds, Wanted};
 
 use super::{failure::CliError, setup};
 
+/// Where the help of a verb shows these flags.
+const RUN_HEADING: &str = "How a RUN is run";
+
 /// How processes are run.
 #[derive(clap::Args, Clone, Default)]
 pub(super) struct SandboxArgs {
     /// Where the root file system of a RUN comes from; the first that works by default.
-    #[arg(long, value_enum, value_name = "NAME", hide_short_help = true)]
+    #[arg(help_heading = RUN_HEADING, long, value_enum, value_name = "NAME", hide_short_help = true)]
     snapshotter: Option<SnapshotterName>,
     /// Folder for the changes of a RUN with `--snapshotter overlay-elsewhere`: /var/tmp, /tmp or /dev/shm by
     /// default.
-    #[arg(long, value_name = "FOLDER", hide_short_help = true)]
+    #[arg(help_heading = RUN_HEADING, long, value_name = "FOLDER", hide_short_help = true)]
     scratch: Option<PathBuf>,
     /// `chroot` runs a RUN without isolation, in places that allow no other; `auto` isolates, or refuses.
-    #[arg(long, value_enum, value_name = "WAY", default_value_t)]
+    #[arg(help_heading = RUN_HEADING, long, value_enum, value_name = "WAY", default_value_t)]
     isolation: IsolationName,
     /// Which ids of this machine root's RUN has: `private` gives it a range that is nobody's, in a user namespace of
     /// its own; files keep the ids that they have with `host`.
-    #[arg(long, value_enum, value_name = "IDS", default_value_t)]
+    #[arg(help_heading = RUN_HEADING, long, value_enum, value_name = "IDS", default_value_t)]
     userns: UserIdsName,
     /// No program of a RUN gets more rights than who starts it: set-user-id programs such as su do not work.
-    #[arg(long)]
+    #[arg(help_heading = RUN_HEADING, long)]
     hardened: bool,
 }
 

@@ -5,7 +5,8 @@ use std::{
     ffi::OsString,
     fs,
     io::{self, IsTerminal as _, Read as _, Write as _},
-    os::unix::ffi::OsStringExt as _,
+    num::NonZero,
+    os::{fd::AsRawFd as _, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -220,7 +221,7 @@ pub(super) fn exec_setup(
         cancel,
         emit: emitter(global),
         logs: Some(private_folder(LOGS)?),
-        jobs: running.jobs.unwrap_or(cores.max(2)),
+        jobs: running.jobs.map_or(cores.max(2), NonZero::get),
         refresh: image::Refresh::Missing,
         cache_rules: CacheRules::default(),
         network: Network::Online,
@@ -236,6 +237,15 @@ pub(super) fn exec_setup(
         dns: dns(),
         embedded: embedded::setup()?,
     })
+}
+
+/// All of standard input as a file, with the path that it has while the file is open, and its size in bytes.
+pub(super) fn spool_input() -> Result<(PathBuf, fs::File, u64), CliError> {
+    let fail = |error: io::Error| CliError::new(CONFIGURATION, format!("standard input: {error}"));
+    // Without a name, so that nothing of it stays, whatever ends this program.
+    let mut file = tempfile::tempfile_in(private_folder("")?).map_err(fail)?;
+    let size = io::copy(&mut io::stdin(), &mut file).map_err(fail)?;
+    Ok((PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())), file, size))
 }
 
 /// Proxies by the variables that curl, git and Go know, in either case.

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Read as _},
-    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
@@ -127,10 +126,7 @@ impl SourceArgs {
         }
         let fail =
             |error: io::Error| CliError::new(CONFIGURATION, format!("standard input: {error}"));
-        // Without a name, so that nothing of it stays, whatever ends this program.
-        let mut file = tempfile::tempfile_in(setup::private_folder("")?).map_err(fail)?;
-        let size = io::copy(&mut io::stdin(), &mut file).map_err(fail)?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let (path, file, size) = setup::spool_input()?;
         let is_archive = File::open(&path).map(|input| files::is_archive(Box::new(input)));
         if is_archive.map_err(fail)? {
             let context = ContextPlan::Archive { archive: "standard input".to_owned(), path };

@@ -247,7 +247,7 @@ fn as_text(report: &RepairReport) -> String {
 }
 
 /// `1 image`, `2 images`.
-fn counted(count: u64, what: &str) -> String {
+pub(super) fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -19,20 +19,20 @@ pub enum ExecError {
     /// A build failed.
     #[error("{0}")]
     Build(#[from] BuildFailure),
-    /// A file that the plan names cannot be read.
-    #[error("{image}: {what} {path}: {source}")]
+    /// A file or folder that the plan names cannot be read.
+    #[error("{what} {path}: {source}")]
     File {
         /// The image.
         image: String,
-        /// What the file is, such as `Dockerfile`.
+        /// What it is, such as `Dockerfile`.
         what: &'static str,
-        /// The file.
+        /// Where.
         path: PathBuf,
         /// What the kernel said.
         source: std::io::Error,
     },
     /// A context that is no folder cannot be had, or its Dockerfile cannot.
-    #[error("{image}: {source}")]
+    #[error("{source}")]
     Context {
         /// The image.
         image: String,
@@ -40,7 +40,7 @@ pub enum ExecError {
         source: Box<BuildError>,
     },
     /// Naming or writing an image failed.
-    #[error("{image}: {source}")]
+    #[error("{source}")]
     Image {
         /// The image.
         image: String,

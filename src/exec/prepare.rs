@@ -321,10 +321,11 @@ fn context_folder(
     folder: &Path,
     dockerfile: Option<&Path>,
 ) -> Result<ContextFolder, ExecError> {
-    let ignore = ignore_text(folder, dockerfile).map_err(|(path, source)| {
-        let (image, what) = (image.to_owned(), "ignore file");
-        ExecError::File { image, what, path, source }
-    })?;
+    let unread =
+        |what, path, source| ExecError::File { image: image.to_owned(), what, path, source };
+    fs::read_dir(folder).map_err(|source| unread("build context", folder.to_owned(), source))?;
+    let ignore = ignore_text(folder, dockerfile)
+        .map_err(|(path, source)| unread("ignore file", path, source))?;
     Ok(ContextFolder { folder: folder.to_owned(), ignore })
 }
 

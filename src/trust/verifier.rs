@@ -221,6 +221,10 @@ fn explain(
             "it is an authority's certificate used by a server, and nobody said to trust it"
                 .to_owned()
         }
+        CertificateError::Other(other) => format!(
+            "its form is not accepted ({}): X.509 version 3 is needed, with its names as subjectAltName",
+            other.0
+        ),
         other => other.to_string(),
     }
 }

@@ -41,6 +41,12 @@ fn what_is_saved_can_be_loaded_elsewhere_with_the_same_id() {
         let found = other.run(["images", "--no-trunc", "--quiet", "demo"]).ok();
         assert_eq!(found.trim(), id.trim(), "{form}");
     }
+    user.script("idpbuilder save demo:v1 | gzip > pipe.tar.gz; idpbuilder rmi demo:v1").ok();
+    let piped = "idpbuilder load -q < pipe.tar.gz && cat pipe.tar.gz | idpbuilder load --input -";
+    assert!(user.script(piped).ok().contains("demo:v1"));
+    assert_eq!(user.run(["images", "--no-trunc", "--quiet", "demo"]).ok().trim(), id.trim());
+    user.run(["save", "--form", "oci-dir", "demo:v1"]).fails(3, &["--output"]);
+    assert!(!user.work().join("-").exists());
 }
 
 #[test]

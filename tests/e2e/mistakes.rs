@@ -22,11 +22,16 @@ fn a_missing_dockerfile_is_named_with_the_way_out() {
     let user = User::new();
     user.run(["build", "-t", "demo:v1", "."])
         .fails(3, &["Dockerfile", "does not exist", "-f FILE"]);
+    user.write("Dockerfile.prod", "FROM scratch\n");
+    user.run(["build", "."]).fails(3, &["there is Dockerfile.prod"]);
     user.write(
         "idpbuilder.kdl",
         "/- kdl-version 2\nimage app {\n    dockerfile \"app/Dockerfile\"\n}\n",
     );
-    user.run(["run"]).fails(3, &["app/Dockerfile"]);
+    let said = user.run(["run"]).fails(3, &["app/Dockerfile", "from the folder of idpbuilder.kdl"]);
+    assert!(!said.contains("failed: app:"), "the image is named once: {said}");
+    user.write("idpbuilder.kdl", "image app { context \"nowhere\" }\n");
+    user.run(["run"]).fails(3, &["app: build context", "nowhere does not exist"]);
 }
 
 #[test]
@@ -54,6 +59,25 @@ fn a_mistake_in_a_dockerfile_is_shown_at_its_line() {
 }
 
 #[test]
+fn a_base_without_its_argument_is_told_which() {
+    let user = User::new();
+    let unset = "FROM argument 'VERSON' is not declared";
+    user.build("FROM busybox:${VERSON}\n", &[]).fails(3, &["stage name", unset, "--build-arg"]);
+}
+
+#[test]
+fn what_cannot_be_asked_or_read_has_a_flag_or_a_file() {
+    let user = User::new();
+    user.run(["login", "reg.invalid"]).fails(3, &["no terminal to ask on: Username", "--username"]);
+    let login = ["login", "reg.invalid", "--username", "me"];
+    user.run(login).fails(3, &["no terminal to ask on: Password", "--password-stdin"]);
+    user.write("no.pem", "text");
+    user.run(["cert", "trust", "reg.invalid", "no.pem"]).fails(5, &["no.pem: not a PEM"]);
+    user.run(["load", "--input", "nowhere.tar"]).fails(3, &["nowhere.tar: No such file"]);
+    user.run(["run", "--jobs", "0"]).fails(3, &["--jobs"]);
+}
+
+#[test]
 fn an_unknown_stage_is_answered_with_the_stages_there_are() {
     let user = User::new();
     user.build("FROM busybox AS build\n", &["--target", "biuld"]).fails(3, &["biuld", "build"]);
@@ -62,6 +86,8 @@ fn an_unknown_stage_is_answered_with_the_stages_there_are() {
 #[test]
 fn an_unknown_image_is_answered_with_the_nearest_name() {
     let user = User::new();
+    user.build("FROM scratch\nENV A=1\n", &["-t", "localhost:5050/team/api:dev"]).ok();
+    user.run(["inspect", "api"]).fails(2, &["did you mean localhost:5050/team/api:dev?"]);
     user.build("FROM busybox\nENV A=1\n", &["-t", "demo:v1"]).ok();
     for args in
         [["push", "deno:v1"], ["history", "deno:v1"], ["inspect", "deno:v1"], ["rmi", "deno:v1"]]

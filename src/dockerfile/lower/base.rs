@@ -61,7 +61,13 @@ impl Build<'_> {
             if is_image && let Err(error) = state.base_name.parse::<Reference>() {
                 let message =
                     format!("failed to parse stage name {}: {error}", quoted(&state.base_name));
-                return Err(Failure::new(message).at(&state.from.location));
+                let failure = Failure::new(message).at(&state.from.location);
+                return Err(match self.report.said("UndefinedArgInFrom", &state.from.location) {
+                    Some(unset) => failure.help(format!(
+                        "{unset}: `ARG NAME=VALUE` before the first FROM, or --build-arg"
+                    )),
+                    None => failure,
+                });
             }
         }
         Ok(())

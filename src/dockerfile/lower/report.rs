@@ -75,6 +75,13 @@ impl<'a> Report<'a> {
         self.warn_elsewhere(rule, at, &at.location, message);
     }
 
+    /// What was said of a place under a rule.
+    pub(super) fn said(&self, rule: &str, location: &Location) -> Option<&str> {
+        let mut warnings = self.warnings.iter();
+        let found = warnings.find(|said| said.rule == rule && said.location == *location);
+        found.map(|warning| warning.message.as_str())
+    }
+
     /// Says something about an earlier place, under the rules of `at`.
     pub(super) fn warn_elsewhere(
         &mut self,

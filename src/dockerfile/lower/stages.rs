@@ -212,7 +212,7 @@ impl Build<'_> {
             let help = if names.is_empty() {
                 "no stage has a name: say `FROM … AS name`".to_owned()
             } else {
-                format!("the stages with a name are {}", names.join(", "))
+                format!("stages with a name: {}", names.join(", "))
             };
             Failure::new(with_suggestion(message, asked, &known)).help(help)
         })
