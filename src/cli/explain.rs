@@ -58,6 +58,9 @@ enum Form {
 /// What the steps of a run came to.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Explanation {
+    /// Images in the order of the plan, when one was announced.
+    #[serde(skip)]
+    images: Vec<String>,
     steps: Vec<Step>,
 }
 
@@ -105,6 +108,8 @@ impl Recorder {
                     component: component.clone(),
                     reason: reason.clone(),
                 });
+            } else if let Event::Planned { images, .. } = &event {
+                sink.lock().expect("nobody panics while holding it").images.clone_from(images);
             }
             emit(event);
         });
@@ -124,10 +129,10 @@ impl Recorder {
         drop(written);
     }
 
-    /// In the order of the steps, whatever order they ended in.
+    /// In the order of the plan and of the steps, whatever order they ended in.
     fn explanation(&self) -> Explanation {
         let mut taken = self.taken.lock().expect("nobody panics while holding it").clone();
-        let mut images: Vec<String> = Vec::new();
+        let mut images = std::mem::take(&mut taken.images);
         for step in &taken.steps {
             if !images.contains(&step.image) {
                 images.push(step.image.clone());
@@ -199,4 +204,34 @@ fn text(explanation: &Explanation) -> String {
         text.push_str("no steps\n");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn images_are_told_in_the_order_of_the_plan() {
+        let recorder = Recorder::beside(&idpbuilder::event::silent());
+        let images = ["base", "site"].map(str::to_owned);
+        (recorder.emit)(Event::Planned { images: images.to_vec(), steps: 4 });
+        for (image, step) in [("site", 1), ("base", 2), ("base", 1)] {
+            (recorder.emit)(Event::StepDone {
+                image: image.to_owned(),
+                step,
+                steps: 2,
+                name: String::new(),
+                outcome: Outcome::Built,
+                reason: None,
+                component: None,
+                duration: Duration::ZERO,
+            });
+        }
+        let told: Vec<_> =
+            recorder.explanation().steps.into_iter().map(|step| (step.image, step.step)).collect();
+        let [base, site] = images;
+        assert_eq!(told, [(base.clone(), 1), (base, 2), (site, 1)]);
+    }
 }

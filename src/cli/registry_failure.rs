@@ -58,6 +58,9 @@ fn registry_help(error: &RegistryError) -> Vec<String> {
             lines
         }
         RegistryError::Refused { help: Some(help), .. } => vec![help.clone()],
+        RegistryError::Refused { status: 400, url, .. } if url.starts_with("http://") => {
+            vec!["a server that speaks TLS may answer plain HTTP like this: leave `plain-http` out".to_owned()]
+        }
         RegistryError::Tls { registry, fingerprint, presented, .. } => {
             let mut lines = Vec::new();
             if let Some(presented) = presented {

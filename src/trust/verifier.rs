@@ -347,4 +347,14 @@ mod tests {
             assert!(!verdict(&[&leaf], &leaf, "other.localtest.me"), "{kind:?}");
         }
     }
+    #[test]
+    fn a_form_that_is_not_accepted_is_told_in_words() {
+        let facts = CertificateFacts::read(&shown(IdentityKind::SelfSigned)).unwrap();
+        let facts = CertificateFacts { is_ca: false, ..facts };
+        let error = OtherError(Arc::new(io::Error::other("UnsupportedCertVersion")));
+        let error = Error::InvalidCertificate(CertificateError::Other(error));
+        let name = ServerName::try_from(NAME).unwrap();
+        let said = explain(&error, &facts, &name, UnixTime::now());
+        assert!(said.contains("(UnsupportedCertVersion): X.509 version 3 is needed"), "{said}");
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::support::{
-    Done, User, json,
+    Done, ROOT, User, json,
     registry::{Registry, free_port},
 };
 
@@ -120,31 +120,47 @@ fn images_of_the_project_itself_need_no_lock() {
 }
 
 #[test]
-fn pull_says_when_a_registry_is_asked() {
+fn every_row_of_the_readme_says_when_a_registry_is_asked() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let rows = readme
+        .lines()
+        .filter(|line| line.starts_with("| `--pull") || line.starts_with("| `--offline"));
+    let mut tried = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [flags, moved, away, absent] = cells[..] else { panic!("{row}") };
+        for flag in flags.split('`').skip(1).step_by(2) {
+            pulled(Some(flag), [absent, moved, away]);
+            tried += 1;
+        }
+        if flags.ends_with("the default") {
+            pulled(None, [absent, moved, away]);
+        }
+    }
+    assert_eq!(tried, 6);
+}
+
+/// Builds with a flag: when the base is not in the store, when its name moved, and when its registry is gone.
+fn pulled(flag: Option<&str>, [absent, moved, away]: [&str; 3]) {
     let place = Place::new();
     let dockerfile = format!("FROM {}\nWORKDIR /w\n", place.base());
-    let build = |flag: &str| {
-        let out = ["--output", "type=local,dest=out", flag];
-        let flags: &[&str] = if flag.is_empty() { &out[..2] } else { &out };
-        place.user.build(&dockerfile, flags)
+    let build = |user: &User, flag: Option<&str>| {
+        let out = ["--output", "type=local,dest=out"].into_iter();
+        user.build(&dockerfile, &out.chain(flag).collect::<Vec<_>>())
     };
-    build("--pull=never").fails(2, &["not in the store", "--pull=never"]);
-    build("").ok();
+    let expect = |done: Done, cell: &str| match cell.strip_prefix("exit code ") {
+        Some(code) => drop(done.fails(code.parse().unwrap(), &["localhost"])),
+        None => drop(done.ok()),
+    };
+    expect(build(&place.user, flag), absent);
+    build(&place.user, None).ok();
     place.push("two");
-    for (flag, version) in
-        [("", "one"), ("--pull=missing", "one"), ("--pull=never", "one"), ("--pull=newer", "two")]
-    {
-        build(flag).ok();
-        assert_eq!(place.version(), version, "{flag}");
-    }
-    place.push("three");
-    build("--pull").ok();
-    assert_eq!(place.version(), "three");
-    let (base, user) = (place.base(), place.user);
+    expect(build(&place.user, flag), moved);
+    let version = if moved == "the new one" { "two" } else { "one" };
+    assert_eq!(place.version(), version, "{flag:?}");
+    let user = place.user;
     drop(place.registry);
-    let again = |flag: &str| user.build(&format!("FROM {base}\nWORKDIR /w\n"), &[flag]);
-    again("--pull=newer").ok();
-    again("--pull=always").fails(6, &["localhost"]);
+    expect(build(&user, flag), away);
 }
 
 /// Listens where a registry and a web server would be, and answers nobody.

@@ -161,6 +161,17 @@ fn a_wrong_password_is_no_reason_to_try_again() {
 }
 
 #[test]
+fn plain_http_to_a_registry_with_tls_is_told() {
+    let (registry, user) = (Registry::tls(), User::new());
+    let text = format!(
+        "registry r \"{}\" {{ plain-http }}\nimage a {{ dockerfile inline=\"FROM scratch\\nENV a=b\"; push r }}\n",
+        registry.address()
+    );
+    user.write("idpbuilder.kdl", &text);
+    user.run(["run"]).fails(6, &["HTTP 400", "leave `plain-http` out"]);
+}
+
+#[test]
 fn a_registry_that_is_down_is_named() {
     let user = User::new();
     let address = format!("127.0.0.1:{}", free_port());
