@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::scaled;
-use crate::support::{Done, Turn, User, base_contexts};
+use crate::support::{Done, User, base_contexts};
 
 /// What the machine has of a kind, as far as this test can have made it.
 fn machine(user: &User) -> BTreeMap<&'static str, usize> {
@@ -39,16 +39,18 @@ fn disk_kib(user: &User) -> u64 {
     done.ok().split_whitespace().next().unwrap().parse().unwrap()
 }
 
+/// Builds, two thirds of which are held against the first ones: a leak of one descriptor or thread in each is seen.
 /// The full count: `IDPB_BUILDS=1000 cargo test --test e2e f25`.
+const BUILDS: u64 = 30;
+
 #[test]
 fn f25_build_after_build_of_one_process_grows_nothing() {
-    let count = scaled("IDPB_BUILDS", 60);
-    let _turn = Turn::embedded();
+    let count = scaled("IDPB_BUILDS", BUILDS);
     let user = User::new();
     let base = base_contexts()[1].split_once('=').unwrap().1.to_owned();
     user.write("a", "first");
     user.write("Dockerfile", "FROM busybox\nCOPY a /a\nRUN cat /a > /b\n");
-    let project = "image app {\n tags dev\n build-context busybox=\"BASE\"\n}\n";
+    let project = "image app {\n export #false\n build-context busybox=\"BASE\"\n}\n";
     user.write("idpbuilder.kdl", &project.replace("BASE", &base));
     let mut command = user.idp();
     command.args(["--progress", "plain", "watch", "--no-push"]).stdout(Stdio::null());
@@ -94,7 +96,7 @@ fn f25_build_after_build_of_one_process_grows_nothing() {
 
 #[test]
 fn f25_build_after_build_of_many_processes_grows_nothing() {
-    let count = scaled("IDPB_BUILDS", 60) / 2;
+    let count = scaled("IDPB_BUILDS", BUILDS) / 2;
     let user = User::new();
     let build = |number: u64| {
         // The same layers again, made anew each time, and each with a process and limits.
