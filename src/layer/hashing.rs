@@ -1,5 +1,5 @@
-//! Hashing beside writing: the digest of a large layer is made on a thread of its own, while the next bytes are
-//! read and written.
+//! Hashing beside reading and writing: the digest of a large layer is made on a thread of its own, while the next bytes
+//! are read, decompressed and written.
 //!
 //! Knows pieces of bytes in their order; knows no archive. Small layers are hashed where they are.
 

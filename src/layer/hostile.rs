@@ -511,6 +511,38 @@ proptest! {
     }
 }
 
+/// A stream that breaks off is told of after what came before, whichever way its bytes come.
+#[test]
+fn what_comes_before_a_failure_is_seen_and_bytes_may_come_in_any_pieces() {
+    struct Drops<'a>(&'a [u8], usize);
+    impl std::io::Read for Drops<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = buffer.len().min(self.1).min(self.0.len());
+            if count == 0 {
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            buffer[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+    let large = vec![7; 3 << 20];
+    let tar = Tar::default().file("first").with(b'0', "large", "", &large).file("last").end();
+    let wanted = read_layer(tar.as_slice(), |_, _| Ok(())).unwrap();
+    assert_eq!(wanted.diff_id.0, crate::oci::Digest::of(&tar));
+    for step in [1000, 512 << 10] {
+        let whole = std::io::Read::take(Drops(&tar, step), tar.len() as u64);
+        assert_eq!(read_layer(whole, |_, _| Ok(())).unwrap().diff_id, wanted.diff_id);
+        let mut seen = 0;
+        let broken = read_layer(Drops(&tar[..tar.len() - 3 * BLOCK], step), |_, _| {
+            seen += 1;
+            Ok(())
+        });
+        let reset = |error: &LayerError| matches!(error, LayerError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionReset);
+        assert!(broken.as_ref().is_err_and(reset) && seen == 3, "{seen} {:?}", broken.err());
+    }
+}
+
 proptest! {
     // Every case starts a program.
     #![proptest_config(ProptestConfig::with_cases(48))]

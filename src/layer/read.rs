@@ -3,21 +3,22 @@
 //! Where GNU tar, Go and Python would read an archive differently, it is refused: what was scanned
 //! must be what is unpacked. Knows nothing of where entries go.
 
-use std::io::{self, BufRead as _, BufReader, Read};
+use std::io::{self, Read};
 
 use super::{
     LayerError, LayerSummary, attributes,
     contents::Contents,
+    hashing::PieceHasher,
     header::{self, BLOCK, EXTENSION_BYTES_MAX, Header},
     write::{self, OPAQUE, WHITEOUT},
 };
 use crate::{
-    oci::{DiffId, Hasher},
+    oci::DiffId,
     tree::{Change, Entry, Kind, Meta, Timestamp, TreePath, Xattrs},
 };
 
-/// Size of the read buffer in bytes.
-const BUFFER_BYTES: usize = 256 << 10;
+/// The archive is read and hashed in pieces of this size, in bytes.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// Most extension headers before one entry; writers use at most four.
 const EXTENSIONS_MAX: usize = 16;
@@ -70,33 +71,59 @@ pub fn read_layer(
     })
 }
 
-/// The archive, hashed and counted as it is consumed.
+/// The archive, counted as it is consumed; a piece is hashed when all of it was, beside the next one being decompressed.
 struct Input<R> {
-    reader: BufReader<R>,
-    hasher: Hasher,
+    reader: R,
+    hasher: PieceHasher,
+    piece: Vec<u8>,
+    /// Bytes of the piece that are consumed.
+    taken: usize,
+    /// What ended the reading, to be told when all before it is consumed.
+    failed: Option<io::Error>,
     position: u64,
 }
 
 impl<R: Read> Input<R> {
     fn new(reader: R) -> Self {
-        let reader = BufReader::with_capacity(BUFFER_BYTES, reader);
-        Self { reader, hasher: Hasher::new(), position: 0 }
+        let (hasher, piece) = (PieceHasher::new(), Vec::new());
+        Self { reader, hasher, piece, taken: 0, failed: None, position: 0 }
     }
 
+    /// What is there and not consumed; empty at the end alone.
     fn fill(&mut self) -> io::Result<&[u8]> {
-        // `fill_buf` twice, since a borrow cannot leave a loop.
-        loop {
-            match self.reader.fill_buf() {
+        if self.taken == self.piece.len() {
+            self.next_piece()?;
+        }
+        Ok(&self.piece[self.taken..])
+    }
+
+    fn next_piece(&mut self) -> io::Result<()> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if !self.piece.is_empty() {
+            self.piece = self.hasher.take(std::mem::take(&mut self.piece));
+        }
+        self.taken = 0;
+        self.piece.resize(PIECE_BYTES, 0);
+        let mut filled = 0;
+        while filled < PIECE_BYTES {
+            match self.reader.read(&mut self.piece[filled..]) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-                Ok(_) => return self.reader.fill_buf(),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
             }
         }
+        self.piece.truncate(filled);
+        self.failed.take_if(|_| filled == 0).map_or(Ok(()), Err)
     }
 
     fn consume(&mut self, count: usize) {
-        self.hasher.update(&self.reader.buffer()[..count]);
-        self.reader.consume(count);
+        self.taken += count;
         self.position += count as u64;
     }
 
