@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use idpbuilder::{
     report::bytes,
-    sandbox::{self, Ability, Obstacle, UserIds, Wanted},
+    sandbox::{self, Ability, Isolation, Obstacle, UserIds, Wanted},
     trust::TrustStore,
 };
 
@@ -40,7 +40,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     line(&mut text, "limits", &limits(&ability));
     line(&mut text, "processors", &processors(&ability));
     line(&mut text, "--userns", &private_users(store.root(), &args.sandbox.wanted()?));
-    line(&mut text, "sockets", abstract_sockets());
+    line(&mut text, "sockets", abstract_sockets(ability.isolation));
     for note in &ability.notes {
         line(&mut text, "note", note);
     }
@@ -122,10 +122,13 @@ fn private_users(folder: &Path, wanted: &Wanted) -> String {
 }
 
 /// Whether a RUN in the machine's network is kept from sockets that no mount could hide.
-fn abstract_sockets() -> &'static str {
-    match sandbox::closes_abstract_sockets() {
-        true => "abstract ones of this machine (X11, D-Bus) are closed to a RUN",
-        false => {
+fn abstract_sockets(isolation: Isolation) -> &'static str {
+    match (isolation, sandbox::closes_abstract_sockets(isolation)) {
+        (_, true) => "abstract ones of this machine (X11, D-Bus) are closed to a RUN",
+        (Isolation::Chroot, false) => {
+            "abstract ones of this machine (X11, D-Bus) are open to a RUN without isolation"
+        }
+        (Isolation::Full | Isolation::OuterProc, false) => {
             "abstract ones of this machine (X11, D-Bus) are open to a RUN in its network: Landlock of Linux 6.12 closes \
              them, and so does --network none or sandbox"
         }
@@ -163,7 +166,7 @@ fn json(ability: &Ability) -> serde_json::Value {
             "by": limits.by, "memory": limits.memory, "cpu": limits.cpu, "pids": limits.pids, "help": limits.help,
         },
         "emulated": sandbox::emulated(ability),
-        "abstract_sockets_closed": sandbox::closes_abstract_sockets(),
+        "abstract_sockets_closed": sandbox::closes_abstract_sockets(ability.isolation),
         "notes": ability.notes,
     })
 }

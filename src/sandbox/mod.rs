@@ -134,8 +134,8 @@ pub fn network_helper() -> Option<&'static str> {
 /// Whether processes in [`NetworkMode::Host`] are kept from the machine's abstract unix sockets: X11, D-Bus and others
 /// that have no file.
 #[must_use]
-pub fn closes_abstract_sockets() -> bool {
-    landlock::is_there()
+pub fn closes_abstract_sockets(isolation: Isolation) -> bool {
+    isolation != Isolation::Chroot && landlock::is_there()
 }
 
 /// Whether a process could have this network, as far as can be seen before there is one.
