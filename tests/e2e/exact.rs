@@ -35,14 +35,14 @@ RUN sh /list.sh > /listing
 /// unpacks; last, where umoci unpacked it.
 pub(crate) fn seen_and_unpacked(
     user: &User,
-    dockerfile: &str,
+    (dockerfile, flags): (&str, &[&str]),
     mirror: &Registry,
 ) -> (String, String, Folder) {
     user.write("list.sh", LIST);
     user.write("Dockerfile", dockerfile);
     let output =
         ["--output", "type=oci,dest=layout,tar=false", "--mirror", &mirror.as_mirror(), "."];
-    Done::of(user.idp().args(["build", "-t", "exact:v1"]).args(output)).ok();
+    Done::of(user.idp().args(["build", "-t", "exact:v1"]).args(flags).args(output)).ok();
     let (layout, bundle) = (user.work().join("layout"), Folder::new());
     let index = crate::support::json(&fs::read_to_string(layout.join("index.json")).unwrap());
     let name =
@@ -59,7 +59,7 @@ pub(crate) fn seen_and_unpacked(
 
 fn assert_layers_are_exact(user: &User) {
     let mirror = Registry::mirror();
-    let (seen, found, bundle) = seen_and_unpacked(user, DOCKERFILE, &mirror);
+    let (seen, found, bundle) = seen_and_unpacked(user, (DOCKERFILE, &[]), &mirror);
     let root = bundle.path().join("unpacked/rootfs");
     assert_same_lines(&seen, &found);
     // The list is no list of nothing.

@@ -28,18 +28,17 @@ fn without_owners(listing: &str) -> String {
     listing.lines().filter(|line| !line.contains("/99one-id")).map(line).collect()
 }
 
-fn installed(user: &User, packages: &str) -> (String, String) {
-    let mirror = Registry::mirror();
-    let (seen, found, _) =
-        seen_and_unpacked(user, &DOCKERFILE.replace("POSTGRESQL", packages), &mirror);
+fn installed(user: &User, packages: &str, flags: &[&str]) -> (String, String) {
+    let (dockerfile, mirror) = (DOCKERFILE.replace("POSTGRESQL", packages), Registry::mirror());
+    let (seen, found, _) = seen_and_unpacked(user, (&dockerfile, flags), &mirror);
     for wanted in [" /usr/bin/ssh ", " /usr/bin/python3", " /etc/ssh/ssh_config "] {
         assert!(seen.contains(wanted), "{wanted} is not in the listing");
     }
     (seen, found)
 }
 
-fn assert_exact(user: &User) {
-    let (seen, found) = installed(user, "postgresql");
+fn assert_exact(user: &User, flags: &[&str]) {
+    let (seen, found) = installed(user, "postgresql", flags);
     // The cluster belongs to a user whom the installation made, and to nobody else.
     assert!(
         seen.lines().any(|line| line.starts_with("d 700 1") && line.contains("/postgresql/")),
@@ -50,18 +49,23 @@ fn assert_exact(user: &User) {
 
 #[test]
 fn packages_install_as_root() {
-    assert_exact(&User::new());
+    assert_exact(&User::new(), &[]);
+}
+
+#[test]
+fn packages_install_with_private_ids() {
+    assert_exact(&User::new(), &["--userns", "private"]);
 }
 
 #[test]
 fn packages_install_as_a_user_with_subordinate_ids() {
-    assert_exact(&User::rootless());
+    assert_exact(&User::rootless(), &[]);
 }
 
 /// With one id, nobody can be another user: not the one that a database wants to belong to, and files have one owner. All
 /// else is equal.
 #[test]
 fn packages_install_as_a_user_with_one_id() {
-    let (seen, found) = installed(&User::single_id(), "");
+    let (seen, found) = installed(&User::single_id(), "", &[]);
     assert_same_lines(&without_owners(&seen), &without_owners(&found));
 }

@@ -136,7 +136,7 @@ fn s26_who_takes_all_there_is_harms_nobody_else() {
 
 #[test]
 fn s26_memory_and_disk_end_and_the_builder_lives() {
-    at_levels("S26 memory, disk", &[Level::Root], |attack| {
+    at_levels("S26 memory, disk", &[Level::Root, Level::Private], |attack| {
         let text = "FROM base\nRUN dd if=/dev/zero of=/dev/shm/x bs=1M count=100\n";
         let flags = ["--memory", "32m", "--memory-swap", "32m", "--shm-size", "200m"];
         let done = attack.build_with(text, &flags);

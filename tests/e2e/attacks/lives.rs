@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs, net::TcpListener, os::unix::ffi::OsStrExt as _};
 
-use super::{Level, at_levels, everywhere, said};
+use super::{everywhere, said};
 use crate::support::Done;
 
 /// Processes that want to stay.
@@ -102,7 +102,7 @@ fn s34_too_much_is_explained() {
 fn s34_many_steps_leave_no_mount() {
     // The full count, with more layers than an overlay takes: IDPB_STEPS=3000 cargo test --test e2e s34
     let steps: usize = std::env::var("IDPB_STEPS").map_or(300, |steps| steps.parse().unwrap());
-    at_levels("S34 many steps", &[Level::Root], |attack| {
+    everywhere("S34 many steps", |attack| {
         let text = (0..steps).fold(String::from("FROM base\n"), |mut text, step| {
             let change = if step < 600 { "> /step" } else { "" };
             writeln!(text, "RUN echo {step} {change}").unwrap();

@@ -56,8 +56,6 @@ enum Level {
 
 impl Level {
     const ALL: [Self; 4] = [Self::Root, Self::Private, Self::Mapped, Self::SingleId];
-    /// For cases of hundreds of builds or rounds, in which whose the ids are changes nothing.
-    const LONG: [Self; 3] = [Self::Root, Self::Mapped, Self::SingleId];
 
     fn name(self) -> &'static str {
         match self {

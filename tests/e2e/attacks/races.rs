@@ -14,7 +14,7 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{Attack, Level, at_levels};
+use super::{Attack, everywhere};
 use crate::support::Done;
 
 /// Two names that a thread of the test swaps until it is told to stop.
@@ -116,7 +116,7 @@ fn assert_raced(done: &Done) {
 /// CVE-2021-30465: a mount point's parent becomes a link while the mount is made.
 #[test]
 fn s08_mounts_stay_inside_while_their_parents_are_swapped() {
-    at_levels("S08 500 rounds", &Level::LONG, |attack| {
+    everywhere("S08 500 rounds", |attack| {
         let (dir, up) = (attack.canary.at("dir"), "/../../../../../../..");
         let text = swapped_cache(
             100,
@@ -132,7 +132,7 @@ fn s08_mounts_stay_inside_while_their_parents_are_swapped() {
 /// CVE-2024-23651: the source of a mount becomes a link while it is mounted.
 #[test]
 fn s09_sources_stay_inside_while_they_are_swapped() {
-    at_levels("S09 500 rounds", &Level::LONG, |attack| {
+    everywhere("S09 500 rounds", |attack| {
         let file = attack.canary.at("file");
         let text = swapped_cache(
             100,
@@ -152,7 +152,7 @@ fn s09_sources_stay_inside_while_they_are_swapped() {
 /// CVE-2024-11218: four builds at once, of S08 and of processes that replace their own mount points (S13).
 #[test]
 fn s14_four_builds_at_once_stay_inside() {
-    at_levels("S14 4 x 125 rounds", &Level::LONG, |attack: &Attack| {
+    everywhere("S14 4 x 125 rounds", |attack: &Attack| {
         let (dir, up) = (attack.canary.at("dir"), "/../../../../../../..");
         let victim = format!(
             "CACHE --mount=type=tmpfs,target=/c/a/b --mount=target=/m/n/o mv /m /moved; ln -s {dir} /m; mkdir -p /m/n; \

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, fs};
 
-use super::{Attack, Level, at_levels, everywhere, said};
+use super::{Attack, everywhere, said};
 use crate::support::{
     Done,
     images::{Tar, plain_process},
@@ -14,7 +14,7 @@ const UP: &str = "../../../../../../../..";
 /// CVE-2024-21626: a descriptor of the host as the working directory.
 #[test]
 fn s01_a_working_directory_is_no_descriptor_of_the_host() {
-    at_levels("S01", &Level::LONG, |attack| {
+    everywhere("S01", |attack| {
         let look =
             format!("cat {UP}{}; readlink /proc/self/cwd; ls {UP}", attack.canary.at("file"));
         for number in 3..=64 {
@@ -219,7 +219,7 @@ fn s07_links_of_the_image_lead_within_the_image() {
 /// CVE-2025-31133: what masks paths of `/proc` is swapped while processes start.
 #[test]
 fn s03_masks_stay_while_dev_null_is_swapped() {
-    at_levels("S03 1000 rounds", &Level::LONG, |attack: &Attack| {
+    everywhere("S03 1000 rounds", |attack: &Attack| {
         let pattern = || fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
         let before = pattern();
         let tar = Tar::new()

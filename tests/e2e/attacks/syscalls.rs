@@ -198,7 +198,7 @@ fn in_crun(uid: u32) -> Answers {
 }
 
 /// The probe as RUN, by root and by user 1000.
-fn in_run(user: &User) -> [Answers; 2] {
+fn in_run(user: &User, flags: &[&str]) -> [Answers; 2] {
     let layout = Layout::new(user.folder().join("layout"));
     let layers = images::base_layers();
     layout.image(&images::config_of(&layers, &images::plain_process()), &layers);
@@ -208,14 +208,11 @@ fn in_run(user: &User) -> [Answers; 2] {
         "FROM base\nRUN probe; rm -f /tmp/probe /tmp/pipe\nUSER 1000:1000\nRUN echo user; probe\n",
     );
     let context = format!("base=oci-layout://{}", layout.0.display());
-    let done = Done::of(user.idp().args([
-        "--progress",
-        "plain",
-        "build",
-        "--build-context",
-        &context,
-        ".",
-    ]));
+    let done = Done::of(
+        user.idp()
+            .args(["--progress", "plain", "build", "--build-context", &context, "."])
+            .args(flags),
+    );
     assert_eq!(done.code, 0, "{done}");
     let lines = done.err.lines().filter_map(|line| line.split_once(":   | ").map(|(_, text)| text));
     let text = lines.fold(String::new(), |text, line| text + line + "\n");
@@ -254,8 +251,13 @@ fn differences(uid: u32, crun: &Answers, ours: &Answers, known: &[Difference]) -
 /// S24, S18.
 #[track_caller]
 #[expect(clippy::print_stdout, reason = "the table of results is what a test prints")]
-fn assert_as_in_crun(environment: &str, user: &User, more: &[Difference], uids: &[u32]) {
-    let ours = in_run(user);
+fn assert_as_in_crun(
+    environment: &str,
+    (user, flags): (&User, &[&str]),
+    more: &[Difference],
+    uids: &[u32],
+) {
+    let ours = in_run(user, flags);
     assert!(ours[0].len() > 140, "{} calls", ours[0].len());
     let known: Vec<_> = DIFFERENCES.iter().chain(more).copied().collect();
     let wrong = uids
@@ -272,7 +274,14 @@ fn assert_as_in_crun(environment: &str, user: &User, more: &[Difference], uids: 
 
 #[test]
 fn s24_root_has_the_system_calls_and_capabilities_of_a_container_of_docker() {
-    assert_as_in_crun("root", &User::new(), &[], &[0, 1000]);
+    assert_as_in_crun("root", (&User::new(), &[]), &[], &[0, 1000]);
+}
+
+#[test]
+fn s24_private_ids_have_the_system_calls_and_capabilities_of_a_container_of_docker() {
+    let more = [NO_DEVICES, NO_RAW[0], NO_RAW[1], NO_RAW[2]];
+    let user = User::new();
+    assert_as_in_crun("root, private ids", (&user, &["--userns", "private"]), &more, &[0, 1000]);
 }
 
 #[test]
@@ -280,7 +289,7 @@ fn s24_an_ordinary_user_has_the_system_calls_and_capabilities_of_a_container_of_
     let user = User::rootless();
     assert_as_in_crun(
         "user, subordinate ids",
-        &user,
+        (&user, &[]),
         &[NO_DEVICES, NO_RAW[0], NO_RAW[1], NO_RAW[2]],
         &[0, 1000],
     );
@@ -289,5 +298,5 @@ fn s24_an_ordinary_user_has_the_system_calls_and_capabilities_of_a_container_of_
 /// With one id, user 1000 is the same as root.
 #[test]
 fn s24_a_user_with_one_id_has_the_system_calls_and_capabilities_of_a_container_of_docker() {
-    assert_as_in_crun("user, one id", &User::single_id(), &NO_RAW, &[0]);
+    assert_as_in_crun("user, one id", (&User::single_id(), &[]), &NO_RAW, &[0]);
 }

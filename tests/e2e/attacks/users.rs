@@ -28,7 +28,7 @@ fn s15_groups_are_those_of_the_image() {
         assert_eq!(done.code, 0, "{done}");
         said(&done)
     };
-    at_levels("S15", &[Level::Root], |attack| {
+    at_levels("S15", &[Level::Root, Level::Private], |attack| {
         let said = build(attack, &["setpriv", "--groups", "4,20,27", "idpbuilder"]);
         assert_eq!(said, "1000\n1001\n1001 29 50\n8\n");
         "groups of the image"
