@@ -28,7 +28,7 @@ pub(super) fn keep(store: &Store, key: &Key) -> BTreeMap<String, Digest> {
         let listing = selection.listing(LISTING_BYTES_MAX - OVERHEAD_BYTES);
         // An explanation is no reason to fail a build.
         if let Some(listing) = listing
-            && let Ok(blob) = store.put_blob(&listing.encode())
+            && let Ok(blob) = store.put_blob(&listing.into_encoded())
         {
             kept.insert(selection.component.clone(), blob);
         }
@@ -54,7 +54,7 @@ pub(super) fn difference(
 /// Which files of a part differ, when that was recorded.
 fn files(store: &Store, now: &Key, before: &CacheRecord, component: &str) -> Option<String> {
     let earlier = store.read_blob(*before.selections.get(component)?).ok()?;
-    let earlier = Listing::decode(&earlier).ok()?;
+    let earlier = Listing::decode(earlier).ok()?;
     let selection = now.selections.iter().find(|selection| selection.component == component)?;
     let words = compare(&selection.listing(usize::MAX)?, &earlier)?;
     let is_mount = component.starts_with("mount ");

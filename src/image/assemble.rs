@@ -251,7 +251,7 @@ pub(super) fn plain_tar(store: &Store, layer: DiffId) -> Result<File, ImageError
 /// What a layer holds; read from its tar when that was not noted down before.
 pub(super) fn listing_of(store: &Store, layer: DiffId) -> Result<Listing, ImageError> {
     if let Some(bytes) = store.listing(layer)?
-        && let Ok(listing) = Listing::decode(&bytes)
+        && let Ok(listing) = Listing::decode(bytes)
     {
         return Ok(listing);
     }

@@ -152,7 +152,7 @@ proptest! {
                 prop_assert_eq!(content, put);
             }
         }
-        prop_assert_eq!(Listing::decode(&read.listing.encode()).unwrap(), read.listing);
+        prop_assert_eq!(Listing::decode(read.listing.encode()).unwrap(), read.listing);
     }
 
 }
@@ -183,7 +183,7 @@ proptest! {
         let mut bytes = write(&changes).1.listing.encode();
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;
-        prop_assert!(Listing::decode(&bytes).is_err());
+        prop_assert!(Listing::decode(&bytes[..]).is_err());
         prop_assert!(Listing::decode(&bytes[..at]).is_err());
     }
 }
@@ -602,7 +602,7 @@ fn a_listing_answers_for_paths() {
 fn a_listing_of_another_version_is_refused() {
     let mut bytes = Listing::default().encode();
     bytes[7] = 2;
-    assert!(Listing::decode(&bytes).unwrap_err().to_string().contains("another version"));
+    assert!(Listing::decode(bytes).unwrap_err().to_string().contains("another version"));
     assert!(
         matches!(read_layer(&b"plain text"[..], |_, _| Ok(())), Err(LayerError::Io(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
     );

@@ -19,6 +19,9 @@ const MAGIC: &[u8; 8] = b"IDPLIST\x01";
 /// Bytes of the SHA-256 of everything before that end an encoded listing.
 const CHECKSUM_BYTES: usize = 8;
 
+/// Most bytes that come before the changes of an encoded listing.
+const HEADER_BYTES_MAX: usize = MAGIC.len() + 10;
+
 /// A look-up goes through as many changes one by one.
 const BLOCK: usize = 16;
 
@@ -109,14 +112,15 @@ impl Listing {
     /// The bytes of the listing as the store keeps it (format in `schema/listing.md`).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let most = MAGIC.len() + 10 + self.changes.len() + CHECKSUM_BYTES;
-        let mut bytes = Vec::with_capacity(most);
-        bytes.extend_from_slice(MAGIC);
-        packed::put_number(&mut bytes, self.count as u64);
+        let mut bytes = Vec::with_capacity(HEADER_BYTES_MAX + self.changes.len() + CHECKSUM_BYTES);
         bytes.extend_from_slice(&self.changes);
-        let checksum = Digest::of(&bytes);
-        bytes.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
-        bytes
+        framed(bytes, self.count)
+    }
+
+    /// As [`Listing::encode`], without a copy of what is packed.
+    #[must_use]
+    pub fn into_encoded(self) -> Vec<u8> {
+        framed(self.changes, self.count)
     }
 
     /// Reads what [`Listing::encode`] wrote.
@@ -124,8 +128,8 @@ impl Listing {
     /// # Errors
     ///
     /// When the bytes are damaged or of another version.
-    pub fn decode(bytes: &[u8]) -> Result<Self, LayerError> {
-        decode(bytes).map_err(|reason| LayerError::entry("listing", reason))
+    pub fn decode(bytes: impl Into<Vec<u8>>) -> Result<Self, LayerError> {
+        decode(bytes.into()).map_err(|reason| LayerError::entry("listing", reason))
     }
 
     /// All changes.
@@ -275,17 +279,34 @@ fn facts(packed: &mut Packed<'_>, tag: u8) -> Option<Option<(Kind, crate::tree::
     Some(Some((kind, meta, offset)))
 }
 
-fn decode(bytes: &[u8]) -> Result<Listing, &'static str> {
+/// Packed changes with what comes before and behind them.
+fn framed(changes: Vec<u8>, count: usize) -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    packed::put_number(&mut header, count as u64);
+    let mut bytes = changes;
+    bytes.splice(..0, header);
+    let checksum = Digest::of(&bytes);
+    bytes.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
+    bytes
+}
+
+fn decode(mut bytes: Vec<u8>) -> Result<Listing, &'static str> {
     let end = bytes.len().checked_sub(CHECKSUM_BYTES).ok_or("is too short")?;
     let (body, checksum) = bytes.split_at(end);
     let rest = body.strip_prefix(MAGIC).ok_or("is of another version")?;
     if Digest::of(body).as_bytes()[..CHECKSUM_BYTES] != *checksum {
         return Err("is damaged: its check sum is wrong");
     }
-    decode_changes(Packed(rest)).ok_or("is damaged")
+    let (mut listing, length) = look_through(Packed(rest)).ok_or("is damaged")?;
+    let start = end - length;
+    bytes.truncate(end);
+    bytes.drain(..start);
+    listing.changes = bytes;
+    Ok(listing)
 }
 
-fn decode_changes(mut packed: Packed<'_>) -> Option<Listing> {
+/// Reads all packed changes once: the listing without them, and their length in bytes.
+fn look_through(mut packed: Packed<'_>) -> Option<(Listing, usize)> {
     let count = usize::try_from(packed.number()?).ok()?;
     let changes = packed.0;
     let mut listing = Listing { count, ..Listing::default() };
@@ -305,8 +326,7 @@ fn decode_changes(mut packed: Packed<'_>) -> Option<Listing> {
         }
         listing.last.clone_from(&path);
     }
-    listing.changes = changes.to_vec();
-    packed.0.is_empty().then_some(listing)
+    packed.0.is_empty().then_some((listing, changes.len()))
 }
 
 #[cfg(test)]
@@ -348,7 +368,7 @@ mod tests {
     fn what_is_packed_answers_as_a_list_does() {
         let changes = changes();
         let packed: Listing = changes.iter().cloned().collect();
-        for listing in [&packed, &Listing::decode(&packed.encode()).unwrap()] {
+        for listing in [&packed, &Listing::decode(packed.encode()).unwrap()] {
             assert_eq!(*listing, packed);
             assert_eq!((listing.len(), listing.is_empty()), (changes.len(), false));
             assert_eq!(listing.iter().collect::<Vec<_>>(), changes);
@@ -380,7 +400,7 @@ mod tests {
             let mut bytes = [MAGIC.as_slice(), rest].concat();
             let sum = Digest::of(&bytes);
             bytes.extend_from_slice(&sum.as_bytes()[..CHECKSUM_BYTES]);
-            Listing::decode(&bytes).is_ok()
+            Listing::decode(bytes).is_ok()
         };
         assert!(of(&[2, 0, 0, 1, b'a', 0, 1, 2, b'/', b'b']));
         assert!(!of(&[2, 0, 0, 1, b'b', 0, 0, 1, b'a']));

@@ -29,8 +29,7 @@ pub(super) const MARK: &str = "boot";
 /// Bytes of the digest at the end of a listing file.
 const SUM_BYTES: usize = 32;
 
-/// Encoded size of the listings that are kept in decoded form, at most; decoded they take some times
-/// as much.
+/// Encoded size of the listings that are kept in decoded form, at most; decoded they take about as much.
 const DECODED_BYTES_MAX: usize = 4 << 20;
 
 /// Listings in the form that their reader made of them.
@@ -189,7 +188,7 @@ impl Store {
     pub fn decoded_listing<T: Send + Sync + 'static>(
         &self,
         layer: DiffId,
-        decode: impl FnOnce(&[u8]) -> Option<T>,
+        decode: impl FnOnce(Vec<u8>) -> Option<T>,
     ) -> Result<Option<Arc<T>>, StoreError> {
         let known = lock(&self.shared.decoded).get(layer);
         if let Some(known) = known.and_then(|known| known.downcast().ok()) {
@@ -197,9 +196,10 @@ impl Store {
             return Ok(Some(known));
         }
         let Some(bytes) = self.listing(layer)? else { return Ok(None) };
-        let Some(decoded) = decode(&bytes).map(Arc::new) else { return Ok(None) };
+        let length = bytes.len();
+        let Some(decoded) = decode(bytes).map(Arc::new) else { return Ok(None) };
         let shared = Arc::clone(&decoded);
-        lock(&self.shared.decoded).keep(layer, shared, bytes.len());
+        lock(&self.shared.decoded).keep(layer, shared, length);
         Ok(Some(decoded))
     }
 

@@ -218,21 +218,29 @@ impl Store {
     }
 
     /// Keeps digests of files. Queued until [`Store::flush`], or until so many wait that they are written at once: they
-    /// speak of nothing that has to be on the disk before.
+    /// speak of nothing that has to be on the disk before. Says of each whether it is kept.
     ///
     /// # Errors
     ///
     /// When LMDB fails.
-    pub fn put_file_digests(&self, digests: &[(FileStamp, Digest)]) -> Result<(), StoreError> {
-        {
+    pub fn put_file_digests(
+        &self,
+        digests: &[(FileStamp, Digest)],
+    ) -> Result<Vec<bool>, StoreError> {
+        let kept: Vec<_> = {
             let mut asked = lock(&self.shared.asked);
+            digests.iter().map(|(stamp, _)| asked.settles(stamp)).collect()
+        };
+        {
             let mut queue = lock(&self.shared.queue);
-            for (stamp, digest) in digests.iter().filter(|(stamp, _)| asked.settles(stamp)) {
+            for ((stamp, digest), _) in digests.iter().zip(&kept).filter(|(_, kept)| **kept) {
                 queue.put(Table::Files, &FileRow::key(stamp), FileRow::write(stamp, *digest));
             }
         }
-        let writable = self.shared.facts().access() == Access::Full;
-        if writable { self.relieve_queue(Table::Files) } else { Ok(()) }
+        if self.shared.facts().access() == Access::Full {
+            self.relieve_queue(Table::Files)?;
+        }
+        Ok(kept)
     }
 
     /// A small named value (for example what a base image's tag resolved to), by namespace and name.

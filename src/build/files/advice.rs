@@ -104,7 +104,7 @@ fn has_chosen(action: &FileAction, pick: &Pick) -> bool {
 /// The first directory of a layer that nobody may enter.
 fn unusable(store: &Store, layer: DiffId) -> Result<Option<String>, FilesError> {
     let Some(bytes) = store.listing(layer)? else { return Ok(None) };
-    let listing = Listing::decode(&bytes)?;
+    let listing = Listing::decode(bytes)?;
     let shut = listing.iter().find_map(|listed| {
         let Change::Put(entry) = &listed.change else { return None };
         let is_shut = entry.kind == Kind::Directory && entry.meta.mode & SEARCH_BITS == 0;

@@ -40,7 +40,7 @@ impl Earlier {
         let (mut files, mut same) = (0, HashSet::new());
         for selection in &key.selections {
             let blob = *record.selections.get(&selection.component)?;
-            let before = Listing::decode(&store.read_blob(blob).ok()?).ok()?;
+            let before = Listing::decode(store.read_blob(blob).ok()?).ok()?;
             files += before.iter().filter(|listed| is_file(&listed.change)).count();
             add_same(&mut same, selection, &before);
         }
@@ -91,7 +91,7 @@ fn differs_in(now: &KeyTree, before: &KeyTree, names: &BTreeSet<&str>) -> bool {
 
 fn open(store: &Store, layer: DiffId) -> Option<(File, Listing)> {
     store.blob_size(layer.0)?;
-    let listing = Listing::decode(&store.listing(layer).ok()??).ok()?;
+    let listing = Listing::decode(store.listing(layer).ok()??).ok()?;
     Some((store.open_blob(layer.0).ok()?, listing))
 }
 

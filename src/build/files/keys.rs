@@ -51,19 +51,30 @@ impl Fingerprint {
     }
 }
 
+/// Whether the stamp of a file stands for its content from now on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stamp {
+    Settled,
+    Unsettled,
+}
+
 /// The fingerprints of files by their number.
 #[derive(Default)]
 struct Prints {
     contents: Vec<Digest>,
     /// Of those few that have any.
     xattrs: BTreeMap<usize, Xattrs>,
+    /// Those whose stamps do not stand for what was found, in order.
+    unsettled: Vec<usize>,
 }
 
 impl Prints {
-    fn push(&mut self, Fingerprint { content, xattrs }: Fingerprint) {
+    fn push(&mut self, Fingerprint { content, xattrs }: Fingerprint, stamp: Stamp) {
+        let number = self.contents.len();
         if !xattrs.is_empty() {
-            self.xattrs.insert(self.contents.len(), xattrs);
+            self.xattrs.insert(number, xattrs);
         }
+        self.unsettled.extend((stamp == Stamp::Unsettled).then_some(number));
         self.contents.push(content);
     }
 
@@ -92,12 +103,12 @@ impl Selection {
         (component, from, picks): (String, OpId, Vec<Pick>),
     ) -> Result<Self, FilesError> {
         let mut prints = Prints::default();
-        in_batches(store, &picks, |files| {
+        in_batches(store, files(&picks), |files| {
             let found = match tree {
                 Tree::Folder(context) => fingerprints(store, context, files)?,
                 Tree::Layers(_) | Tree::Download(_) => hash_stored(store, tree, files)?,
             };
-            found.into_iter().for_each(|print| prints.push(print));
+            found.into_iter().for_each(|(print, stamp)| prints.push(print, stamp));
             Ok(())
         })?;
         Ok(Self { component, from, picks, prints })
@@ -111,16 +122,18 @@ impl Selection {
         store: &Store,
         context: &Context,
     ) -> Result<bool, FilesError> {
-        let (mut number, mut same) = (0, true);
-        let compared = in_batches(store, &self.picks, |files| {
-            for print in fingerprints(store, context, files)? {
-                same &= self.prints.get(number) == Some(print);
-                number += 1;
-            }
+        let mut unsettled = self.prints.unsettled.iter().copied().peekable();
+        let of_number = files(&self.picks).enumerate();
+        let files = of_number.filter(|(number, _)| unsettled.next_if_eq(number).is_some());
+        let mut known = self.prints.unsettled.iter().map(|number| self.prints.get(*number));
+        let mut same = true;
+        let compared = in_batches(store, files.map(|(_, file)| file), |files| {
+            let found = fingerprints(store, context, files)?;
+            same &= found.into_iter().all(|(print, _)| known.next() == Some(Some(print)));
             Ok(())
         });
         match compared {
-            Ok(()) => Ok(same && number == self.prints.contents.len()),
+            Ok(()) => Ok(same),
             // It has another stamp by now.
             Err(FilesError::Invalid(_)) => Ok(false),
             Err(error) => Err(error),
@@ -217,15 +230,12 @@ fn is_hashed(node: &Node) -> bool {
     node.stamp.is_some() || (of_layer && matches!(node.kind, Kind::File { .. }))
 }
 
-/// Does something with all files that are hashed, so many at once that nothing of them all is held twice.
+/// Does something with files, so many at once that nothing of them all is held twice.
 fn in_batches(
     store: &Store,
-    picks: &[Pick],
-    mut work: impl FnMut(&[(TreePath, Node)]) -> Result<(), FilesError>,
+    mut files: impl Iterator<Item = File>,
+    mut work: impl FnMut(&[File]) -> Result<(), FilesError>,
 ) -> Result<(), FilesError> {
-    let mut files = items(picks)
-        .filter(|(_, item)| is_hashed(&item.node))
-        .map(|(pick, item)| (pick.path.join(&item.below), item.node));
     loop {
         let batch: Vec<_> = files.by_ref().take(FILES_AT_ONCE).collect();
         let Some((first, _)) = batch.first() else { return Ok(()) };
@@ -233,6 +243,15 @@ fn in_batches(
         store.go_on().map_err(stopped)?;
         work(&batch)?;
     }
+}
+
+/// A file of a source by its path there.
+type File = (TreePath, Node);
+
+/// All that are hashed.
+fn files(picks: &[Pick]) -> impl Iterator<Item = File> {
+    let hashed = items(picks).filter(|(_, item)| is_hashed(&item.node));
+    hashed.map(|(pick, item)| (pick.path.join(&item.below), item.node))
 }
 
 fn items(picks: &[Pick]) -> impl Iterator<Item = (&Pick, Item)> {
@@ -302,22 +321,27 @@ impl Inodes {
 fn fingerprints(
     store: &Store,
     context: &Context,
-    files: &[(TreePath, Node)],
-) -> Result<Vec<Fingerprint>, FilesError> {
+    files: &[File],
+) -> Result<Vec<(Fingerprint, Stamp)>, FilesError> {
     let stamps: Vec<FileStamp> = files.iter().filter_map(|(_, node)| node.stamp).collect();
     let known = store.file_digests(&stamps)?;
     let missing: Vec<usize> = (0..files.len()).filter(|index| known[*index].is_none()).collect();
-    let known = known.into_iter().map(|content| content.map(Fingerprint::plain));
+    let known = known.into_iter();
+    let known = known.map(|content| Some((Fingerprint::plain(content?), Stamp::Settled)));
     let mut prints: Vec<_> = known.collect();
     let mut fresh = Vec::new();
     for (index, print) in hash_all(store, context, files, &missing)? {
         if print.xattrs.is_empty() {
-            fresh.push((stamps[index], print.content));
+            fresh.push((index, (stamps[index], print.content)));
         }
-        prints[index] = Some(print);
+        prints[index] = Some((print, Stamp::Unsettled));
     }
     if !fresh.is_empty() {
-        store.put_file_digests(&fresh)?;
+        let (numbers, digests): (Vec<usize>, Vec<_>) = fresh.into_iter().unzip();
+        let kept = store.put_file_digests(&digests)?;
+        for (index, _) in numbers.into_iter().zip(kept).filter(|(_, kept)| *kept) {
+            prints[index].iter_mut().for_each(|(_, stamp)| *stamp = Stamp::Settled);
+        }
     }
     Ok(prints.into_iter().flatten().collect())
 }
@@ -326,10 +350,10 @@ fn fingerprints(
 fn hash_stored(
     store: &Store,
     tree: &Tree<'_>,
-    files: &[(TreePath, Node)],
-) -> Result<Vec<Fingerprint>, FilesError> {
+    files: &[File],
+) -> Result<Vec<(Fingerprint, Stamp)>, FilesError> {
     let mut piece = vec![0; PIECE_BYTES];
-    let mut hash = |(path, node): &(TreePath, Node)| {
+    let mut hash = |(path, node): &File| {
         let failed = |source| FilesError::Io { path: path.to_string(), source };
         let Opened::Other(mut content) = tree.open_file(store, path, node)? else {
             unreachable!("only folders have files of their own");
@@ -342,7 +366,8 @@ fn hash_stored(
                 read => hasher.update(&piece[..read]),
             }
         }
-        Ok(Fingerprint { content: hasher.finish(), xattrs: node.meta.xattrs.clone() })
+        let (content, xattrs) = (hasher.finish(), node.meta.xattrs.clone());
+        Ok((Fingerprint { content, xattrs }, Stamp::Settled))
     };
     files.iter().map(&mut hash).collect()
 }
@@ -350,7 +375,7 @@ fn hash_stored(
 fn hash_all(
     store: &Store,
     context: &Context,
-    files: &[(TreePath, Node)],
+    files: &[File],
     missing: &[usize],
 ) -> Result<Vec<(usize, Fingerprint)>, FilesError> {
     let cores = thread::available_parallelism().map_or(1, usize::from);

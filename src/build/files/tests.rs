@@ -67,7 +67,7 @@ impl Bench {
     /// The layer as text, one line a change.
     fn listing(&self, layer: DiffId) -> Vec<String> {
         let bytes = self.store.listing(layer).unwrap().unwrap();
-        Listing::decode(&bytes).unwrap().iter().map(|listed| line(&listed.change)).collect()
+        Listing::decode(bytes).unwrap().iter().map(|listed| line(&listed.change)).collect()
     }
 
     fn copied(&self, copy: &Copy<'_>) -> Vec<String> {

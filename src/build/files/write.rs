@@ -118,7 +118,7 @@ pub(super) fn write_lines<'l, L: Borrow<Planned<'l>>>(
     }
     let (blob, summary) = layer.finish()?;
     blob.commit(Some(summary.diff_id.0))?;
-    store.put_listing(summary.diff_id, &summary.listing.encode())?;
+    store.put_listing(summary.diff_id, &summary.listing.into_encoded())?;
     let record = LayerRecord {
         tar_bytes: summary.tar_bytes,
         content_bytes: summary.content_bytes,
