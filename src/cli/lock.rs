@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Name of the file, beside the project file or in the build context.
-const FILE_NAME: &str = "idpbuilder.lock";
+pub(super) const FILE_NAME: &str = "idpbuilder.lock";
 
 #[derive(clap::Args)]
 #[command(after_help = concat!(

@@ -15,7 +15,8 @@ use idpbuilder::{
 
 use super::{
     Global,
-    failure::{CliError, ENVIRONMENT},
+    failure::{CONFIGURATION, CliError, ENVIRONMENT},
+    lock,
     project::{self, Loaded, ProjectArgs, SelectionArgs},
     run::{self, RunningArgs},
     setup,
@@ -58,7 +59,11 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
             Wake::Stopped => return Ok(ExitCode::SUCCESS),
             Wake::Changed(paths) => run::notice(global, &changed(&paths, &loaded)),
         }
-        is_planned = match load(args) {
+        let next = load(args).and_then(|next| {
+            args.running.apply(&mut setup, &next.0.root)?;
+            Ok(next)
+        });
+        is_planned = match next {
             Ok(next) => {
                 // From before the run on, so that a change during it is seen after it.
                 watching = start(args, &next.0, &next.1)?;
@@ -75,7 +80,7 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
 }
 
 fn start(args: &WatchArgs, loaded: &Loaded, plan: &Plan) -> Result<Watch, CliError> {
-    let files = [project_file(args, loaded)];
+    let files = [project_file(args, loaded), loaded.root.join(lock::FILE_NAME)];
     let mut own = vec![setup::home()?];
     own.extend(outputs());
     let settings = WatchSettings {
@@ -124,6 +129,13 @@ fn changed(paths: &[PathBuf], loaded: &Loaded) -> String {
 }
 
 fn explain(error: &WatchError) -> CliError {
-    CliError::new(ENVIRONMENT, error.to_string())
-        .with_help("raise the limit: sysctl fs.inotify.max_user_watches=524288")
+    let message = error.to_string();
+    match error {
+        WatchError::Limit { .. } => CliError::new(ENVIRONMENT, message)
+            .with_help("raise the limit: sysctl fs.inotify.max_user_watches=524288"),
+        WatchError::Watch { .. } => CliError::new(ENVIRONMENT, message),
+        WatchError::Pattern(_) => CliError::new(CONFIGURATION, message).with_help(
+            "`watch { ignore … }` of the project file takes patterns as .dockerignore does",
+        ),
+    }
 }

@@ -2,6 +2,8 @@
 //!
 //! Knows no file system: who walks asks for each path. What the patterns mean is in `pattern`.
 
+use std::path::{Path, PathBuf};
+
 use thiserror::Error;
 
 use super::pattern::{PatternError, PatternSet, Verdict, clean};
@@ -13,6 +15,17 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct IgnoreFile {
     patterns: PatternSet,
+}
+
+/// The ignore file of a context.
+pub const FILE_NAME: &str = ".dockerignore";
+
+/// The ignore file of one Dockerfile; where there is one, it replaces that of the context.
+#[must_use]
+pub fn beside(dockerfile: &Path) -> PathBuf {
+    let mut name = dockerfile.as_os_str().to_owned();
+    name.push(FILE_NAME);
+    name.into()
 }
 
 /// Why an ignore file is not valid.

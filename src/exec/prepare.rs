@@ -13,6 +13,7 @@ use crate::{
         self, BuildError, BuildRequest, ContextFolder, ContextSource, DockerfileText, Flights,
         Layout, NamedSource, Slots, Targets, Workshop,
     },
+    dockerfile::ignore,
     image::Image,
     oci::{DEFAULT_REGISTRY, Platform, Reference},
     plan::{
@@ -296,8 +297,8 @@ pub fn ignore_text(
     folder: &Path,
     dockerfile: Option<&Path>,
 ) -> Result<Option<String>, (PathBuf, io::Error)> {
-    let beside = dockerfile.map(ignore_file_of);
-    for path in beside.into_iter().chain([folder.join(".dockerignore")]) {
+    let beside = dockerfile.map(ignore::beside);
+    for path in beside.into_iter().chain([folder.join(ignore::FILE_NAME)]) {
         match read_text(&path) {
             Ok(text) => return Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -305,14 +306,6 @@ pub fn ignore_text(
         }
     }
     Ok(None)
-}
-
-/// The ignore file that a Dockerfile may have for itself.
-#[must_use]
-pub fn ignore_file_of(dockerfile: &Path) -> PathBuf {
-    let mut name = dockerfile.as_os_str().to_owned();
-    name.push(".dockerignore");
-    PathBuf::from(name)
 }
 
 /// A folder as a context of an image.

@@ -1,4 +1,4 @@
-//! Watches the files of a plan and says when a quiet moment after changes has come.
+//! Watches the files of a plan, and no others, and says when a quiet moment after changes has come.
 //!
 //! Knows paths and times; what a change means is for the caller to decide by running the plan again:
 //! the cache makes everything that did not change free.
@@ -15,7 +15,7 @@ use notify_debouncer_full::{DebounceEventResult, new_debouncer};
 use thiserror::Error;
 
 use crate::{
-    dockerfile::ignore::IgnoreFile,
+    dockerfile::ignore::{self, IgnoreFile},
     exec,
     plan::{ContextPlan, DockerfileSource, NamedContext, Plan},
 };
@@ -23,7 +23,13 @@ use crate::{
 /// Why files cannot be watched.
 #[derive(Debug, Error)]
 pub enum WatchError {
-    /// The kernel's notifications cannot be had (often `fs.inotify.max_user_watches`).
+    /// This user watches as many files as the kernel allows (`fs.inotify.max_user_watches`).
+    #[error("cannot watch {path}: the kernel watches no more files for this user")]
+    Limit {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The kernel's notifications cannot be had.
     #[error("cannot watch {path}: {reason}")]
     Watch {
         /// The folder.
@@ -48,25 +54,40 @@ pub enum Wake {
 /// Folders being watched.
 pub struct Watch {
     changes: mpsc::Receiver<DebounceEventResult>,
+    sources: Sources,
     ignored: Ignored,
-    places: Vec<Place>,
     _debouncer: notify_debouncer_full::Debouncer<
         notify::RecommendedWatcher,
         notify_debouncer_full::RecommendedCache,
     >,
 }
 
+/// What a plan is made of, as far as it is on this machine, by [`real`] paths.
+#[derive(Debug, Default)]
+struct Sources {
+    folders: Vec<Folder>,
+    /// Each alone: what stands beside it is no business of the plan.
+    files: BTreeSet<PathBuf>,
+}
+
+/// A folder with all below it, as one image sees it.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    ignore: IgnoreFile,
+}
+
 /// What does not count as a change.
 struct Ignored {
     root: PathBuf,
     patterns: IgnoreFile,
-    /// Files and folders that a run itself writes to.
+    /// Folders that a run itself writes to.
     own: Vec<PathBuf>,
 }
 
 impl Watch {
-    /// Watches every context and Dockerfile of a plan, as far as no ignore file leaves it out, and `files` (the project
-    /// file). `ignore` are patterns from `root`, `own` is what a run writes to; changes of both do not count.
+    /// Watches every context and Dockerfile of a plan, and `files` (the project file). `ignore` are
+    /// patterns from `root`, `own` are folders that a run writes to; changes of both do not count.
     ///
     /// # Errors
     ///
@@ -77,24 +98,26 @@ impl Watch {
         settings: WatchSettings<'_>,
     ) -> Result<Self, WatchError> {
         let (sender, changes) = mpsc::channel();
-        let fail = |path: &Path, reason: &dyn std::fmt::Display| WatchError::Watch {
-            path: path.to_owned(),
-            reason: reason.to_string(),
+        let fail = |path: &Path, error: &notify::Error| {
+            let path = path.to_owned();
+            if matches!(error.kind, notify::ErrorKind::MaxFilesWatch) {
+                return WatchError::Limit { path };
+            }
+            WatchError::Watch { path, reason: error.to_string() }
         };
         let mut debouncer = new_debouncer(settings.quiet, None, sender)
             .map_err(|error| fail(settings.root, &error))?;
-        let places = places(plan, files);
-        for (folder, mode) in folders(&places) {
-            debouncer.watch(&folder, mode).map_err(|error| fail(&folder, &error))?;
+        let sources = Sources::of(plan, files);
+        for (folder, mode) in sources.places() {
+            debouncer.watch(folder, mode).map_err(|error| fail(folder, &error))?;
         }
         let patterns = IgnoreFile::parse(&settings.ignore.join("\n"))
             .map_err(|error| WatchError::Pattern(error.to_string()))?;
-        let mut own = settings.own.to_vec();
-        own.extend(plan.images.iter().flat_map(|image| {
-            image.outputs.iter().filter_map(|output| output.destination.clone())
-        }));
-        let ignored = Ignored { root: settings.root.to_owned(), patterns, own };
-        Ok(Self { changes, ignored, places, _debouncer: debouncer })
+        let outputs = plan.images.iter().flat_map(|image| &image.outputs);
+        let written = outputs.filter_map(|output| output.destination.as_ref());
+        let own = settings.own.iter().chain(written).map(|path| real(path)).collect();
+        let ignored = Ignored { root: real(settings.root), patterns, own };
+        Ok(Self { changes, sources, ignored, _debouncer: debouncer })
     }
 
     /// Waits for a change that counts. `stop` is asked several times a second.
@@ -110,11 +133,7 @@ impl Watch {
                 Ok(Ok(events)) => {
                     let events = events.iter().filter(|event| !event.kind.is_access());
                     let paths = events.flat_map(|event| event.paths.iter());
-                    let counts = |path: &&PathBuf| {
-                        self.ignored.counts(path)
-                            && self.places.iter().any(|place| place.is_changed_by(path))
-                    };
-                    changed.extend(paths.filter(counts).cloned());
+                    changed.extend(paths.filter(|path| self.counts(path)).cloned());
                 }
                 // The kernel lost count: what changed is unknown, that something did is certain.
                 Ok(Err(_)) => return Wake::Changed(Vec::new()),
@@ -126,6 +145,10 @@ impl Watch {
             }
         }
     }
+
+    fn counts(&self, path: &Path) -> bool {
+        self.sources.hold(path) && self.ignored.counts(path)
+    }
 }
 
 /// How a plan is watched.
@@ -134,7 +157,7 @@ pub struct WatchSettings<'a> {
     pub root: &'a Path,
     /// Patterns, as in an ignore file.
     pub ignore: &'a [String],
-    /// Files and folders that a run writes to.
+    /// Folders that a run writes to.
     pub own: &'a [PathBuf],
     /// Time without a change that ends a burst of them.
     pub quiet: Duration,
@@ -145,9 +168,6 @@ impl Ignored {
         if self.own.iter().any(|own| path.starts_with(own)) {
             return false;
         }
-        if path.components().any(|part| part.as_os_str() == ".git") {
-            return false;
-        }
         match path.strip_prefix(&self.root) {
             Ok(below) => !self.patterns.is_excluded(below.as_os_str().as_encoded_bytes()),
             Err(_) => true,
@@ -155,131 +175,154 @@ impl Ignored {
     }
 }
 
-/// Something that an image is made of.
-struct Place {
-    path: PathBuf,
-    /// What of a folder no image sees.
-    ignore: IgnoreFile,
-}
+impl Sources {
+    fn of(plan: &Plan, files: &[PathBuf]) -> Self {
+        let mut sources = Self::default();
+        for image in &plan.images {
+            let dockerfile = match &image.dockerfile {
+                DockerfileSource::File(path) => Some(path.as_path()),
+                DockerfileSource::Inline(_)
+                | DockerfileSource::Context(_)
+                | DockerfileSource::Url(_) => None,
+            };
+            if let Some(path) = dockerfile {
+                sources.add_file(path);
+                sources.add_file(&ignore::beside(path));
+            }
+            image.context.iter().for_each(|context| sources.add(context, dockerfile));
+            for context in image.named_contexts.values() {
+                match context {
+                    NamedContext::Directory(path) => sources.add_folder(path, None),
+                    NamedContext::OciLayout { path, .. } => {
+                        let ignore = IgnoreFile::default();
+                        sources.folders.push(Folder { path: real(path), ignore });
+                    }
+                    NamedContext::Files(context) => sources.add(context, None),
+                    NamedContext::Scratch | NamedContext::Image(_) | NamedContext::PlanImage(_) => {
+                    }
+                }
+            }
+        }
+        files.iter().for_each(|path| sources.add_file(path));
+        sources
+    }
 
-impl Place {
-    fn all_of(path: &Path) -> Self {
-        Self { path: path.to_owned(), ignore: IgnoreFile::default() }
+    /// A file, and what it is a link to.
+    fn add_file(&mut self, path: &Path) {
+        self.files.extend([in_real_folder(path), real(path)]);
     }
 
     /// A folder as a build sees it. What is wrong with an ignore file the build says.
-    fn context(folder: &Path, dockerfile: Option<&Path>) -> Self {
+    fn add_folder(&mut self, folder: &Path, dockerfile: Option<&Path>) {
         let text = exec::ignore_text(folder, dockerfile).ok().flatten().unwrap_or_default();
-        Self { path: folder.to_owned(), ignore: IgnoreFile::parse(&text).unwrap_or_default() }
+        let ignore = IgnoreFile::parse(&text).unwrap_or_default();
+        self.folders.push(Folder { path: real(folder), ignore });
+        self.add_file(&folder.join(ignore::FILE_NAME));
     }
 
-    /// Whether a change of `changed` may be one of this: it is in it, or above it and may have moved it.
-    fn is_changed_by(&self, changed: &Path) -> bool {
-        match changed.strip_prefix(&self.path) {
-            Ok(below) => !self.ignore.is_excluded(below.as_os_str().as_encoded_bytes()),
-            Err(_) => self.path.starts_with(changed),
+    fn add(&mut self, context: &ContextPlan, dockerfile: Option<&Path>) {
+        match context {
+            ContextPlan::Directory(folder) => self.add_folder(folder, dockerfile),
+            ContextPlan::Archive { path, .. } => self.add_file(path),
+            // Nothing on this machine changes.
+            ContextPlan::Remote { .. } => {}
         }
     }
 
-    /// The folder in which a change of it shows, and whether what is below counts, too.
-    fn watched(&self) -> Option<(PathBuf, RecursiveMode)> {
-        if self.path.is_dir() {
-            return Some((self.path.clone(), RecursiveMode::Recursive));
+    /// The folders to watch, none twice. A file is watched by its folder: who saves one often puts another in its place.
+    fn places(&self) -> BTreeMap<&Path, RecursiveMode> {
+        let mut places = BTreeMap::new();
+        for file in &self.files {
+            places.extend(file.parent().map(|folder| (folder, RecursiveMode::NonRecursive)));
         }
-        self.path.parent().map(|folder| (folder.to_owned(), RecursiveMode::NonRecursive))
+        let folders: BTreeSet<&Path> = self.folders.iter().map(|it| it.path.as_path()).collect();
+        places.extend(folders.iter().map(|folder| (*folder, RecursiveMode::Recursive)));
+        let above = |folder: &Path| folder.ancestors().skip(1).any(|above| folders.contains(above));
+        places.retain(|folder, _| !above(folder));
+        places
     }
-}
 
-/// Where a change counts: the files that images are made of, and `files`.
-fn places(plan: &Plan, files: &[PathBuf]) -> Vec<Place> {
-    let mut places: Vec<Place> = files.iter().map(|file| Place::all_of(file)).collect();
-    for image in &plan.images {
-        let dockerfile = match &image.dockerfile {
-            DockerfileSource::File(path) => Some(path.as_path()),
-            DockerfileSource::Inline(_)
-            | DockerfileSource::Context(_)
-            | DockerfileSource::Url(_) => None,
+    /// Whether a path is one of them. What git keeps in a folder is none.
+    fn hold(&self, path: &Path) -> bool {
+        let is_of_git = |below: &Path| below.components().any(|part| part.as_os_str() == ".git");
+        let sees = |folder: &Folder| {
+            path.strip_prefix(&folder.path).is_ok_and(|below| {
+                !is_of_git(below)
+                    && !folder.ignore.is_excluded(below.as_os_str().as_encoded_bytes())
+            })
         };
-        if let Some(path) = dockerfile {
-            places.extend([Place::all_of(path), Place::all_of(&exec::ignore_file_of(path))]);
-        }
-        places.extend(image.context.as_ref().and_then(|context| place_of(context, dockerfile)));
-        for context in image.named_contexts.values() {
-            places.extend(match context {
-                NamedContext::Directory(path) => Some(Place::context(path, None)),
-                NamedContext::OciLayout { path, .. } => Some(Place::all_of(path)),
-                NamedContext::Files(context) => place_of(context, None),
-                NamedContext::Scratch | NamedContext::Image(_) | NamedContext::PlanImage(_) => None,
-            });
-        }
-    }
-    places
-}
-
-/// `None` where nothing on this machine changes.
-fn place_of(context: &ContextPlan, dockerfile: Option<&Path>) -> Option<Place> {
-    match context {
-        ContextPlan::Directory(folder) => Some(Place::context(folder, dockerfile)),
-        ContextPlan::Archive { path, .. } => Some(Place::all_of(path)),
-        ContextPlan::Remote { .. } => None,
+        self.files.contains(path) || self.folders.iter().any(sees)
     }
 }
 
-/// The folders to watch: no folder below another one of which all is watched.
-fn folders(places: &[Place]) -> BTreeMap<PathBuf, RecursiveMode> {
-    let mut kept: BTreeMap<PathBuf, RecursiveMode> = BTreeMap::new();
-    let wanted: Vec<_> = places.iter().filter_map(Place::watched).collect();
-    let is_whole = |mode: &RecursiveMode| *mode == RecursiveMode::Recursive;
-    let whole: BTreeSet<&PathBuf> =
-        wanted.iter().filter(|(_, mode)| is_whole(mode)).map(|(folder, _)| folder).collect();
-    for (folder, mode) in &wanted {
-        let above = folder.ancestors().skip(usize::from(is_whole(mode)));
-        if !above.into_iter().any(|above| whole.contains(&above.to_owned())) {
-            kept.insert(folder.clone(), *mode);
-        }
+/// A path as the kernel's notifications spell it: no links, no `..`. One that is not there is told by its folder.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| in_real_folder(path))
+}
+
+/// A path in a folder without links; the last name may be one.
+fn in_real_folder(path: &Path) -> PathBuf {
+    match (path.parent().map(Path::canonicalize), path.file_name()) {
+        (Some(Ok(folder)), Some(name)) => folder.join(name),
+        _ => path.to_owned(),
     }
-    kept
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::BuildFlags;
+
+    /// A plan of one image on these, and the project file `p/x.kdl`.
+    fn sources(folder: &Path, dockerfile: &str, context: &str) -> Sources {
+        let dockerfile = DockerfileSource::File(folder.join(dockerfile));
+        let context = ContextPlan::Directory(folder.join(context));
+        let plan = Plan::from_flags(BuildFlags::new(dockerfile, Some(context))).unwrap();
+        Sources::of(&plan, &[folder.join("p/x.kdl")])
+    }
+
+    #[test]
+    fn what_an_image_is_made_of_counts_wherever_it_is_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        for name in ["p/site/.git", "docker", "elsewhere"] {
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+        }
+        std::fs::write(folder.join("elsewhere/linked"), "").unwrap();
+        std::fs::write(folder.join("p/site/.dockerignore"), "left\n.dockerignore\n").unwrap();
+        std::os::unix::fs::symlink("../elsewhere/linked", folder.join("docker/link")).unwrap();
+        let found = sources(&folder, "p/../docker/link", "p/site");
+        for (path, counts) in [
+            ("p/x.kdl", true),
+            ("p/notes", false),
+            ("p/site/deep/a", true),
+            ("p/site/.git/index", false),
+            ("p/site/left/out", false),
+            ("p/site/.dockerignore", true),
+            ("docker/link", true),
+            ("docker/link.dockerignore", true),
+            ("docker/other", false),
+            ("elsewhere/linked", true),
+            ("elsewhere/other", false),
+        ] {
+            assert_eq!(found.hold(&folder.join(path)), counts, "{path}");
+        }
+        let places: Vec<_> = found.places().into_iter().collect();
+        let (one, all) = (RecursiveMode::NonRecursive, RecursiveMode::Recursive);
+        let wanted = [("docker", one), ("elsewhere", one), ("p", one), ("p/site", all)];
+        let wanted = wanted.map(|(name, mode)| (folder.join(name), mode));
+        let wanted: Vec<_> = wanted.iter().map(|(path, mode)| (path.as_path(), *mode)).collect();
+        assert_eq!(places, wanted);
+    }
 
     #[test]
     fn no_folder_is_watched_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |below: &str| folder.path().join(below);
-        std::fs::create_dir_all(at("web/src")).unwrap();
-        let of = |paths: &[&str]| {
-            let places: Vec<_> = paths.iter().map(|path| Place::all_of(&at(path))).collect();
-            let whole = |(path, mode)| (path, mode == RecursiveMode::Recursive);
-            folders(&places).into_iter().map(whole).collect::<Vec<_>>()
-        };
-        let files = of(&["x.kdl", "web/Dockerfile", "web/src"]);
-        assert_eq!(
-            files,
-            [(at(""), false), (at("web"), false), (at("web/src"), true)]
-                .map(|(path, whole)| (path.components().collect(), whole))
-        );
-        assert_eq!(of(&["web/Dockerfile", "web", "web/src"]), [(at("web"), true)]);
-    }
-
-    #[test]
-    fn a_change_counts_where_an_image_sees_it() {
-        let ignore = IgnoreFile::parse("target\n*.log\n!keep.log\n").unwrap();
-        let context = Place { path: "/p/web".into(), ignore };
-        for (path, counts) in [
-            ("/p/web/src/main.js", true),
-            ("/p/web/keep.log", true),
-            ("/p/web/target/x", false),
-            ("/p/web/run.log", false),
-            ("/p/website/x", false),
-            ("/p/README.md", false),
-            ("/p/web", true),
-            ("/p", true),
-        ] {
-            assert_eq!(context.is_changed_by(Path::new(path)), counts, "{path}");
-        }
+        let folder = folder.path().canonicalize().unwrap();
+        std::fs::create_dir_all(folder.join("p/site")).unwrap();
+        let found = sources(&folder, "p/site/Dockerfile", "p");
+        let places: Vec<_> = found.places().into_iter().collect();
+        assert_eq!(places, [(folder.join("p").as_path(), RecursiveMode::Recursive)]);
     }
 
     #[test]
@@ -294,7 +337,6 @@ mod tests {
             ("/p/README.md", false),
             ("/p/docs/x.md", false),
             ("/p/dist/image.tar", false),
-            ("/p/.git/index", false),
             ("/elsewhere/file", true),
         ] {
             assert_eq!(ignored.counts(Path::new(path)), counts, "{path}");

@@ -53,18 +53,26 @@ impl Watching {
 fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
     let _turn = Turn::embedded();
     let user = User::new();
-    user.write("app/Dockerfile", "FROM scratch\nCOPY a /a\n");
-    user.write("app/.dockerignore", "ignored\n");
-    user.write("app/a", "one");
-    let project = "image app { context \"app\"; tags dev }\n";
+    user.write("docker/Dockerfile", "FROM scratch\nCOPY a /a\n");
+    user.write("site/a", "one");
+    user.write("site/.dockerignore", "ignored\n");
+    let project =
+        "image app { context site; dockerfile \"site/../docker/Dockerfile\"; tags dev }\n";
     user.write("idpbuilder.kdl", project);
     let mut watching = Watching::start(&user);
     watching.until("watching");
 
-    user.write("app/a", "two");
+    user.write("site/a", "two");
     let said = watching.until("watching").join("\n");
-    assert!(said.contains("changed: app/a\n") && said.contains("COPY a /a"), "{said}");
+    assert!(said.contains("changed: site/a\n") && said.contains("COPY a /a"), "{said}");
     assert!(said.contains("1 of 1"), "the changed file is copied anew: {said}");
+
+    // What stands beside the Dockerfile, the project file and the context is no part of them.
+    user.write("beside", "text");
+    user.write("docker/beside", "text");
+    user.write("docker/Dockerfile", "FROM scratch\nCOPY a /b\n");
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("changed: docker/Dockerfile\n") && said.contains("COPY a /b"), "{said}");
 
     user.write("idpbuilder.kdl", "imagee app { tags dev }\n");
     let said = watching.until("watching").join("\n");
@@ -76,10 +84,10 @@ fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
 
     // What no image sees is no change, nor is what is said about one.
     user.write("README.md", "x");
-    user.write("app/ignored", "x");
-    user.write("app/a", "three");
+    user.write("site/ignored", "x");
+    user.write("site/a", "three");
     let said = watching.until("watching").join("\n");
-    assert!(said.contains("changed: app/a\n"), "{said}");
+    assert!(said.contains("changed: site/a\n"), "{said}");
 
     let process = rustix::process::Pid::from_child(&watching.child);
     rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
