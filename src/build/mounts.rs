@@ -13,7 +13,7 @@ use super::{
     process::{Task, io_error},
 };
 use crate::{
-    graph::{CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, SourceRoot, Unpack},
+    graph::{CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, SourceRoot},
     sandbox::{Bind, Mount, Privilege, Tmpfs},
     snapshot::View,
     ssh::Door,
@@ -172,17 +172,8 @@ impl Mounts {
 
 /// A copy of the mount's source to [`SELECTED`]: a folder's content, or a file under that name.
 fn selection(from: OpId, source: &str) -> FilesOp {
-    let copy = FileAction::Copy {
-        sources: vec![CopySource { root: SourceRoot::Op(from), path: source.to_owned() }],
-        destination: SELECTED.to_owned(),
-        chown: None,
-        chmod: None,
-        exclude: Vec::new(),
-        parents: false,
-        link: false,
-        unpack: Unpack::Never,
-    };
-    FilesOp { base: from, actions: vec![copy] }
+    let source = CopySource { root: SourceRoot::Op(from), path: source.to_owned() };
+    FilesOp { base: from, actions: vec![FileAction::plain_copy(source, SELECTED)] }
 }
 
 /// What the content that a mount selects comes to.

@@ -9,6 +9,8 @@ use crate::event::{Event, Stream};
 const TAIL_LINES_MAX: usize = 20;
 /// Longest line that is kept or passed on as one, in bytes; longer ones are cut into several.
 const LINE_BYTES_MAX: usize = 16 << 10;
+/// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
+const NAME_CHARS_MAX: usize = 128;
 
 /// Takes the raw output of one process.
 pub(super) struct Output<'a, 't> {
@@ -79,9 +81,6 @@ impl<'a, 't> Output<'a, 't> {
         });
     }
 }
-
-/// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
-const NAME_CHARS_MAX: usize = 128;
 
 /// An image's name as one file name.
 fn file_name(image: &str) -> String {

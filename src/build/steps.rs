@@ -82,8 +82,8 @@ impl Steps {
                 Some(below) => Below::Step(below),
                 None => Below::Layers(hex(layers_of(base).unwrap_or_default())),
             };
-            if steps.settings.last() != Some(&node.setting) {
-                steps.settings.push(node.setting.clone());
+            if steps.settings.last() != Some(&*node.setting) {
+                steps.settings.push(Setting::clone(&node.setting));
             }
             let own = layers_of(id).map(hex);
             let place = &node.place;
@@ -183,6 +183,8 @@ fn name(image: &str, platform: &Platform) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::graph::{FilesOp, Op, OpNode, Place};
 
@@ -196,7 +198,7 @@ mod tests {
         let mut add = |op: Op, title: &str, cwd: &str| {
             let place = Place { title: title.to_owned(), ..Place::default() };
             let setting = Setting { cwd: cwd.to_owned(), ..Setting::default() };
-            graph.add(OpNode { op, place, setting })
+            graph.add(OpNode { op, place, setting: Arc::new(setting) })
         };
         let files = |base| Op::Files(FilesOp { base, actions: Vec::new() });
         let platform = Platform::host();

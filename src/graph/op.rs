@@ -1,6 +1,6 @@
 //! Ops: sources, file operations and processes, each a pure description.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ pub struct OpNode {
     pub op: Op,
     /// Where it was written.
     pub place: Place,
-    /// What a process would find there.
-    pub setting: Setting,
+    /// What a process would find there; ops on one another share it while it stays as it is.
+    pub setting: Arc<Setting>,
 }
 
 /// What a process finds at a place of a Dockerfile besides its files.
@@ -322,10 +322,13 @@ impl OpGraph {
     /// # Panics
     ///
     /// If an input is not in the graph yet: the front end has lost count.
-    pub fn add(&mut self, node: OpNode) -> OpId {
+    pub fn add(&mut self, mut node: OpNode) -> OpId {
         let id = OpId(u32::try_from(self.nodes.len()).expect("fewer than 2^32 ops"));
         for input in node.op.inputs() {
             assert!(input < id, "an op uses one that comes later");
+        }
+        if let Some(last) = self.nodes.last().filter(|last| last.setting == node.setting) {
+            node.setting = Arc::clone(&last.setting);
         }
         self.nodes.push(node);
         id
@@ -401,6 +404,23 @@ impl Op {
             }
         });
         inputs
+    }
+}
+
+impl FileAction {
+    /// A copy of one path without any flag; archives stay archives.
+    #[must_use]
+    pub fn plain_copy(source: CopySource, destination: &str) -> Self {
+        Self::Copy {
+            sources: vec![source],
+            destination: destination.to_owned(),
+            chown: None,
+            chmod: None,
+            exclude: Vec::new(),
+            parents: false,
+            link: false,
+            unpack: Unpack::Never,
+        }
     }
 }
 

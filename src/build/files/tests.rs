@@ -9,12 +9,15 @@ use std::{
     io::Read as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::*;
 use crate::{
-    graph::{Op, OpGraph, OpNode, Place, Setting},
+    graph::{Op, OpGraph, OpNode, Place},
     layer::{LayerWriter, Listing},
     store::LayerRecord,
     tree::{Change, Entry, Meta},
@@ -121,15 +124,12 @@ fn copy<'a>(source: &'a str, destination: &'a str) -> Copy<'a> {
 impl Copy<'_> {
     fn op(&self) -> FilesOp {
         let mut graph = OpGraph::default();
-        let base = graph.add(OpNode {
-            op: Op::Scratch,
-            place: Place::default(),
-            setting: Setting::default(),
-        });
+        let base =
+            graph.add(OpNode { op: Op::Scratch, place: Place::default(), setting: Arc::default() });
         let from = graph.add(OpNode {
             op: Op::Context { name: None },
             place: Place::default(),
-            setting: Setting::default(),
+            setting: Arc::default(),
         });
         let action = FileAction::Copy {
             sources: vec![CopySource { root: SourceRoot::Op(from), path: self.source.to_owned() }],
@@ -475,7 +475,7 @@ fn a_directory_made_for_a_process_is_made_once() {
     let base = bench.base(&[("l", "->real"), ("real/", "")]);
     let mut graph = OpGraph::default();
     let id =
-        graph.add(OpNode { op: Op::Scratch, place: Place::default(), setting: Setting::default() });
+        graph.add(OpNode { op: Op::Scratch, place: Place::default(), setting: Arc::default() });
     let make = |path: &str| FileAction::MakeDirectory { path: path.into(), owner: "77".into() };
     let op = FilesOp { base: id, actions: vec![make("/l/a/b"), make("/real")] };
     let epoch = Timestamp { seconds: 7, nanos: 0 };

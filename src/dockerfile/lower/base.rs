@@ -1,13 +1,11 @@
 //! What stages start from: images, named contexts, nothing, other stages; and their triggers.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use crate::dockerfile::ast::{Heredoc, Instruction, Kind, Location};
 use crate::dockerfile::parse_trigger;
 use crate::dockerfile::quote::quoted;
-use crate::graph::{
-    CopySource, FileAction, FilesOp, Op, OpId, OpNode, Place, Setting, SourceRoot, Unpack,
-};
+use crate::graph::{CopySource, FileAction, FilesOp, Op, OpId, OpNode, Place, SourceRoot};
 use crate::oci::{ImageConfig, Platform, Reference, RootFs};
 
 use super::dispatch::Work;
@@ -209,7 +207,7 @@ impl Build<'_> {
             Source::Context(Some(name)) => format!("context {name}"),
         };
         let place = Place { title, ..Place::default() };
-        let id = self.graph.add(OpNode { op, place, setting: Setting::default() });
+        let id = self.graph.add(OpNode { op, place, setting: Arc::default() });
         self.sources.insert(source, id);
         id
     }
@@ -220,19 +218,11 @@ impl Build<'_> {
         let Op::Context { name } = &node.op else { return };
         let name = name.clone().unwrap_or_default();
         let base = self.source(Source::Scratch, Op::Scratch);
-        let copy = FileAction::Copy {
-            sources: vec![CopySource { root: SourceRoot::Op(work.op), path: "/".to_owned() }],
-            destination: "/".to_owned(),
-            chown: None,
-            chmod: None,
-            exclude: Vec::new(),
-            parents: false,
-            link: false,
-            unpack: Unpack::Never,
-        };
+        let all = CopySource { root: SourceRoot::Op(work.op), path: "/".to_owned() };
+        let copy = FileAction::plain_copy(all, "/");
         let place = Place { title: format!("FROM {name}"), ..Place::default() };
         let op = Op::Files(FilesOp { base, actions: vec![copy] });
-        work.op = self.graph.add(OpNode { op, place, setting: work.setting() });
+        work.op = self.graph.add(OpNode { op, place, setting: Arc::new(work.setting()) });
         commit_local(&mut work.image, &name);
     }
 

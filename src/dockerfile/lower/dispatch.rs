@@ -1,6 +1,6 @@
 //! One stage, instruction by instruction.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::dockerfile::ast::{Instruction, Kind, Location};
 use crate::dockerfile::quote::quoted;
@@ -238,7 +238,7 @@ impl Build<'_> {
             Origin::Stage | Origin::StageTrigger => at.location.span.clone(),
         };
         let place = Place { stage: work.stage.clone(), title, span, lines: at.location.lines };
-        work.op = self.graph.add(OpNode { op, place, setting: work.setting() });
+        work.op = self.graph.add(OpNode { op, place, setting: Arc::new(work.setting()) });
     }
 
     fn workdir(&mut self, work: &mut Work, command: &Command, path: &str) -> Result<(), Failure> {

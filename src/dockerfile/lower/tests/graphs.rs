@@ -264,3 +264,15 @@ fn a_config_that_came_from_elsewhere_keeps_its_history_below() {
     assert_eq!(done.history_below, busybox().history.len());
     assert_eq!(done.config.history[..done.history_below], busybox().history[..]);
 }
+
+#[test]
+fn ops_share_what_a_process_finds_until_it_changes() {
+    let text = "FROM scratch\nARG A=1\nRUN a\nRUN b\nARG B=2\nRUN c\n";
+    let graph = lowered(text, &options(), lower).unwrap().graph;
+    let runs = graph.ids().map(|id| graph.node(id));
+    let runs = runs.filter(|node| matches!(node.op, Op::Run(_)));
+    let settings: Vec<_> = runs.map(|node| &node.setting).collect();
+    let [a, b, c] = settings[..] else { panic!("{settings:?}") };
+    assert!(std::sync::Arc::ptr_eq(a, b));
+    assert_ne!(b, c);
+}
