@@ -38,16 +38,31 @@ pub fn open_beneath(
     flags: OFlags,
 ) -> rustix::io::Result<OwnedFd> {
     let flags = flags | OFlags::CLOEXEC;
-    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), is_long(path)) else {
-        return fs::openat2(root, path.as_path(), flags, Mode::empty(), CONFINED);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return fs::openat(root, ".", flags, Mode::empty());
     };
-    let parent = open_in_pieces(root, &parent)?;
-    fs::openat2(&parent, name, flags, Mode::empty(), CONFINED)
+    if !is_long(path) {
+        match fs::openat2(root, path.as_path(), flags, Mode::empty(), CONFINED) {
+            Err(errno) if is_unanswered(errno) => {}
+            opened => return opened,
+        }
+    }
+    let parent = open_parent(root, &parent)?;
+    fs::openat(&parent, name, flags | OFlags::NOFOLLOW, Mode::empty())
 }
 
 /// Opens a directory below `root`; fails when any part of the path is a link or no directory.
 pub(super) fn open_directory(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<OwnedFd> {
-    Ok(if is_long(path) { open_in_pieces(root, path) } else { open_whole(root, path) }?)
+    Ok(open_parent(root, path)?)
+}
+
+fn open_parent(root: BorrowedFd<'_>, path: &TreePath) -> rustix::io::Result<OwnedFd> {
+    if is_long(path) { open_in_pieces(root, path) } else { open_whole(root, path) }
+}
+
+/// Old kernels do not have `openat2`, some sandboxes forbid it, and it gives up when names move meanwhile.
+fn is_unanswered(errno: Errno) -> bool {
+    matches!(errno, Errno::NOSYS | Errno::PERM | Errno::AGAIN)
 }
 
 fn is_long(path: &TreePath) -> bool {
@@ -56,8 +71,7 @@ fn is_long(path: &TreePath) -> bool {
 
 fn open_whole(root: BorrowedFd<'_>, path: &TreePath) -> rustix::io::Result<OwnedFd> {
     match fs::openat2(root, path.as_path(), DIRECTORY, Mode::empty(), CONFINED) {
-        // Old kernels do not have the call, and some sandboxes forbid it.
-        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(root, path),
+        Err(errno) if is_unanswered(errno) => open_stepwise(root, path),
         other => other,
     }
 }

@@ -1,6 +1,10 @@
 //! F18 to F20: clocks that jump, surroundings that lack something, file systems that lack something else.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+    path::Path,
+};
 
 use crate::support::{Done, User, base_contexts};
 
@@ -156,4 +160,30 @@ fn f20_a_store_works_on_file_systems_that_lack_something() {
         assert_eq!(done.code, 0, "{what}: {done}");
         assert_eq!(done.out, format!("{wanted}{wanted}"), "{what}");
     }
+}
+
+#[test]
+fn f19_without_openat2_files_are_found_name_by_name() {
+    let user = User::new();
+    user.write("a/b/c.txt", "c\n");
+    symlink("/etc", user.work().join("a/out")).unwrap();
+    user.write("Dockerfile", "FROM scratch\nCOPY a/b /b\nCOPY a/b/c.txt /b/d\n");
+    let without = |words: &[&str]| {
+        let mut strace = user.command("strace");
+        let log = user.folder().join("strace");
+        strace.args([
+            "-f",
+            "-qq",
+            "-e",
+            "trace=openat2",
+            "-e",
+            "inject=openat2:error=ENOSYS",
+            "-o",
+        ]);
+        Done::of(strace.arg(log).arg(user.folder().join("bin/idpbuilder")).args(words))
+    };
+    without(&["build", "-q", "-t", "made:v1", "."]).ok();
+    without(&["store", "check", "--full"]).ok();
+    user.write("Dockerfile", "FROM scratch\nCOPY a/out/passwd /\n");
+    without(&["build", "-q", "."]).fails(1, &["passwd"]);
 }
