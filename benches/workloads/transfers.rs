@@ -88,7 +88,7 @@ pub(crate) fn tree_split(place: &Place<'_>, contest: &mut Contest) -> Outcome {
         return Ok(());
     };
     let ways: [(&'static str, &'static [&'static str]); 2] =
-        [("one layer", &[]), ("split", &["--split-layers"])];
+        [("idpbuilder", &[]), ("idpbuilder, split", &["--split-layers"])];
     for (number, (name, flags)) in ways.into_iter().enumerate() {
         let (bench, context) = (bench.numbered(number), context.clone());
         let tag = format!("{}/tree{number}:1", registry.address);
