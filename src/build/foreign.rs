@@ -15,7 +15,7 @@ pub(super) fn emulator(
     match sandbox::emulation(architecture, ability) {
         Ok(Emulation::Known) => Ok(None),
         Ok(Emulation::Own(emulator)) => Ok(Some(emulator)),
-        Err(sandbox::Obstacle { reason, help }) => {
+        Err(sandbox::Obstacle { reason, help, .. }) => {
             Err(SandboxError::Unavailable { reason, help }.into())
         }
     }

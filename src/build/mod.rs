@@ -302,7 +302,7 @@ impl Workshop {
     }
 
     pub(crate) fn marks(&self) -> OverlayMarks {
-        marks(self.ability.get())
+        marks(&self.ability.get())
     }
 }
 

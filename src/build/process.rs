@@ -1,7 +1,7 @@
 //! One RUN: its key, its root file system, its output, and the layer that its changes become.
 
 use std::{
-    fs,
+    fs, io,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
@@ -21,7 +21,7 @@ use crate::{
     graph::{OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Settled, Upper, settle, write_upper},
     oci::{ChainId, DiffId, Digest},
-    sandbox::{self, Ability, Exit, Privilege, ProcessSpec, RootFs, SandboxError},
+    sandbox::{self, Ability, Exit, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::{LayerRecord, room},
     tree::TreePath,
@@ -78,7 +78,7 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
     let ability = ability.get();
     let view = View::open(store, task.below)?;
     let staging = store.staging()?;
-    let prepared = rootfs::prepare((store, ability, wholes), task.below, staging.path())?;
+    let prepared = rootfs::prepare((store, &ability, wholes), task.below, staging.path())?;
     make_system_points(&view, &prepared.rootfs.upper)?;
     let mut mounts = Mounts::prepare(task, staging.path())?;
     if ability.privilege == Privilege::SingleId {
@@ -118,8 +118,12 @@ pub(super) fn run(task: &Task<'_>) -> Result<DiffId, BuildError> {
 pub(super) fn check_ability(ability: &Ability) -> Result<(), BuildError> {
     match &ability.run {
         Ok(()) => Ok(()),
-        Err(obstacle) => {
-            let (reason, help) = (obstacle.reason.clone(), obstacle.help.clone());
+        Err(Obstacle { without_room: Some(step), .. }) => {
+            let (step, source) = (step.clone(), io::ErrorKind::StorageFull.into());
+            Err(SandboxError::Setup { step, source }.into())
+        }
+        Err(Obstacle { reason, help, .. }) => {
+            let (reason, help) = (reason.clone(), help.clone());
             Err(SandboxError::Unavailable { reason, help }.into())
         }
     }
@@ -164,7 +168,7 @@ fn specify(
         privileges: task.workshop.privileges,
         insecure: run.security == Security::Insecure,
         limits: task.request.limits.clone(),
-        emulator: foreign::emulator(ability, &run.architecture)?,
+        emulator: foreign::emulator(&ability, &run.architecture)?,
     })
 }
 
@@ -226,7 +230,7 @@ fn keep(task: &Task<'_>, view: &View, prepared: &Prepared) -> Result<DiffId, Bui
     let changes = Upper {
         directory: std::os::fd::AsFd::as_fd(&folder),
         form: prepared.form,
-        ownership: rootfs::ownership(task.workshop.ability.get()),
+        ownership: rootfs::ownership(&task.workshop.ability.get()),
     };
     let (blob, summary, surplus) = write_upper(changes, view, writer)?;
     let LayerSummary { diff_id, tar_bytes, content_bytes, listing } = summary;

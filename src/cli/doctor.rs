@@ -32,7 +32,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {
     line(&mut text, "environment", ability.environment.name());
     match &ability.run {
         Ok(()) => line(&mut text, "RUN", &ability.mechanism()),
-        Err(Obstacle { reason, help }) => {
+        Err(Obstacle { reason, help, .. }) => {
             line(&mut text, "RUN", &format!("not possible: {reason}"));
             line(&mut text, "", &format!("help: {help}"));
         }

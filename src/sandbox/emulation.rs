@@ -120,6 +120,7 @@ fn obstacle(architecture: &str, reason: String) -> Obstacle {
     Obstacle {
         reason: format!("this machine does not run {architecture}: {reason}"),
         help: help.to_owned(),
+        without_room: None,
     }
 }
 

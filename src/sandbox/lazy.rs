@@ -5,17 +5,18 @@
 use std::{
     collections::BTreeSet,
     path::PathBuf,
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex},
 };
 
 use super::{Ability, Wanted, probe};
 use crate::limits::Limits;
 
-/// The [`Ability`] of a place, found out once, when it is first asked for: what runs no process pays for none.
+/// The [`Ability`] of a place, found out once, when it is first asked for: what runs no process pays for none. A full disk
+/// is no verdict: it is tried again.
 pub struct LazyAbility {
     folder: PathBuf,
     wanted: Wanted,
-    found: OnceLock<Ability>,
+    found: Mutex<Option<Arc<Ability>>>,
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -23,12 +24,24 @@ impl LazyAbility {
     /// Of a folder on the store's file system; nothing is tried yet.
     #[must_use]
     pub fn new(folder: PathBuf, wanted: Wanted) -> Self {
-        Self { folder, wanted, found: OnceLock::new(), told: Mutex::default() }
+        Self { folder, wanted, found: Mutex::default(), told: Mutex::default() }
     }
 
     /// What was found out; tries it the first time, as [`super::ability`] does. Others wait meanwhile.
-    pub fn get(&self) -> &Ability {
-        self.found.get_or_init(|| probe::ability(&self.folder, &self.wanted))
+    ///
+    /// # Panics
+    ///
+    /// When the attempt did so in another thread.
+    pub fn get(&self) -> Arc<Ability> {
+        let mut found = self.found.lock().expect("no holder panics");
+        if let Some(known) = &*found {
+            return Arc::clone(known);
+        }
+        let ability = Arc::new(probe::ability(&self.folder, &self.wanted));
+        if ability.run.as_ref().err().is_none_or(|obstacle| obstacle.without_room.is_none()) {
+            *found = Some(Arc::clone(&ability));
+        }
+        ability
     }
 
     /// What who runs processes within `limits` should know of this place, and has not been told yet; a line each.
@@ -52,16 +65,16 @@ mod tests {
         // It is asked only now: a folder that was not there when it was made will do.
         std::fs::create_dir(folder.path().join("later")).unwrap();
         let found = lazy.get();
-        assert_eq!(
-            (&found.run, std::ptr::from_ref(found)),
-            (&Ok(()), std::ptr::from_ref(lazy.get()))
-        );
+        assert!(found.run.is_ok() && Arc::ptr_eq(&found, &lazy.get()));
 
         let of = |notes: &[&str]| {
             let notes = notes.iter().map(|note| (*note).to_owned()).collect();
-            Ability { notes, limits: Enforcement::default(), ..found.clone() }
+            Ability { notes, limits: Enforcement::default(), ..Ability::clone(&found) }
         };
-        let lazy = LazyAbility { found: of(&["a", "b"]).into(), ..lazy_of(folder.path()) };
+        let lazy = LazyAbility {
+            found: Mutex::new(Some(of(&["a", "b"]).into())),
+            ..lazy_of(folder.path())
+        };
         let none = Limits { pids: None, ..Limits::default() };
         let some = Limits { memory: Some(1 << 20), ..none.clone() };
         assert_eq!(lazy.news(&none), ["a", "b"]);

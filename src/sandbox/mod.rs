@@ -415,6 +415,8 @@ pub struct Obstacle {
     pub reason: String,
     /// The way out.
     pub help: String,
+    /// The step that found the disk full: then nothing is wrong with the place, and it may be possible later.
+    pub without_room: Option<String>,
 }
 
 /// Who we are to the kernel.

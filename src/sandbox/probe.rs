@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
@@ -104,14 +104,17 @@ fn complete(found: Found, run: Result<(), SandboxError>, privilege: Privilege) -
     let step = run.as_ref().err().map_or("", step_of).to_owned();
     let reason = run.as_ref().err().map(ToString::to_string);
     let run_help = run.as_ref().err().and_then(help_of);
-    ability.run = run.map_err(|_| Obstacle { reason: String::new(), help: String::new() });
+    let without_room = run.as_ref().err().filter(|failed| is_no_room(failed)).map(step_of);
+    let without_room = without_room.map(str::to_owned);
+    let unsaid = || Obstacle { reason: String::new(), help: String::new(), without_room };
+    ability.run = run.map_err(|_| unsaid());
     ability.environment = environment::environment(&ability, &step);
     if let (Err(obstacle), Some(reason)) = (&mut ability.run, reason) {
         let help = match &run_help {
             Some(help) => help.clone(),
             None => help(&step, ability.environment),
         };
-        *obstacle = Obstacle { reason, help };
+        (obstacle.reason, obstacle.help) = (reason, help);
     }
     ability
 }
@@ -227,7 +230,7 @@ fn try_out(folder: &Path, wanted: &Wanted, privilege: Privilege) -> Ability {
     }
     let failed = first_failure.unwrap_or_else(|| SandboxError::Setup {
         step: Step::Overlay.words().to_owned(),
-        source: std::io::Error::other(
+        source: io::Error::other(
             "no folder on another file system can be written to; name one: `--scratch FOLDER`",
         ),
     });
@@ -352,7 +355,7 @@ fn attempt(
     let made = temporary_in(folder);
     let place = made.as_ref().map_err(|error| SandboxError::Setup {
         step: format!("{}{}", environment::WRITE, folder.display()),
-        source: std::io::Error::new(error.kind(), error.to_string()),
+        source: io::Error::new(error.kind(), error.to_string()),
     })?;
     let spec = ProcessSpec {
         rootfs: RootFs {
@@ -431,6 +434,11 @@ fn help_of(failed: &SandboxError) -> Option<String> {
         }
         SandboxError::Setup { .. } | SandboxError::Exec { .. } | SandboxError::Cancelled => None,
     }
+}
+
+fn is_no_room(failed: &SandboxError) -> bool {
+    let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    matches!(failed, SandboxError::Setup { source, .. } if kinds.contains(&source.kind()))
 }
 
 fn step_of(failed: &SandboxError) -> &str {

@@ -47,8 +47,8 @@ impl Machine<'_> {
 
     fn check_process(&self, node: &OpNode, run: &RunOp) -> Result<(), BuildError> {
         let ability = self.workshop.ability.get();
-        let possible = process::check_ability(ability)
-            .and_then(|()| foreign::emulator(ability, &run.architecture))
+        let possible = process::check_ability(&ability)
+            .and_then(|()| foreign::emulator(&ability, &run.architecture))
             .and_then(|_| network::check(run, &self.request.network, ability.isolation));
         possible.map_err(|error| BuildError::At {
             place: Box::new(node.place.clone()),
