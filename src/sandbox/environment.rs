@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::sandbox::{Ability, Isolation, Privilege, Snapshotter, told::Step};
+use crate::sandbox::{Ability, Isolation, Privilege, Snapshotter, identity, rootless, told::Step};
 
 const USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
 /// Of Debian's kernels.
@@ -73,16 +73,7 @@ impl Environment {
             Self::ContainerMaskedProc => "start the container with `--security-opt systempaths=unconfined`; \
                 Kubernetes: `procMount: Unmasked` with `hostUsers: false`"
                 .to_owned(),
-            Self::ContainerRoot | Self::ContainerUser => format!(
-                "{}start the container with `--security-opt seccomp=unconfined --security-opt \
-                 apparmor=unconfined --security-opt systempaths=unconfined`, or with `--cap-add SYS_ADMIN \
-                 --security-opt apparmor=unconfined` as root; Kubernetes: {KUBERNETES}; builds without RUN work",
-                if self == Self::ContainerRoot {
-                    "`--isolation chroot` runs without isolation; or "
-                } else {
-                    ""
-                }
-            ),
+            Self::ContainerRoot | Self::ContainerUser => self.improvement_of_container(),
             Self::NoUserNamespaces => "`sysctl user.max_user_namespaces=15000` as root of this machine, or run as \
                 root; builds without RUN work"
                 .to_owned(),
@@ -104,7 +95,23 @@ impl Environment {
                 .to_owned(),
         })
     }
+
+    fn improvement_of_container(self) -> String {
+        let root = self == Self::ContainerRoot;
+        let chroot = root && identity::permitted_capabilities() & OF_CHROOT == OF_CHROOT;
+        let chroot = if chroot { "`--isolation chroot` runs without isolation; or " } else { "" };
+        let map = if root && !rootless::may_map_root() { "--cap-add SETFCAP " } else { "" };
+        format!(
+            "{chroot}start the container with `{map}--security-opt seccomp=unconfined --security-opt \
+             apparmor=unconfined --security-opt systempaths=unconfined`, or with `--cap-add SYS_ADMIN \
+             --security-opt apparmor=unconfined` as root; Kubernetes: {KUBERNETES}; builds without RUN work"
+        )
+    }
 }
+
+/// What a process without isolation cannot be prepared without: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER,
+/// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_CHROOT, CAP_MKNOD (capabilities(7)).
+const OF_CHROOT: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 1 << 27;
 
 /// What a Pod must say, on one line.
 const KUBERNETES: &str = "`spec: {hostUsers: false, containers: [{securityContext: {procMount: Unmasked, \
@@ -165,6 +172,7 @@ pub(super) fn environment(ability: &Ability, failed_step: &str) -> Environment {
         (Some(0), _) if !root => Environment::NoUserNamespaces,
         (_, Some(0)) if !root => Environment::UserNamespacesOfRoot,
         _ if restricted && !root => Environment::AppArmor,
+        _ if root && !rootless::may_mount() => Environment::ContainerRoot,
         _ if root && !failed_step.is_empty() && failed_step != START => Environment::NoMounts,
         _ if root => Environment::ContainerRoot,
         _ => Environment::ContainerUser,

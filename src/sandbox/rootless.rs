@@ -28,24 +28,33 @@ const IDS_MAX: u32 = 65_536;
 
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
+/// Without it nobody may map the id 0 of the namespace outside, its own included (user_namespaces(7), Linux 5.12).
+const CAP_SETFCAP: u64 = 1 << 31;
+
 /// See [`super::enter`].
 pub(super) fn enter() -> Privilege {
     let privilege = identity::privilege();
     let ready = match privilege {
-        Privilege::Root => is_capable(),
+        // Root in a container often may not mount; in a namespace that nobody maps it would be nobody.
+        Privilege::Root => may_mount() || !may_map_root(),
         Privilege::Mapped | Privilege::SingleId => true,
         Privilege::None => false,
     };
     if ready { privilege } else { unshare().unwrap_or(privilege) }
 }
 
-/// Whether we may mount: root in a container often may not.
-fn is_capable() -> bool {
-    let effective = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
-        let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    });
-    effective.is_some_and(|effective| effective & CAP_SYS_ADMIN != 0)
+/// Whether root may make a user namespace that it has an id in.
+pub(super) fn may_map_root() -> bool {
+    is_capable(CAP_SETFCAP)
+}
+
+/// Whether we may mount outside of a user namespace.
+pub(super) fn may_mount() -> bool {
+    is_capable(CAP_SYS_ADMIN)
+}
+
+fn is_capable(capability: u64) -> bool {
+    identity::permitted_capabilities() & capability != 0
 }
 
 /// Ids to map: inside, outside, how many.

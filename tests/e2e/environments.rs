@@ -312,6 +312,26 @@ fn docker_s_default_copies_and_refuses_run_with_a_way_out_that_works() {
     runs(&with_admin, &[LIMITS]);
 }
 
+/// As `crun spec` writes it: root without the right to map itself (CAP_SETFCAP) is not led into a namespace where it is nobody.
+#[test]
+fn root_that_may_not_map_itself_is_told_what_it_lacks() {
+    let few = Place {
+        caps: vec!["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"],
+        ..Place::docker(0).unconfined().unmasked()
+    };
+    let done = few.build(RUN, "");
+    assert!(!done.err.contains("ext4") && !done.err.contains("--isolation chroot"), "{done}");
+    done.fails(8, &["RUN is not possible here", "--cap-add SETFCAP --security-opt seccomp"]);
+    let caps = [&few.caps[..], &["CAP_SETFCAP"]].concat();
+    runs(&Place { caps, ..few.clone() }, &[SINGLE]);
+    // What has no isolation is named only to who could use it.
+    let caps = DOCKER_CAPS.iter().copied().filter(|name| *name != "CAP_SETFCAP").collect();
+    let place = Place { caps, ..few };
+    place.build(RUN, "").fails(8, &["`--isolation chroot` runs", "--cap-add SETFCAP"]);
+    let echo = "FROM busybox\nRUN echo content";
+    assert_eq!(place.build(echo, "--isolation chroot").ok(), wanted(echo));
+}
+
 #[test]
 fn chroot_runs_where_nothing_else_can_and_says_that_nothing_is_isolated() {
     const NOT_ISOLATED: &str = "note: --isolation chroot: a RUN is not isolated";
