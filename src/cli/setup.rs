@@ -27,7 +27,7 @@ use idpbuilder::{
     registry::ProxyOptions,
     report,
     sandbox::{self, CancelFlag, LazyAbility},
-    store::{Patience, Store},
+    store::{Patience, Store, StoreError, is_read_only},
 };
 
 use super::{
@@ -86,11 +86,26 @@ pub(super) fn store_root() -> Result<PathBuf, CliError> {
 /// Opens the store, making it when it is not there.
 pub(super) fn store() -> Result<Store, CliError> {
     store_cap()?; // What it says must be right before anything is done.
-    let store = Store::open_patiently(&store_root()?, &patience())?;
+    let opened = Store::open_patiently(&store_root()?, &patience());
+    let store = opened.map_err(|error| {
+        if let StoreError::Io { path, source } = &error
+            && !is_read_only(&error)
+        {
+            return unusable(path, source);
+        }
+        CliError::Store(error)
+    })?;
     if let Some(bytes) = size_of(MAX_LAYER_SIZE)? {
         store.limit_unpacking(UnpackLimits::up_to(bytes));
     }
     Ok(store)
+}
+
+/// What cannot be made, or looked into, below the home folder.
+fn unusable(path: &Path, error: &io::Error) -> CliError {
+    let message = format!("nothing can be kept in {}: {error}", path.display());
+    CliError::new(ENVIRONMENT, message)
+        .with_help("set IDPBUILDER_HOME to a folder that can be written to: images and settings are kept there")
 }
 
 /// Bytes that the store may take, when that is limited.
@@ -110,7 +125,7 @@ pub(super) fn private_folder(name: &str) -> Result<PathBuf, CliError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let path = home()?.join(name);
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-    made.map_err(|error| CliError::new(ENVIRONMENT, format!("{}: {error}", path.display())))?;
+    made.map_err(|error| unusable(&path, &error))?;
     Ok(path)
 }
 
