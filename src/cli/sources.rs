@@ -9,6 +9,8 @@ use std::{
 
 use idpbuilder::{
     build::files,
+    dockerfile,
+    oci::{ARCHITECTURES, Platform},
     plan::{BuildFlags, ContextPlan, DockerfileSource, NamedContext, Plan},
     remote::{Remote, is_web, without_login},
 };
@@ -56,6 +58,21 @@ pub(super) struct SourceArgs {
     pub(super) mirror: Vec<String>,
 }
 
+/// A platform that an image can be built for. What is only fetched may be for any that somebody made.
+fn known_platform(text: &str) -> Result<Platform, CliError> {
+    let platform = pull::parse_platform(text)?;
+    if platform.is_known() {
+        return Ok(platform);
+    }
+    let architecture = &platform.architecture;
+    let message = format!("--platform: no architecture is called `{architecture}`");
+    let near = dockerfile::nearest(architecture, &ARCHITECTURES);
+    Err(CliError::new(CONFIGURATION, message).with_help(near.map_or_else(
+        || format!("known are {}", ARCHITECTURES.join(", ")),
+        |near| format!("did you mean `{near}`?"),
+    )))
+}
+
 /// What there is to build from.
 struct Sources {
     dockerfile: DockerfileSource,
@@ -87,7 +104,7 @@ impl SourceArgs {
         flags.platforms = self
             .platform
             .iter()
-            .map(|platform| pull::parse_platform(platform))
+            .map(|platform| known_platform(platform))
             .collect::<Result<_, _>>()?;
         for text in &self.build_context {
             let (name, source) = named_context(text)?;

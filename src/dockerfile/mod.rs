@@ -26,6 +26,7 @@ pub use parse::{
     DOCKERFILE_BYTES_MAX, INSTRUCTIONS_MAX, Syntax, detect_syntax, parse, parse_trigger,
 };
 pub use print::print;
+pub use suggest::nearest;
 
 /// Why a Dockerfile cannot be built.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 const DISTANCE_MAX: usize = 3;
 
 /// The option nearest to `word`; of several, the one with swapped letters, then the first.
-pub(super) fn nearest<'a>(word: &str, options: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, options: &[&'a str]) -> Option<&'a str> {
     let length = word.chars().take(64).count();
     let mut best = ((DISTANCE_MAX, 0), None);
     for option in options {

@@ -15,5 +15,5 @@ pub use descriptor::{Annotations, Descriptor};
 pub use digest::{ChainId, DiffId, Digest, Hasher, ParseDigestError};
 pub use manifest::{Document, DocumentError, Index, Manifest};
 pub use media_type::{Codec, MediaType};
-pub use platform::{ParsePlatformError, Platform};
+pub use platform::{ARCHITECTURES, ParsePlatformError, Platform};
 pub use reference::{DEFAULT_REGISTRY, ParseReferenceError, Reference};

@@ -7,6 +7,41 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// Go's names of architectures and their aliases (`go tool dist list`, containerd's `platforms/database.go`).
+pub const ARCHITECTURES: [&str; 31] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "ppc64",
+    "ppc64le",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+    "i386",
+    "i686",
+    "x86_64",
+    "x86-64",
+    "aarch64",
+    "armhf",
+    "armel",
+];
+
 /// What an image runs on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Platform {
@@ -70,6 +105,12 @@ impl Platform {
         };
         let (architecture, variant) = (architecture.to_owned(), variant.map(str::to_owned));
         Self { architecture, variant, ..self }
+    }
+
+    /// Whether anybody makes images for this architecture.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        ARCHITECTURES.contains(&self.architecture.as_str())
     }
 
     /// Whether an image for `self` is one that `wanted` asks for (both are normalised first).

@@ -15,7 +15,7 @@ use super::template::Condition;
 use super::template::Placed;
 use super::template::Template;
 use super::template::TemplateError;
-use crate::oci::Platform;
+use crate::oci::{ARCHITECTURES, Platform};
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -162,6 +162,16 @@ fn template_fault(error: TemplateError, problems: &mut Problems) {
 }
 
 /// The way out when a text is not of its kind.
+/// A platform that images are built for, or the way to one.
+fn platform(text: &str) -> Result<Platform, String> {
+    let usual = "such as amd64, arm64 or \"linux/arm/v7\"".to_owned();
+    let Ok(platform) = text.parse::<Platform>() else { return Err(usual) };
+    match platform.is_known() {
+        true => Ok(platform),
+        false => Err(suggestion(&platform.architecture, ARCHITECTURES).unwrap_or(usual)),
+    }
+}
+
 fn plain_fault(text: &str, kind: Kind) -> Option<String> {
     let (good, help) = match kind {
         Kind::OneOf(words) => {
@@ -173,10 +183,7 @@ fn plain_fault(text: &str, kind: Kind) -> Option<String> {
         ),
         Kind::Epoch => (text == "git", "`git` or seconds since 1970".to_owned()),
         Kind::Version => (is_semver(text), "such as \"0.1\" or \"1.2.3\"".to_owned()),
-        Kind::Platform => (
-            text.parse::<Platform>().is_ok(),
-            "such as amd64, arm64 or \"linux/arm/v7\"".to_owned(),
-        ),
+        Kind::Platform => (platform(text).is_ok(), platform(text).err().unwrap_or_default()),
         Kind::Name | Kind::Image | Kind::Registry | Kind::Secret | Kind::Pipeline | Kind::Path => {
             (!text.is_empty(), "write a name between the quotes".to_owned())
         }
