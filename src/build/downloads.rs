@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BuildError,
+    BuildError, Workshop,
     fetch::{Errand, Fetched},
     files::{Download, Root},
 };
 use crate::{
     graph::{FileAction, FilesOp, OpGraph, OpId, SourceRoot},
     oci::Digest,
-    registry::{DownloadError, DownloadTerms, Downloaded, Validators},
+    registry::{DownloadError, DownloadTerms, Downloaded, Reach, Validators},
     remote::{GitTimes, Remote, without_login},
     store::Store,
     tree::Timestamp,
@@ -35,11 +35,19 @@ enum Source {
 }
 
 /// What is remembered of a URL; the spelled-out digest keeps the blob.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Known {
     pub(super) content: Digest,
     pub(super) size: u64,
     pub(super) validators: Validators,
+}
+
+/// What is asked for, and by whom: what one may have is not for another.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Asked {
+    url: String,
+    reach: Reach,
+    authorization: Option<String>,
 }
 
 impl Local {
@@ -95,7 +103,7 @@ fn file(name: &str, known: &Known) -> Download {
     }
 }
 
-/// What is behind a URL, asked for again only whether it has changed.
+/// What is behind a URL, asked for once in a run, and only whether it has changed.
 pub(super) fn get(
     errand: Errand<'_>,
     url: &str,
@@ -135,10 +143,16 @@ pub(super) fn get(
 
 fn download(errand: Errand<'_>, url: &str, known: Option<Known>) -> Result<Known, BuildError> {
     let Errand { workshop, reach, .. } = errand;
-    let asked = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
     let authorization = errand.http_authorization(url)?;
+    let asked = Asked { url: url.to_owned(), reach, authorization };
+    workshop.fetches.downloads.get(&asked, &workshop.cancel, || request(workshop, &asked, known))
+}
+
+fn request(workshop: &Workshop, asked: &Asked, known: Option<Known>) -> Result<Known, BuildError> {
+    let Asked { url, reach, authorization } = asked;
+    let validators = known.as_ref().map(|known| known.validators.clone()).unwrap_or_default();
     let authorization = authorization.as_deref();
-    let terms = DownloadTerms { known: &asked, reach, authorization };
+    let terms = DownloadTerms { known: &validators, reach: *reach, authorization };
     let mut out = workshop.store.blob_writer()?;
     let outcome = workshop.wait(workshop.client.download(url, terms, &mut out))?;
     match (outcome, known) {

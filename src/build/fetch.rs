@@ -4,20 +4,16 @@
 //! Within one run everything is looked up once, so that all images and platforms see the same. Knows
 //! how a layer is made of files; knows no Dockerfile.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs::File,
-    io,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fs::File, io, path::Path, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    BuildError, BuildRequest, ContextSource, DockerfileText, LATEST_MTIME, Workshop, downloads,
+    BuildError, BuildRequest, ContextSource, DockerfileText, LATEST_MTIME, Workshop,
+    downloads::{self, Asked, Known},
     files::{self, Clock, Context, Download, Root},
+    once::Once,
 };
 use crate::{
     event::Event,
@@ -61,10 +57,10 @@ pub(crate) struct Fetched {
 
 /// What was fetched in this run, by what was asked for.
 #[derive(Default)]
-pub struct Fetches(Mutex<HashMap<Remote, Entry>>);
-
-/// Held while it is fetched: who wants the same waits.
-type Entry = Arc<Mutex<Option<Fetched>>>;
+pub struct Fetches {
+    places: Once<Remote, Fetched>,
+    pub(super) downloads: Once<Asked, Known>,
+}
 
 /// On whose behalf something is fetched.
 #[derive(Clone, Copy)]
@@ -105,20 +101,11 @@ impl<'a> Errand<'a> {
 
     /// What is behind a place, once in a run.
     pub(crate) fn remote(self, remote: &Remote) -> Result<Fetched, BuildError> {
-        let entry = {
-            let mut entries = self.workshop.fetches.0.lock().expect("no holder panics");
-            Arc::clone(entries.entry(remote.clone()).or_default())
-        };
-        let mut known = entry.lock().expect("a build that panics takes the program with it");
-        if let Some(fetched) = *known {
-            return Ok(fetched);
-        }
-        let fetched = match remote {
-            Remote::Git(source) => self.git(source)?,
-            Remote::Web(url) => self.web(url)?,
-        };
-        *known = Some(fetched);
-        Ok(fetched)
+        let Workshop { fetches, cancel, .. } = self.workshop;
+        fetches.places.get(remote, cancel, || match remote {
+            Remote::Git(source) => self.git(source),
+            Remote::Web(url) => self.web(url),
+        })
     }
 
     fn git(self, source: &GitSource) -> Result<Fetched, BuildError> {

@@ -16,6 +16,7 @@ mod logs;
 mod machine;
 mod mounts;
 mod network;
+mod once;
 mod output;
 mod pins;
 mod process;

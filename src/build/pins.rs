@@ -2,10 +2,7 @@
 //!
 //! Knows names and digests; knows no Dockerfile.
 
-use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
-    sync::{Arc, Mutex},
-};
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     BuildError, BuildFailure, BuildRequest, ContextSource, NamedSource, Workshop,
@@ -13,6 +10,7 @@ use super::{
     downloads,
     fetch::Errand,
     machine,
+    once::Once,
 };
 use crate::{
     dockerfile,
@@ -26,14 +24,7 @@ use crate::{
 /// What each tag stood for when this run looked at it first: two images of one run, and two platforms
 /// of one image, are built on the same.
 #[derive(Default)]
-pub struct Targets(Mutex<HashMap<String, Arc<Mutex<Option<Digest>>>>>);
-
-impl Targets {
-    fn of(&self, name: &str) -> Arc<Mutex<Option<Digest>>> {
-        let mut targets = self.0.lock().expect("no holder panics");
-        Arc::clone(targets.entry(name.to_owned()).or_default())
-    }
-}
+pub struct Targets(Once<String, Digest>);
 
 impl Workshop {
     /// The image that a base's name stands for, without its layers.
@@ -52,18 +43,20 @@ impl Workshop {
             return Ok(resolve(reference, refresh)?.0);
         }
         let name = reference.to_string();
-        let target = self.targets.of(&name);
-        let mut target = target.lock().expect("a build that panics takes the program with it");
-        if target.is_none() {
-            *target = self.locked_image(reference)?;
+        let mut image = None;
+        let target = self.targets.0.get(&name, &self.cancel, || {
+            if let Some(locked) = self.locked_image(reference)? {
+                return Ok(locked);
+            }
+            let (found, digest) = resolve(reference, refresh)?;
+            image = Some(found);
+            Ok(digest)
+        })?;
+        if let Some(image) = image {
+            return Ok(image);
         }
-        if let Some(digest) = *target {
-            let refresh = if client.is_offline() { Refresh::Never } else { Refresh::Missing };
-            return Ok(resolve(&reference.with_digest(digest), refresh)?.0);
-        }
-        let (image, found) = resolve(reference, refresh)?;
-        *target = Some(found);
-        Ok(image)
+        let refresh = if client.is_offline() { Refresh::Never } else { Refresh::Missing };
+        Ok(resolve(&reference.with_digest(target), refresh)?.0)
     }
 
     /// What the lock says of an image, held against its registry where that is asked for.

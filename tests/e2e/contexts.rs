@@ -229,6 +229,25 @@ fn a_file_that_is_added_is_asked_about_and_fetched_when_it_has_changed() {
     assert_eq!(web.requests(), ["GET /f if-none-match=\"v2\""]);
 }
 
+/// Two platforms, and two images of one run, see the same file, though the server has another for each who asks.
+#[test]
+fn a_file_that_is_added_is_asked_for_once_in_a_run() {
+    let (user, web) = (User::new(), Web::start());
+    web.put("/f", "one", &[("Cache-Control", "no-store")]);
+    user.write("a/Dockerfile", &format!("FROM scratch\nADD {} /\n", web.url("/f")));
+    user.write(
+        "b/Dockerfile",
+        &format!("FROM scratch AS x\nADD {0} /x\nADD {0} /y\n", web.url("/f")),
+    );
+    let image =
+        |name: &str| format!("image {name} {{\n context \"{name}\"\n platforms amd64 arm64\n}}\n");
+    user.write("idpbuilder.kdl", &[image("a"), image("b")].concat());
+    user.run(["run", "--allow", "network.private"]).ok();
+    assert_eq!(web.requests(), ["GET /f"]);
+    user.run(["run", "--allow", "network.private"]).ok();
+    assert_eq!(web.requests(), ["GET /f"], "another run asks again");
+}
+
 #[test]
 fn a_repository_is_a_context() {
     let web = shop();
