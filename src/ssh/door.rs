@@ -16,7 +16,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::ssh::{
     Agent, Keys, sign,
@@ -25,6 +25,9 @@ use crate::ssh::{
 
 /// Connections at once; more are closed at once.
 const CONNECTIONS_MAX: usize = 64;
+
+/// Wait after a connection that could not be accepted.
+const ACCEPT_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// A socket that an agent answers at until this is dropped.
 pub struct Door {
@@ -109,7 +112,12 @@ fn listen(listener: &UnixListener, watch: &OwnedFd, agent: &Arc<Agent>, talks: &
             Ok(_) if !watched[0].revents().is_empty() => return,
             Ok(_) => {}
         }
-        let Ok((client, _)) = listener.accept() else { continue };
+        let Ok((client, _)) = listener.accept() else {
+            // No descriptors left: the next one may do better, but not at once.
+            let mut watched = [PollFd::new(watch, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut watched, Some(&ACCEPT_PAUSE));
+            continue;
+        };
         if talks.lock().len() >= CONNECTIONS_MAX || talks.remember(number, &client).is_err() {
             continue; // Closed: the other side sees an agent that does not answer.
         }
