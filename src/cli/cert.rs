@@ -97,7 +97,7 @@ fn list(store: &TrustStore) -> Result<ExitCode, CliError> {
 
 fn show(registry: &str) -> Result<ExitCode, CliError> {
     for der in presented(registry)? {
-        setup::print(&describe(&der)?);
+        setup::print(&describe(&der));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -123,7 +123,7 @@ fn trust_presented(
         .first()
         .ok_or_else(|| CliError::new(TRUST, format!("{registry} presents no certificate")))?;
     let found = trust::fingerprint(der);
-    setup::tell(&describe(der)?);
+    setup::tell(&describe(der));
     match fingerprint {
         Some(wanted) => {
             if trust::parse_fingerprint(wanted).map_err(|error| failed(&error))? != found {
@@ -171,13 +171,19 @@ fn presented(registry: &str) -> Result<Vec<rustls::pki_types::CertificateDer<'st
         .map_err(|error| CliError::new(super::failure::NETWORK, error.to_string()))
 }
 
-fn describe(der: &[u8]) -> Result<String, CliError> {
-    let facts = CertificateFacts::read(der).map_err(|error| failed(&error))?;
-    Ok(format!(
-        "issued to    {}\nissued by    {}\nfor          {}\nsha256       {}\n",
+/// All that can be read of a certificate, and what is wrong with it.
+fn describe(der: &[u8]) -> String {
+    let sha256 = trust::format_fingerprint(&trust::fingerprint(der));
+    let facts = match CertificateFacts::read(der) {
+        Ok(facts) => facts,
+        Err(error) => return format!("refused      {error}\nsha256       {sha256}\n"),
+    };
+    let fault = facts.fault(jiff::Timestamp::now().as_second());
+    let fault = fault.map(|fault| format!("refused      {fault}\n")).unwrap_or_default();
+    format!(
+        "issued to    {}\nissued by    {}\nfor          {}\n{fault}sha256       {sha256}\n",
         facts.summary(),
         facts.issuer,
         facts.names.join(", "),
-        trust::format_fingerprint(&facts.sha256),
-    ))
+    )
 }

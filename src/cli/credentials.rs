@@ -1,6 +1,11 @@
 //! Credentials of a registry, first found wins: environment, then the auth files of containers and Docker.
 
-use std::{env, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    env,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use idpbuilder::{exec::NamedBy, registry::Credentials};
@@ -11,22 +16,55 @@ pub(super) fn find(registry: &str, named_by: NamedBy) -> Option<Credentials> {
     if let Some(found) = super::login::embedded_credentials(registry) {
         return Some(found);
     }
-    let of_environment = if named_by == NamedBy::User { from_environment() } else { None };
-    of_environment.or_else(|| from_auth_files(registry))
+    if named_by == NamedBy::User
+        && let Some((found, variables)) = from_environment()
+    {
+        origins().insert(registry.to_owned(), Origin::Environment(variables));
+        return Some(found);
+    }
+    let found = from_auth_files(registry)?;
+    origins().insert(registry.to_owned(), Origin::AuthFile);
+    Some(found)
 }
 
-/// `IDPBUILDER_REGISTRY_{USERNAME,PASSWORD,TOKEN}`, then `GITEA_{USERNAME,TOKEN}`.
-pub(super) fn from_environment() -> Option<Credentials> {
+/// Where credentials came from.
+#[derive(Clone)]
+pub(super) enum Origin {
+    /// These variables.
+    Environment(String),
+    /// What another tool, or `login`, wrote.
+    AuthFile,
+}
+
+/// What was found for registries by this invocation, for who has to say which credentials were wrong.
+static ORIGINS: Mutex<BTreeMap<String, Origin>> = Mutex::new(BTreeMap::new());
+
+fn origins() -> std::sync::MutexGuard<'static, BTreeMap<String, Origin>> {
+    ORIGINS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the credentials came from that were found for a registry.
+pub(super) fn origin(registry: &str) -> Option<Origin> {
+    origins().get(registry).cloned()
+}
+
+/// `IDPBUILDER_REGISTRY_{USERNAME,PASSWORD,TOKEN}`, then `GITEA_{USERNAME,TOKEN}`; and the variables that it was.
+pub(super) fn from_environment() -> Option<(Credentials, String)> {
+    const TOKEN: &str = "IDPBUILDER_REGISTRY_TOKEN";
     let get = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let secret = get("IDPBUILDER_REGISTRY_TOKEN").or_else(|| get("IDPBUILDER_REGISTRY_PASSWORD"));
-    if let (Some(username), Some(password)) = (get("IDPBUILDER_REGISTRY_USERNAME"), secret.clone())
-    {
-        return Some(Credentials::Basic { username, password });
+    for (user, secret) in [
+        ("IDPBUILDER_REGISTRY_USERNAME", TOKEN),
+        ("IDPBUILDER_REGISTRY_USERNAME", "IDPBUILDER_REGISTRY_PASSWORD"),
+        ("GITEA_USERNAME", "GITEA_TOKEN"),
+    ] {
+        if let (Some(username), Some(password)) = (get(user), get(secret)) {
+            return Some((
+                Credentials::Basic { username, password },
+                format!("{user} and {secret}"),
+            ));
+        }
     }
-    if let (Some(username), Some(password)) = (get("GITEA_USERNAME"), get("GITEA_TOKEN")) {
-        return Some(Credentials::Basic { username, password });
-    }
-    get("IDPBUILDER_REGISTRY_TOKEN").map(Credentials::Bearer)
+    get(TOKEN).map(|token| (Credentials::Bearer(token), TOKEN.to_owned()))
 }
 
 /// Auth files in the order in which containers' tools look at them; Docker's, which `login` writes,

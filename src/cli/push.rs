@@ -104,11 +104,11 @@ impl Access {
             }
             (None, Some(token)) => Some(Credentials::Bearer(token)),
             (Some(_), None) => match credentials::from_environment() {
-                Some(Credentials::Basic { password, .. } | Credentials::Bearer(password)) => {
+                Some((Credentials::Basic { password, .. } | Credentials::Bearer(password), _)) => {
                     let username = self.username.clone().unwrap_or_default();
                     Some(Credentials::Basic { username, password })
                 }
-                Some(Credentials::IdentityToken(_)) | None => {
+                Some((Credentials::IdentityToken(_), _)) | None => {
                     return Err(CliError::new(CONFIGURATION, "--username without a password")
                         .with_help("add --token TOKEN or --password-stdin"));
                 }

@@ -11,7 +11,7 @@ use idpbuilder::{
 };
 
 use super::{
-    credentials,
+    credentials::{self, Origin},
     failure::{
         AUTHENTICATION, CONFIGURATION, ENVIRONMENT, NETWORK, NOT_FOUND, TRUST, message_text,
     },
@@ -47,13 +47,18 @@ pub(super) fn registry_text(prefix: &str, error: &RegistryError) -> String {
 /// The ways out, one a line.
 fn registry_help(error: &RegistryError) -> Vec<String> {
     match error {
-        RegistryError::Auth { help, .. } => {
+        RegistryError::Auth { registry, help, .. } => {
             let mut lines = vec![help.clone()];
-            if credentials::from_environment().is_some() {
-                lines.push(
+            match credentials::origin(registry) {
+                Some(Origin::Environment(variables)) => {
+                    lines.push(format!("the credentials came from the environment: {variables}"));
+                }
+                Some(Origin::AuthFile) => {}
+                None if credentials::from_environment().is_some() => lines.push(
                     "credentials of the environment (GITEA_TOKEN …) are sent to registries that the project file or the command line names"
                         .to_owned(),
-                );
+                ),
+                None => {}
             }
             lines
         }

@@ -83,6 +83,9 @@ pub fn to_pem(certificates: &[CertificateDer<'_>]) -> String {
     pem
 }
 
+/// The first version that names its servers as clients want it (RFC 5280, 4.1.2.1).
+const VERSION_MIN: u32 = 3;
+
 /// What a certificate says about itself. None of it is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateFacts {
@@ -100,6 +103,8 @@ pub struct CertificateFacts {
     pub is_ca: bool,
     /// Whether it may be shown by a server (no extended key usage, or one that says so).
     pub is_for_servers: bool,
+    /// Version of its form: 3 for all that have names and are accepted.
+    pub version: u32,
     /// SHA-256 of its DER.
     pub sha256: [u8; 32],
 }
@@ -127,8 +132,24 @@ impl CertificateFacts {
             names,
             is_ca: certificate.is_ca(),
             is_for_servers: usage.is_none_or(|usage| usage.value.server_auth || usage.value.any),
+            version: certificate.version().0.saturating_add(1),
             sha256: fingerprint(der),
         })
+    }
+
+    /// What keeps it from being accepted at a time (Unix seconds), whoever trusts it; `None` when nothing does.
+    #[must_use]
+    pub fn fault(&self, now: i64) -> Option<String> {
+        if self.version < VERSION_MIN {
+            let version = self.version;
+            return Some(format!(
+                "X.509 version {version}: version {VERSION_MIN} is needed, with its names as subjectAltName"
+            ));
+        }
+        if now > self.not_after {
+            return Some(format!("expired on {}", shown_time(self.not_after)));
+        }
+        (now < self.not_before).then(|| format!("not valid before {}", shown_time(self.not_before)))
     }
 
     /// Subject and validity on one line, for messages.

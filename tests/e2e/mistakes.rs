@@ -1,5 +1,10 @@
 //! Bad input: the exit code, the place, the reason and the way out.
 
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
 use crate::support::{
     Done, User, base_contexts,
     registry::{Registry, free_port},
@@ -15,6 +20,38 @@ fn a_mistake_in_the_project_file_is_shown_at_its_place() {
     let said = user.run(["run"]).fails(3, &["idpbuilder.kdl", "dockerfil", "dockerfile", "tags"]);
     assert!(said.contains(":3:"), "the line is named: {said}");
     user.run(["plan"]).fails(3, &["dockerfil"]);
+}
+
+/// A typo in an architecture would be an image that runs nowhere.
+#[test]
+fn an_architecture_that_nobody_knows_is_refused_where_it_is_written() {
+    let user = User::new();
+    user.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let near = ["no architecture is called `amd46`", "did you mean `amd64`?"];
+    user.run(["build", "--platform", "linux/arm64,linux/amd46", "."]).fails(3, &near);
+    user.run(["check", "--platform", "amd46", "."]).fails(3, &near);
+    user.run(["build", "-q", "--platform", "linux/loong64", "."]).ok();
+    user.write("idpbuilder.kdl", "image app {\n    platforms \"linux/amd46\"\n}\n");
+    let words = ["idpbuilder.kdl:2:", "linux/amd46", "did you mean `amd64`?"];
+    user.run(["plan"]).fails(3, &words);
+}
+
+#[test]
+fn a_store_that_cannot_be_made_is_told_with_the_way_out() {
+    let user = User::new();
+    user.write("file", "");
+    for (name, value) in [
+        ("HOME", "/proc"),
+        ("HOME", "file"),
+        ("IDPBUILDER_HOME", "/proc/x"),
+        ("IDPBUILDER_HOME", "/sys/x"),
+        ("IDPBUILDER_HOME", "file/x"),
+    ] {
+        let mut command = user.idp();
+        command.env_remove("IDPBUILDER_HOME").env(name, value).arg("images");
+        let words = ["nothing can be kept in", value, "set IDPBUILDER_HOME to a folder"];
+        Done::of(&mut command).fails(8, &words);
+    }
 }
 
 #[test]
@@ -140,6 +177,42 @@ fn a_certificate_that_nobody_trusts_is_shown_with_both_ways_to_trust_it() {
     assert!(user.run(["cert", "list"]).ok().contains(&address));
     user.run(["cert", "remove", &address]).ok();
     push(&[]).fails(5, &[fingerprint]);
+}
+
+/// What no client accepts is shown all the same, with what is wrong with it.
+#[test]
+fn a_certificate_of_an_old_form_or_out_of_its_time_is_shown() {
+    let user = User::new();
+    user.script(
+        "openssl req -new -newkey rsa:2048 -nodes -keyout key -subj /CN=localhost -out request
+         echo subjectAltName=DNS:localhost > names
+         openssl x509 -req -in request -signkey key -days 9 -out v1.pem
+         openssl x509 -req -in request -signkey key -days -1 -extfile names -out expired.pem",
+    )
+    .ok();
+    for (file, words) in
+        [("v1.pem", "X.509 version 1: version 3 is needed"), ("expired.pem", "expired on 20")]
+    {
+        let port = free_port();
+        let mut server = user.command("openssl");
+        server.args(["s_server", "-cert", file, "-key", "key", "-accept"]);
+        server.arg(format!("127.0.0.1:{port}")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut server = server.stderr(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line == "ACCEPT"));
+        std::thread::spawn(move || lines.for_each(drop));
+        let shown = user.run(["cert", "show", &format!("localhost:{port}")]);
+        server.kill().and_then(|()| server.wait()).unwrap();
+        let shown = shown.ok();
+        let fingerprint = ["x509", "-in", file, "-noout", "-fingerprint", "-sha256"];
+        let fingerprint = Done::of(user.command("openssl").args(fingerprint)).ok();
+        let fingerprint = fingerprint.trim().rsplit('=').next().unwrap();
+        for word in
+            ["issued to    CN=localhost, valid from", fingerprint, &format!("refused      {words}")]
+        {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
+    }
 }
 
 #[test]

@@ -115,7 +115,9 @@ fn credentials_of_the_environment_and_of_other_tools_are_found() {
         Done::of(&mut push).ok();
         let mut push = user.idp();
         push.args(["push", &name]).env(user_variable, USERNAME).env(secret_variable, "wrong");
-        Done::of(&mut push).fails(4, &[&address]);
+        let from = format!("came from the environment: {user_variable} and {secret_variable}");
+        let said = Done::of(&mut push).fails(4, &[&address, &from]);
+        assert!(!said.contains("GITEA_TOKEN …"), "that is about registries nobody named: {said}");
     }
     let piped = ["push", "--username", USERNAME, "--password-stdin", &name];
     user.run_with_input(piped, b"secret\n").ok();
