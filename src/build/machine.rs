@@ -97,7 +97,7 @@ fn perform(
     let fail = |error: BuildError| BuildFailure::new(request, None, error);
     let parsed = dockerfile::parse(&request.dockerfile.text).map_err(|error| fail(error.into()))?;
     request.split.iter().try_for_each(files::check_split).map_err(fail)?;
-    let mut built = Built::default();
+    let mut built = Built { stages: parsed.stage_names(), ..Built::default() };
     let mut is_whole = true;
     let host = [Platform::host()];
     for platform in asked(request, &host) {

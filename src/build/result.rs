@@ -27,6 +27,8 @@ pub struct Built {
     pub advice: Vec<Warning>,
     /// `--build-arg`s that no `ARG` asked for.
     pub unused_args: Vec<String>,
+    /// The stages of the Dockerfile, as `--no-cache-filter` names them.
+    pub stages: Vec<String>,
     /// How long it took.
     pub duration: Duration,
 }

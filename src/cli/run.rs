@@ -3,6 +3,7 @@
 use std::{num::NonZero, path::Path, process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
+    dockerfile,
     exec::{self, Network, OnFailure, Report, Setup},
     image::Refresh,
     plan::{PinMode, Plan},
@@ -160,7 +161,7 @@ pub(super) fn perform(
     let setup = &Setup { emit: Arc::clone(&recorder.emit), ..setup.clone() };
     let report = runtime.block_on(exec::run(plan, setup));
     recorder.keep();
-    tell_warnings(global, &report);
+    tell_warnings(global, &report, &setup.cache_rules.without_stages);
     if !is_silent(global) && !report.images.is_empty() {
         setup::tell(&report::summary(&report));
     }
@@ -185,10 +186,29 @@ pub(super) fn notice(global: &Global, text: &str) {
     }
 }
 
+/// What of `--no-cache-filter` is the name of no stage of any image; nothing while not all stages are known.
+fn without_stage(report: &Report, filter: &[String]) -> Vec<String> {
+    if report.images.iter().any(|image| image.stages.is_empty()) {
+        return Vec::new();
+    }
+    let stages = report.images.iter().flat_map(|image| &image.stages);
+    let stages: Vec<&str> = stages.map(String::as_str).collect();
+    let is_known = |name: &&String| stages.iter().any(|stage| stage.eq_ignore_ascii_case(name));
+    let unknown = filter.iter().filter(|name| !is_known(name));
+    let text = |name: &String| match dockerfile::nearest(&name.to_lowercase(), &stages) {
+        Some(near) => format!("no stage is called {name} (did you mean {near}?)"),
+        None => format!("no stage is called {name}"),
+    };
+    unknown.map(text).collect()
+}
+
 /// What the build checks found: counted, and named by rule and line.
-fn tell_warnings(global: &Global, report: &Report) {
+fn tell_warnings(global: &Global, report: &Report, filter: &[String]) {
     if is_silent(global) {
         return;
+    }
+    for text in without_stage(report, filter) {
+        setup::tell(&format!("warning: --no-cache-filter: {text}"));
     }
     for image in &report.images {
         for unused in &image.unused_args {

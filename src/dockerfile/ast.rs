@@ -36,6 +36,13 @@ impl Dockerfile {
             staged.flat_map(|stage| std::iter::once(&stage.from).chain(&stage.instructions));
         self.global_args.iter().chain(staged)
     }
+
+    /// The stages as [`crate::graph::Place::stage`] calls them: by name, or else by number.
+    #[must_use]
+    pub fn stage_names(&self) -> Vec<String> {
+        let stages = self.stages.iter().enumerate();
+        stages.map(|(index, stage)| stage.name.clone().unwrap_or(index.to_string())).collect()
+    }
 }
 
 /// Parser directives.

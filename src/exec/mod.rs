@@ -169,6 +169,8 @@ pub struct ImageReport {
     pub advice: Vec<Warning>,
     /// `--build-arg`s that no `ARG` asked for.
     pub unused_args: Vec<String>,
+    /// The stages of its Dockerfile, by name or else by number.
+    pub stages: Vec<String>,
     /// From the beginning of its first step to the end of its last, in seconds.
     pub seconds: f64,
 }
@@ -185,6 +187,7 @@ impl ImageReport {
             warnings: Vec::new(),
             advice: Vec::new(),
             unused_args: Vec::new(),
+            stages: Vec::new(),
             seconds: 0.0,
         }
     }
@@ -208,6 +211,8 @@ pub enum ImageState {
     },
     /// It failed.
     Failed,
+    /// The user stopped it.
+    Cancelled,
     /// It never began.
     Skipped,
 }

@@ -174,6 +174,9 @@ impl Runner {
         let mut progress = self.lock();
         let since = *progress.started.entry(step.image.clone()).or_insert(started);
         if let Some(report) = progress.reports.get_mut(&step.image) {
+            if report.state == ImageState::Failed && matches!(result, Err(ExecError::Cancelled)) {
+                report.state = ImageState::Cancelled;
+            }
             report.seconds = since.elapsed().as_secs_f64();
         }
         drop(progress);
@@ -201,7 +204,16 @@ impl Runner {
             }
         }
         let Built {
-            images, base_layers, epoch, cached, steps, warnings, advice, unused_args, ..
+            images,
+            base_layers,
+            epoch,
+            cached,
+            steps,
+            warnings,
+            advice,
+            unused_args,
+            stages,
+            ..
         } = outcome.map_err(|failure| {
             let is_cancelled = matches!(*failure.error, BuildError::Cancelled);
             if is_cancelled { ExecError::Cancelled } else { ExecError::Build(failure) }
@@ -217,7 +229,8 @@ impl Runner {
             cached,
             steps,
         };
-        (report.warnings, report.advice, report.unused_args) = (warnings, advice, unused_args);
+        (report.warnings, report.advice) = (warnings, advice);
+        (report.unused_args, report.stages) = (unused_args, stages);
         let mut progress = self.lock();
         progress.reports.insert(image.name.clone(), report);
         progress.base_layers.insert(image.name.clone(), base_layers);

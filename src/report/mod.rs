@@ -79,6 +79,7 @@ fn add_image(table: &mut Table, image: &ImageReport) {
             (format!("sha256:{}…", digest.short()), bytes(*size), built)
         }
         ImageState::Failed => (String::new(), String::new(), "failed".to_owned()),
+        ImageState::Cancelled => (String::new(), String::new(), "cancelled".to_owned()),
         ImageState::Skipped => (String::new(), String::new(), "not built".to_owned()),
     };
     let mut places = image.pushed.iter().map(|(to, _)| to.clone());

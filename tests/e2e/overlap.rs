@@ -123,6 +123,13 @@ fn the_cache_of_a_stage_or_of_an_old_run_is_left_out_when_asked() {
             format!("built  COPY --from=one /a /a: {without}"),
         ]
     );
+    let mut typo = user.idp();
+    typo.args(["build", "--no-cache-filter", "one,tow,7", "."]).args(base_contexts());
+    let said = Done::of(&mut typo);
+    for text in ["no stage is called tow (did you mean two?)", "no stage is called 7\n"] {
+        assert!(said.err.contains(&format!("warning: --no-cache-filter: {text}")), "{said}");
+    }
+    assert!(!said.err.contains("called one"), "{said}");
     let old = outcomes(&["--run-ttl", "0s"]);
     assert!(old[0].starts_with("built  RUN echo a > /a: its result is "), "{old:?}");
     assert!(old[1].starts_with("built  RUN echo b > /b: its result is "), "{old:?}");

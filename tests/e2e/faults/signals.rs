@@ -140,12 +140,17 @@ fn f09_a_build_that_waits_for_a_registry_ends_soon_too() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mirror = format!("docker.io={}", silent.local_addr().unwrap());
     let mut command = user.idp();
-    command.args(["build", "--mirror", &mirror, "."]).stdout(Stdio::null()).stderr(Stdio::null());
+    let said = user.folder().join("said");
+    let file = fs::File::create(&said).unwrap();
+    command.args(["build", "--mirror", &mirror, "."]).stdout(Stdio::null()).stderr(file);
     let mut child = command.spawn().unwrap();
     let (_connection, _) = silent.accept().unwrap();
     let since = Instant::now();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(end(&mut child, since), Some(130));
+    let said = fs::read_to_string(said).unwrap();
+    let table = said.split_once("digest").unwrap().1;
+    assert!(table.contains(" cancelled   –") && !table.contains("failed"), "{said}");
 }
 
 #[test]
