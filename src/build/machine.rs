@@ -543,7 +543,9 @@ impl<'a> Machine<'a> {
     fn finish(&self, stack: Stack) -> Result<Image, BuildError> {
         let seconds = self.epoch.unwrap_or(LATEST_MTIME.seconds);
         let config = result::complete(self.lowered, (&stack.layers, &stack.steps), seconds);
-        Ok(image::assemble(&self.workshop.store, &config, &stack.layers)?)
+        let below = stack.base.as_ref().map(|base| image::base_layers(&base.image));
+        let below = below.unwrap_or_default();
+        Ok(image::assemble(&self.workshop.store, &config, &stack.layers, &below)?)
     }
 
     /// The number of an op that is a step.

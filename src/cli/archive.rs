@@ -83,9 +83,6 @@ pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliErro
     let records: Result<Vec<ImageRecord>, CliError> =
         args.images.iter().map(|name| images::find_one(&store, name)).collect();
     let records = records?;
-    for record in &records {
-        runtime.block_on(setup::until_cancelled(&cancel, fetch_absent(global, &store, record)))?;
-    }
     let output = OutputPlan {
         kind: if args.form == Form::Docker { OutputKind::Docker } else { OutputKind::Oci },
         destination: file.cloned(),
@@ -93,6 +90,10 @@ pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliErro
         compression: None,
         options: BTreeMap::new(),
     };
+    for record in &records {
+        let fetched = fetch_absent(global, &store, record, &output);
+        runtime.block_on(setup::until_cancelled(&cancel, fetched))?;
+    }
     setup::unless_cancelled(&cancel, image::write_output(&store, &records, &output))?;
     if let Some(file) = file {
         setup::print(&format!("{}\n", file.display()));
@@ -100,20 +101,22 @@ pub(super) fn save(global: &Global, args: &SaveArgs) -> Result<ExitCode, CliErro
     Ok(ExitCode::SUCCESS)
 }
 
-/// Gets layers that no build has looked at yet from the registry that has them.
+/// Gets layers that the output lacks from the registry that has them.
 async fn fetch_absent(
     global: &Global,
     store: &Store,
     record: &ImageRecord,
+    output: &OutputPlan,
 ) -> Result<(), CliError> {
     for platform in &record.platforms {
         let found = image::load(store, record, platform)?;
-        if image::absent_layers(store, &found)?.is_empty() {
+        let wanted = (&found, std::slice::from_ref(output));
+        if image::has_all_for(store, wanted.0, wanted.1)? {
             continue;
         }
         let client = Client::new(push::client_options(BTreeSet::new())?)?;
         let (name, emit) = (record.key(), setup::emitter(global));
-        image::fetch_layers(store, &client, &found, &name, &emit).await?;
+        image::fetch_for_outputs(store, &client, wanted, &name, &emit).await?;
         store.flush()?;
     }
     Ok(())

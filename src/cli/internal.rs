@@ -177,7 +177,7 @@ fn save(name: &str) -> Result<ExitCode, CliError> {
         ..ImageConfig::default()
     };
     config.rootfs.diff_ids.push(diff_id);
-    let image = image::assemble(&store, &config, &[diff_id])?;
+    let image = image::assemble(&store, &config, &[diff_id], &[])?;
     store.put_image(&ImageRecord {
         reference: Some(reference.to_string()),
         target: image.manifest.descriptor(idpbuilder::oci::MediaType::MANIFEST),
@@ -186,6 +186,7 @@ fn save(name: &str) -> Result<ExitCode, CliError> {
         stored_at: jiff::Timestamp::now().as_second(),
         created: None,
         size: content_bytes,
+        pulled: false,
     })?;
     setup::print(&format!("saved {} bytes as {reference}\n", data.len()));
     Ok(ExitCode::SUCCESS)

@@ -85,6 +85,7 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
         stored_at: jiff::Timestamp::now().as_second(),
         created: image.config.value.created.clone(),
         size,
+        pulled: true,
     };
     store.put_image(&record)?;
     // While the lease holds: a collection must find the image, or what protects its content.

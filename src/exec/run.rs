@@ -278,6 +278,7 @@ impl Runner {
             stored_at: jiff::Timestamp::now().as_second(),
             created: first.config.value.created.clone(),
             size,
+            pulled: false,
         })
     }
 
@@ -328,16 +329,14 @@ impl Runner {
         Ok(())
     }
 
-    /// Gets layers that are in a registry only: a file is to have all of them.
+    /// Gets what is in a registry only: a file is to have all layers.
     fn fetch_absent(&self, plan: &ImagePlan) -> Result<(), ExecError> {
         let built = self.lock().built[&plan.name].clone();
         let Workshop { store, client, emit, .. } = &self.workshop;
         let fail = |source| ExecError::Image { image: plan.name.clone(), source };
         for (_, image) in &built {
-            if image::absent_layers(store, image).map_err(fail)?.is_empty() {
-                continue;
-            }
-            let work = image::fetch_layers(store, client, image, &plan.name, emit);
+            let (outputs, name) = (plan.outputs.as_slice(), plan.name.as_str());
+            let work = image::fetch_for_outputs(store, client, (image, outputs), name, emit);
             let fetched = self.workshop.runtime.block_on(self.until_cancelled(work));
             fetched
                 .unwrap_or(Err(None))
@@ -380,7 +379,8 @@ impl Runner {
             None => None,
         };
         // The size is better known once all layers were looked at.
-        if known.is_some_and(|known| known.target == record.target && known.size == record.size) {
+        let facts = |of: &ImageRecord| (of.target.clone(), of.size, of.pulled);
+        if known.is_some_and(|known| facts(&known) == facts(record)) {
             return Ok(());
         }
         Ok(self.setup.store.put_image(record)?)

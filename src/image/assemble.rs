@@ -15,9 +15,13 @@ use crate::{
     store::{CompressedForm, ImageRecord, LayerRecord, Store},
 };
 
-/// Makes manifest and config documents of an image from its layers and puts them into the store:
-/// layers known in a compressed original form keep it, all others stand as plain tars. The config's
-/// `rootfs` is set to `layers`.
+/// Annotation of a plain layer in a manifest of ours: it is plain in the registry of the base, and so stays plain when
+/// the image travels, where a layer that was made here is compressed. It does not travel itself.
+const KEPT: &str = "dev.idpbuilder.layer.kept";
+
+/// Makes manifest and config documents of an image from its layers and puts them into the store: the
+/// lowest stand as `below` has them ([`base_layers`]), all others as plain tars, whatever other forms of them
+/// the store has. The config's `rootfs` is set to `layers`.
 ///
 /// # Errors
 ///
@@ -26,10 +30,22 @@ pub fn assemble(
     store: &Store,
     config: &ImageConfig,
     layers: &[DiffId],
+    below: &[Descriptor],
 ) -> Result<Image, ImageError> {
     let mut config = config.clone();
     config.rootfs.diff_ids = layers.to_vec();
-    assemble_around(store, Document::write_compact(config))
+    assemble_around(store, Document::write_compact(config), below)
+}
+
+/// An image's layers as they stand in the manifest of an image that is made on it.
+#[must_use]
+pub fn base_layers(image: &Image) -> Vec<Descriptor> {
+    let mut layers = image.manifest.value.layers.clone();
+    let plain = |layer: &&mut Descriptor| layer.media_type.codec() == Some(Codec::Plain);
+    for layer in layers.iter_mut().filter(plain).filter(|_| image.pulled) {
+        layer.annotations.insert(KEPT.to_owned(), "plain".to_owned());
+    }
+    layers
 }
 
 /// Bytes of all files of an image's layers; a layer that nobody has looked at yet counts with the
@@ -50,10 +66,12 @@ pub fn content_bytes(store: &Store, image: &Image) -> Result<u64, ImageError> {
 pub(super) fn assemble_around(
     store: &Store,
     config: Document<ImageConfig>,
+    below: &[Descriptor],
 ) -> Result<Image, ImageError> {
-    let layers = &config.value.rootfs.diff_ids;
-    let layers =
-        layers.iter().map(|layer| kept_form(store, *layer)).collect::<Result<Vec<_>, _>>()?;
+    let made = config.value.rootfs.diff_ids.iter().skip(below.len());
+    let made = made.map(|layer| plain_form(store, *layer));
+    let below = below.iter().cloned().map(as_oci).map(Ok);
+    let layers = below.chain(made).collect::<Result<Vec<_>, _>>()?;
     let manifest = Document::write(Manifest {
         schema_version: 2,
         media_type: Some(MediaType::new(MediaType::MANIFEST)),
@@ -65,12 +83,12 @@ pub(super) fn assemble_around(
     });
     store.put_blob(&config.raw)?;
     store.put_blob(&manifest.raw)?;
-    Ok(Image { manifest, config, origin: None })
+    Ok(Image { manifest, config, origin: None, pulled: false })
 }
 
-/// The form of an image that is pushed or exported: every layer that is not in an original
-/// compressed form is compressed with `codec`; deterministic, and remembered in the store.
-/// Returns the manifest; all its blobs are in the store afterwards, but for `origin` layers.
+/// The form of an image that is pushed or exported: layers that were made here are compressed with `codec`, those of
+/// a base stay as their registry has them; deterministic, and remembered in the store. Returns the
+/// manifest; all its blobs are in the store afterwards, but for layers of the base.
 ///
 /// # Errors
 ///
@@ -81,17 +99,13 @@ pub fn distributable(
     codec: Codec,
     level: Option<u32>,
 ) -> Result<Document<Manifest>, ImageError> {
-    with_layers(store, image, |descriptor, layer| {
-        if descriptor.digest == layer.0 {
-            compressed_form(store, layer, codec, level)
-        } else {
-            Ok(descriptor.clone())
-        }
+    with_layers(store, image, |descriptor, layer| match is_made_here(image, descriptor, layer) {
+        true => compressed_form(store, layer, codec, level),
+        false => Ok(as_kept(image, descriptor)),
     })
 }
 
-/// As [`distributable`], but every blob is in the store afterwards: an original form that is only in
-/// a registry is made up for by one of ours.
+/// As [`distributable`], for a file: the blobs of all layers that stay as they are must be in the store.
 pub(super) fn complete(
     store: &Store,
     image: &Image,
@@ -99,16 +113,29 @@ pub(super) fn complete(
     which: Layers,
 ) -> Result<Document<Manifest>, ImageError> {
     with_layers(store, image, |descriptor, layer| {
-        let here = store.blob_size(descriptor.digest).is_some();
         let other = which == Layers::All && descriptor.media_type.codec() != Some(codec);
-        if other {
-            form_in(store, layer, codec, level)
-        } else if descriptor.digest == layer.0 || !here {
+        if other || is_made_here(image, descriptor, layer) {
             compressed_form(store, layer, codec, level)
+        } else if store.blob_size(descriptor.digest).is_some() {
+            Ok(as_kept(image, descriptor))
         } else {
-            Ok(descriptor.clone())
+            Err(missing(layer))
         }
     })
+}
+
+/// Whether a layer stands in a manifest as its tar because it was made here, and not because its registry has it so.
+pub(super) fn is_made_here(image: &Image, descriptor: &Descriptor, layer: DiffId) -> bool {
+    descriptor.digest == layer.0 && !image.pulled && !descriptor.annotations.contains_key(KEPT)
+}
+
+/// The descriptor of a layer that stays as it is, as it travels.
+fn as_kept(image: &Image, descriptor: &Descriptor) -> Descriptor {
+    let mut descriptor = descriptor.clone();
+    if !image.pulled {
+        descriptor.annotations.remove(KEPT);
+    }
+    descriptor
 }
 
 /// The image with every layer as a plain tar that is in the store.
@@ -161,55 +188,26 @@ fn as_oci(mut descriptor: Descriptor) -> Descriptor {
     descriptor
 }
 
-/// The form in which a layer stands in the store's own manifests.
-fn kept_form(store: &Store, layer: DiffId) -> Result<Descriptor, ImageError> {
-    let record = store.layer(layer)?;
-    let forms = record.iter().flat_map(|record| &record.compressed);
-    // Of several the same one always, whatever was pulled first.
-    let original = forms.filter(|form| form.original).min_by_key(|form| form.descriptor.digest);
-    if let Some(form) = original {
-        return Ok(as_oci(form.descriptor.clone()));
-    }
-    let size = record.map(|record| record.tar_bytes).or_else(|| store.blob_size(layer.0));
-    let size = size.ok_or_else(|| missing(layer))?;
+/// The form in which a layer that was made here stands in the store's own manifests.
+fn plain_form(store: &Store, layer: DiffId) -> Result<Descriptor, ImageError> {
+    let size = store.layer(layer)?.map(|record| record.tar_bytes).filter(|size| *size > 0);
+    let size = size.or_else(|| store.blob_size(layer.0)).ok_or_else(|| missing(layer))?;
     Ok(Descriptor::new(MediaType::layer(Codec::Plain), layer.0, size))
 }
 
-/// A form of the layer that is in the store: an original, one made before, or a new one.
+/// Our own form of the layer in this compression: one that is in the store, or a new one. What others made of the same
+/// tar is never taken: whether it is here depends on what was pulled before.
 pub(super) fn compressed_form(
     store: &Store,
     layer: DiffId,
     codec: Codec,
     level: Option<u32>,
 ) -> Result<Descriptor, ImageError> {
-    let forms = forms_here(store, layer)?;
-    let originals = forms.iter().filter(|form| form.original);
-    match originals.min_by_key(|form| form.descriptor.digest) {
-        Some(form) => Ok(as_oci(form.descriptor.clone())),
-        None => form_in(store, layer, codec, level),
-    }
-}
-
-/// Compressed forms of the layer whose blobs are in the store.
-fn forms_here(store: &Store, layer: DiffId) -> Result<Vec<CompressedForm>, ImageError> {
     let mut forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
+    forms.retain(|form| !form.original && form.codec == codec && form.level == level);
     forms.retain(|form| store.blob_size(form.descriptor.digest).is_some());
-    Ok(forms)
-}
-
-/// The form of the layer in this compression: one that is in the store, or a new one.
-fn form_in(
-    store: &Store,
-    layer: DiffId,
-    codec: Codec,
-    level: Option<u32>,
-) -> Result<Descriptor, ImageError> {
-    let forms = forms_here(store, layer)?;
-    let fits =
-        |form: &&CompressedForm| form.codec == codec && (form.original || form.level == level);
-    let found = forms.iter().filter(fits);
-    if let Some(form) = found.min_by_key(|form| (!form.original, form.descriptor.digest)) {
-        return Ok(as_oci(form.descriptor.clone()));
+    if let Some(form) = forms.into_iter().min_by_key(|form| form.descriptor.digest) {
+        return Ok(form.descriptor);
     }
     let tar = plain_tar(store, layer)?;
     let tar_bytes = length(store, &tar)?;
@@ -269,20 +267,21 @@ fn listed_bytes(listing: &Listing) -> u64 {
 }
 
 /// Takes note of a layer whose blob is in the store, in whatever compression: its listing and record
-/// are added. `layer` is what the config promises.
+/// are added. `layer` is what the config promises. Returns what the blob is, whatever `descriptor` says of its type.
 pub(super) fn take_layer(
     store: &Store,
     descriptor: &Descriptor,
     layer: DiffId,
-) -> Result<(), ImageError> {
+) -> Result<Descriptor, ImageError> {
     let blob = descriptor.digest;
-    let known = blob == layer.0 || store.diff_id_of(blob)? == Some(layer);
-    if known && store.layer(layer)?.is_some() && store.listing(layer)?.is_some() {
-        return Ok(());
-    }
     let mut file = store.open_blob(blob)?;
     let codec = codec_of(&mut file).map_err(|source| in_store(store, source))?;
     drop(file);
+    let found = Descriptor::new(MediaType::layer(codec), blob, descriptor.size);
+    let known = blob == layer.0 || store.diff_id_of(blob)? == Some(layer);
+    if known && store.layer(layer)?.is_some() && store.listing(layer)?.is_some() {
+        return Ok(found);
+    }
     let summary = read_foreign(store, blob)?;
     if summary.diff_id != layer {
         let found = summary.diff_id;
@@ -290,16 +289,11 @@ pub(super) fn take_layer(
         return Err(ImageError::Invalid { image: blob.to_string(), reason });
     }
     store.put_listing(layer, &summary.listing.encode())?;
-    let form = CompressedForm {
-        codec,
-        level: None,
-        original: true,
-        descriptor: Descriptor::new(MediaType::layer(codec), blob, descriptor.size),
-    };
+    let form = CompressedForm { codec, level: None, original: true, descriptor: found.clone() };
     let compressed = if codec == Codec::Plain { Vec::new() } else { vec![form] };
     let (tar_bytes, content_bytes) = (summary.tar_bytes, summary.content_bytes);
     store.put_layer(layer, &LayerRecord { tar_bytes, content_bytes, compressed })?;
-    Ok(())
+    Ok(found)
 }
 
 /// Reads a layer's blob to its end, which may come from anybody.
@@ -333,7 +327,7 @@ fn codec_of(file: &mut File) -> io::Result<Codec> {
 pub(super) fn open(store: &Store, manifest: Digest) -> Result<Image, ImageError> {
     let manifest: Document<Manifest> = document(store, manifest)?;
     let config = document(store, manifest.value.config.digest)?;
-    Ok(Image { manifest, config, origin: None })
+    Ok(Image { manifest, config, origin: None, pulled: false })
 }
 
 /// Reads a document from the store.
@@ -386,6 +380,7 @@ pub(super) fn record_of(
         created: shown.config.value.created.clone(),
         size,
         target,
+        pulled: false,
     })
 }
 

@@ -88,7 +88,7 @@ pub fn pack_caches(store: &Store, caches: &[CacheInfo]) -> Result<ImageRecord, I
         ..ImageConfig::default()
     };
     config.config.labels.insert(LABEL.to_owned(), label);
-    let image = assemble::assemble(store, &config, &layers)?;
+    let image = assemble::assemble(store, &config, &layers, &[])?;
     Ok(ImageRecord {
         reference: None,
         target: image.manifest.descriptor(MediaType::MANIFEST),
@@ -97,6 +97,7 @@ pub fn pack_caches(store: &Store, caches: &[CacheInfo]) -> Result<ImageRecord, I
         stored_at: 0,
         created: None,
         size,
+        pulled: false,
     })
 }
 

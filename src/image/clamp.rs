@@ -32,7 +32,8 @@ pub fn clamp_times(
     if layers == image.config.value.rootfs.diff_ids {
         return Ok(image.clone());
     }
-    assemble::assemble(store, &image.config.value, &layers)
+    let base = &image.manifest.value.layers[..below.min(layers.len())];
+    assemble::assemble(store, &image.config.value, &layers, base)
 }
 
 fn clamped(store: &Store, layer: DiffId, latest: Timestamp) -> Result<DiffId, ImageError> {

@@ -410,16 +410,14 @@ fn take_docker(
         let reason = format!("an image of {found} layers whose config promises {promised}");
         return Err(source.invalid(&reason));
     }
+    let mut blobs = Vec::new();
     for (name, layer) in layers.iter().zip(ids) {
         let blob = source.take(name)?;
         let size = store.blob_size(blob).unwrap_or_default();
-        assemble::take_layer(
-            store,
-            &Descriptor::new(MediaType::new(MediaType::LAYER), blob, size),
-            *layer,
-        )?;
+        let blob = Descriptor::new(MediaType::new(MediaType::LAYER), blob, size);
+        blobs.push(assemble::take_layer(store, &blob, *layer)?);
     }
-    let image = assemble::assemble_around(store, config)?;
+    let image = assemble::assemble_around(store, config, &blobs)?;
     let mut target = image.manifest.descriptor(MediaType::MANIFEST);
     target.platform = None::<Platform>;
     Ok(target)

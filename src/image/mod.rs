@@ -27,7 +27,7 @@ use crate::{
     store::StoreError,
 };
 
-pub use assemble::{assemble, content_bytes, distributable};
+pub use assemble::{assemble, base_layers, content_bytes, distributable};
 pub use caches::{Present, Unpacked, pack_caches, unpack_caches};
 pub use clamp::clamp_times;
 pub use compare::{Difference, Place, first_difference};
@@ -36,7 +36,7 @@ pub use form::check_output;
 pub use import::{Imported, import};
 pub use output::write_output;
 pub use resolve::{Refresh, is_local, load, resolve, resolve_target};
-pub use transfer::{Absent, absent_layers, fetch_layers};
+pub use transfer::{Absent, absent_layers, fetch_for_outputs, fetch_layers, has_all_for};
 pub use upload::{publish, send_layer, upload};
 
 /// An image whose manifest and config are in the store; its layers may still be in a registry only.
@@ -48,6 +48,8 @@ pub struct Image {
     pub config: Document<ImageConfig>,
     /// Where missing layers can be pulled from.
     pub origin: Option<Reference>,
+    /// Whether a registry has this very manifest, and so its layers as they stand in it: plain ones stay plain.
+    pub pulled: bool,
 }
 
 /// Why something could not be done with an image.

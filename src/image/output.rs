@@ -16,9 +16,9 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    ImageError, assemble,
+    Image, ImageError, assemble,
     flatten::{self, Links, Owners},
-    form::Form,
+    form::{Form, Layers},
     stoppable::Stoppable,
 };
 use crate::{
@@ -86,6 +86,17 @@ pub fn write_output(
     }
 }
 
+/// Whether an output holds a layer that was not made here byte for byte as its registry has it.
+pub(super) fn keeps_blob(output: &OutputPlan, blob: &Descriptor) -> Result<bool, ImageError> {
+    let form = Form::read(output).map_err(invalid)?;
+    let codec = match (output.kind, output.compression) {
+        (OutputKind::Docker, None | Some(Codec::Plain))
+        | (OutputKind::Tar | OutputKind::Local, _) => return Ok(false),
+        (OutputKind::Oci | OutputKind::Docker, codec) => codec.unwrap_or(Codec::Gzip),
+    };
+    Ok(form.layers == Layers::Plain || blob.media_type.codec() == Some(codec))
+}
+
 /// Everything that a layout holds besides the blobs' bytes.
 struct Layout {
     index: Document<Index>,
@@ -117,7 +128,7 @@ fn lay_out(
             let reason = "index annotations are for images of several platforms".to_owned();
             return Err(invalid(reason));
         }
-        let travels = Travels { store, output, form: &form };
+        let travels = Travels { store, output, form: &form, pulled: record.pulled };
         let mut target = travels.target(&record.target, &mut blobs)?;
         form.describe(&mut target, record.platforms.first());
         target.annotations.extend(names(record));
@@ -143,6 +154,8 @@ struct Travels<'a> {
     store: &'a Store,
     output: &'a OutputPlan,
     form: &'a Form,
+    /// Whether a registry has them as they stand.
+    pulled: bool,
 }
 
 impl Travels<'_> {
@@ -158,6 +171,7 @@ impl Travels<'_> {
         let store = self.store;
         let manifest = if assemble::is_image(target) {
             let image = assemble::open(store, target.digest)?;
+            let image = Image { pulled: self.pulled, ..image };
             let manifest = match (self.output.kind, self.output.compression) {
                 (OutputKind::Docker, None | Some(Codec::Plain)) => {
                     assemble::uncompressed(store, &image)?

@@ -88,7 +88,7 @@ impl Place {
             created: Some("1970-01-01T00:00:01Z".to_owned()),
             ..ImageConfig::default()
         };
-        assemble(&self.store, &config, &[below, above]).unwrap()
+        assemble(&self.store, &config, &[below, above], &[]).unwrap()
     }
 
     fn record(&self) -> ImageRecord {
@@ -261,7 +261,7 @@ fn the_flat_outputs_are_the_layers_over_one_another() {
     let linked =
         place.layer(&[(file("z", 2), b"z\n"), (link("a", "z"), b""), (link("m", "z"), b"")]);
     let above = place.layer(&[(Change::Whiteout(path("z")), b"")]);
-    let image = assemble(&place.store, &ImageConfig::default(), &[linked, above]).unwrap();
+    let image = assemble(&place.store, &ImageConfig::default(), &[linked, above], &[]).unwrap();
     let target = image.manifest.descriptor(MediaType::MANIFEST);
     let record = record_of(&place.store, None, target).unwrap();
     fs::write(root.join("a"), b"before").unwrap();

@@ -105,7 +105,8 @@ pub fn is_local(store: &Store, reference: &Reference) -> Result<bool, ImageError
 pub fn load(store: &Store, record: &ImageRecord, platform: &Platform) -> Result<Image, ImageError> {
     let name = record.reference.clone().unwrap_or_else(|| record.target.digest.to_string());
     let origin = origins(store, record.target.digest)?.into_iter().next();
-    from_store(store, &record.target, platform, (&name, origin.as_ref()))
+    let image = from_store(store, &record.target, platform, (&name, origin.as_ref()))?;
+    Ok(Image { pulled: record.pulled, ..image })
 }
 
 /// What one [`resolve`] works with.
@@ -119,11 +120,11 @@ struct Finder<'a> {
 impl Finder<'_> {
     /// From the store alone; `None` when anything is missing there.
     fn at_home(&self) -> Result<Option<(Image, Digest)>, ImageError> {
-        let Some(target) = self.known_target()? else { return Ok(None) };
+        let Some((target, pulled)) = self.known_target()? else { return Ok(None) };
         let name = self.reference.familiar();
         let found = from_store(self.store, &target, self.platform, (&name, Some(self.reference)));
         match found {
-            Ok(image) => Ok(Some((image, target.digest))),
+            Ok(image) => Ok(Some((Image { pulled, ..image }, target.digest))),
             Err(ImageError::Store(StoreError::MissingBlob(_)) | ImageError::Platform { .. }) => {
                 Ok(None)
             }
@@ -131,7 +132,9 @@ impl Finder<'_> {
         }
     }
 
-    fn known_target(&self) -> Result<Option<Descriptor>, ImageError> {
+    /// What the name stands for, and whether a registry has it so: what is asked for by its digest may be known by
+    /// another name.
+    fn known_target(&self) -> Result<Option<(Descriptor, bool)>, ImageError> {
         let pinned = self.reference.digest();
         let fits = |target: &Descriptor| pinned.is_none_or(|digest| digest == target.digest);
         if let Some(tag) = self.reference.tag() {
@@ -139,15 +142,26 @@ impl Finder<'_> {
             if let Some(record) = self.store.image(&name)?
                 && fits(&record.target)
             {
-                return Ok(Some(record.target));
+                let pulled =
+                    record.pulled || (pinned.is_some() && self.is_abroad(&record.target)?);
+                return Ok(Some((record.target, pulled)));
             }
         }
         let note = self.store.note(RESOLVED, &self.reference.to_string())?;
         let target = note.and_then(|json| serde_json::from_slice::<Descriptor>(&json).ok());
         match (target.filter(fits), pinned) {
-            (None, Some(digest)) => self.described(digest),
-            (known, _) => Ok(known),
+            (None, Some(digest)) => {
+                let Some(target) = self.described(digest)? else { return Ok(None) };
+                let pulled = self.is_abroad(&target)?;
+                Ok(Some((target, pulled)))
+            }
+            (known, _) => Ok(known.map(|target| (target, true))),
         }
+    }
+
+    /// Whether a registry is known to have a document.
+    fn is_abroad(&self, target: &Descriptor) -> Result<bool, ImageError> {
+        Ok(!origin_names(self.store, target.digest)?.is_empty())
     }
 
     /// A document that the store has under another name.
@@ -186,7 +200,7 @@ impl Finder<'_> {
         self.store.put_note(RESOLVED, &self.reference.to_string(), &json)?;
         let name = self.reference.familiar();
         let image = from_store(self.store, &target, self.platform, (&name, Some(self.reference)))?;
-        Ok((image, target.digest))
+        Ok((Image { pulled: true, ..image }, target.digest))
     }
 
     async fn fetch_document(&self, descriptor: &Descriptor) -> Result<(), ImageError> {
@@ -256,7 +270,7 @@ fn from_store(
         return Err(ImageError::Platform { image: name.to_owned(), wanted, has });
     }
     let origin = origin.map(|origin| origin.with_digest(descriptor.digest));
-    let image = Image { manifest, config, origin };
+    let image = Image { manifest, config, origin, pulled: false };
     announce(store, &image)?;
     Ok(image)
 }

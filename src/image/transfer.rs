@@ -12,12 +12,14 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use super::{
     Image, ImageError,
-    assemble::{paired, read_foreign},
+    assemble::{is_made_here, paired, read_foreign},
+    output::keeps_blob,
     resolve::origins,
 };
 use crate::{
     event::{Direction, Emit, Event},
     oci::{Codec, Descriptor, DiffId, Digest, Reference},
+    plan::OutputPlan,
     registry::{Client, RegistryError, Travel},
     store::{CompressedForm, LayerRecord, Store},
 };
@@ -40,15 +42,77 @@ pub async fn fetch_layers(
     name: &str,
     emit: &Emit,
 ) -> Result<(), ImageError> {
+    let layers = image.manifest.value.layers.iter().zip(&image.config.value.rootfs.diff_ids);
+    let layers = layers.map(|(descriptor, layer)| (descriptor, *layer, Need::Content)).collect();
+    fetch(store, client, (image, layers), name, emit).await
+}
+
+/// As [`fetch_layers`], of what outputs lack, and without a word of what they do not: a layer that an output holds as its registry has
+/// it is pulled even when the store has another form of it.
+///
+/// # Errors
+///
+/// Any [`ImageError`].
+pub async fn fetch_for_outputs(
+    store: &Store,
+    client: &Client,
+    (image, outputs): (&Image, &[OutputPlan]),
+    name: &str,
+    emit: &Emit,
+) -> Result<(), ImageError> {
+    let lacking = lacking(store, image, outputs)?;
+    fetch(store, client, (image, lacking), name, emit).await
+}
+
+/// Whether [`fetch_for_outputs`] has nothing to do.
+///
+/// # Errors
+///
+/// Any [`ImageError`].
+pub fn has_all_for(
+    store: &Store,
+    image: &Image,
+    outputs: &[OutputPlan],
+) -> Result<bool, ImageError> {
+    Ok(lacking(store, image, outputs)?.is_empty())
+}
+
+fn lacking<'i>(
+    store: &Store,
+    image: &'i Image,
+    outputs: &[OutputPlan],
+) -> Result<Vec<(&'i Descriptor, DiffId, Need)>, ImageError> {
+    let mut lacking = Vec::new();
+    for (descriptor, layer) in paired(image)? {
+        let kept = outputs.iter().map(|output| keeps_blob(output, descriptor));
+        let kept = kept.collect::<Result<Vec<_>, _>>()?.contains(&true);
+        if kept && !is_made_here(image, descriptor, layer) {
+            if store.blob_size(descriptor.digest).is_none() {
+                lacking.push((descriptor, layer, Need::Blob));
+            }
+        } else if is_absent(store, descriptor, layer)? {
+            lacking.push((descriptor, layer, Need::Content));
+        }
+    }
+    Ok(lacking)
+}
+
+async fn fetch(
+    store: &Store,
+    client: &Client,
+    (image, layers): (&Image, Vec<(&Descriptor, DiffId, Need)>),
+    name: &str,
+    emit: &Emit,
+) -> Result<(), ImageError> {
     let slots = Arc::new(Semaphore::new(TRANSFERS_MAX));
     let mut running = JoinSet::new();
-    let layers = image.manifest.value.layers.iter().zip(&image.config.value.rootfs.diff_ids);
-    for (descriptor, diff_id) in layers {
+    for (descriptor, diff_id, need) in layers {
         let fetch = Fetch {
             store: store.clone(),
             client: client.clone(),
             descriptor: descriptor.clone(),
-            diff_id: *diff_id,
+            diff_id,
+            need,
             origin: image.origin.clone(),
             teller: Teller::new(name, emit, Direction::Pull, descriptor),
         };
@@ -72,16 +136,21 @@ pub async fn fetch_layers(
 pub fn absent_layers(store: &Store, image: &Image) -> Result<Vec<Absent>, ImageError> {
     let mut absent = Vec::new();
     for (descriptor, layer) in paired(image)? {
-        let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
-        let blobs = forms.iter().map(|form| form.descriptor.digest);
-        let mut blobs = blobs.chain([layer.0, descriptor.digest]);
-        if !blobs.any(|blob| store.blob_size(blob).is_some()) {
+        if is_absent(store, descriptor, layer)? {
             let blob = descriptor.clone();
             let places = places(store, image.origin.as_ref(), blob.digest)?;
             absent.push(Absent { layer, blob, places });
         }
     }
     Ok(absent)
+}
+
+/// Whether the bytes of a layer are in the store in no form.
+fn is_absent(store: &Store, descriptor: &Descriptor, layer: DiffId) -> Result<bool, ImageError> {
+    let forms = store.layer(layer)?.map(|record| record.compressed).unwrap_or_default();
+    let blobs = forms.iter().map(|form| form.descriptor.digest);
+    let mut blobs = blobs.chain([layer.0, descriptor.digest]);
+    Ok(!blobs.any(|blob| store.blob_size(blob).is_some()))
 }
 
 /// A layer whose bytes are not in the store.
@@ -95,12 +164,22 @@ pub struct Absent {
     pub places: Vec<Reference>,
 }
 
+/// What of a layer has to be here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// Its bytes: as blob or tar.
+    Content,
+    /// The blob that its manifest names.
+    Blob,
+}
+
 /// One layer to get.
 struct Fetch {
     store: Store,
     client: Client,
     descriptor: Descriptor,
     diff_id: DiffId,
+    need: Need,
     origin: Option<Reference>,
     teller: Teller,
 }
@@ -143,8 +222,9 @@ impl Fetch {
     fn is_here(&self) -> Result<bool, ImageError> {
         let known = self.store.layer(self.diff_id)?;
         let examined = known.is_some_and(|record| record.tar_bytes > 0);
-        let blobs = [self.diff_id.0, self.descriptor.digest];
-        Ok(examined && blobs.iter().any(|blob| self.store.blob_size(*blob).is_some()))
+        let has = |blob| self.store.blob_size(blob).is_some();
+        let has_tar = self.need == Need::Content && has(self.diff_id.0);
+        Ok(examined && (has_tar || has(self.descriptor.digest)))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::{Image, ImageError, Refresh, assemble, fetch_layers, load, publish, resolve, upload};
+use super::{
+    Image, ImageError, Refresh, assemble, base_layers, fetch_layers, load, publish, resolve, upload,
+};
 use crate::{
     event::{Emit, Event, silent},
     layer::{LayerSummary, LayerWriter},
@@ -46,7 +48,7 @@ fn config(architecture: &str) -> ImageConfig {
 
 fn image(store: &Store, architecture: &str, layers: &[&str]) -> Image {
     let diff_ids: Vec<_> = layers.iter().map(|name| layer(store, name).diff_id).collect();
-    assemble(store, &config(architecture), &diff_ids).unwrap()
+    assemble(store, &config(architecture), &diff_ids, &[]).unwrap()
 }
 
 fn record(target: Descriptor, image: &Image) -> ImageRecord {
@@ -58,6 +60,7 @@ fn record(target: Descriptor, image: &Image) -> ImageRecord {
         stored_at: 0,
         created: None,
         size: 0,
+        pulled: false,
     }
 }
 
@@ -123,7 +126,7 @@ async fn an_image_is_pushed_once_pulled_verified_and_built_upon_without_its_laye
     }
     let mut diff_ids = found.config.value.rootfs.diff_ids.clone();
     diff_ids.push(layer(&away.store, "c").diff_id);
-    let app = assemble(&away.store, &config("amd64"), &diff_ids).unwrap();
+    let app = assemble(&away.store, &config("amd64"), &diff_ids, &base_layers(&found)).unwrap();
     let heard = send(&away, &client, &app, &registry.image("team/app:1")).await;
     assert_eq!(heard, ["mounted", "mounted", "moved", "moved"]);
     for layer in &found.manifest.value.layers {

@@ -46,8 +46,8 @@ pub async fn upload(
     emit: &Emit,
 ) -> Result<Upload, ImageError> {
     let prepared = {
-        let (store, target) = (store.clone(), record.target.clone());
-        blocking(move || prepare(&store, &target, codec)).await?
+        let (store, record) = (store.clone(), record.clone());
+        blocking(move || prepare(&store, &record.target, (codec, record.pulled))).await?
     };
     let descriptor = prepared.descriptor.clone();
     let bytes = prepared.bytes.clone();
@@ -104,9 +104,13 @@ struct Prepared {
     blobs: Vec<Descriptor>,
 }
 
-fn prepare(store: &Store, target: &Descriptor, codec: Codec) -> Result<Prepared, ImageError> {
+fn prepare(
+    store: &Store,
+    target: &Descriptor,
+    (codec, pulled): (Codec, bool),
+) -> Result<Prepared, ImageError> {
     if target.media_type.is_index() {
-        return prepare_index(store, target, codec);
+        return prepare_index(store, target, (codec, pulled));
     }
     let what = format!("manifest {}", target.digest);
     let manifest: Document<Manifest> = read(store, target, &what)?;
@@ -115,7 +119,7 @@ fn prepare(store: &Store, target: &Descriptor, codec: Codec) -> Result<Prepared,
         && manifest.value.layers.iter().all(|layer| layer.media_type.codec().is_some());
     let sent = if is_image {
         let config: Document<ImageConfig> = read(store, &manifest.value.config, &what)?;
-        let image = Image { manifest, config, origin: None };
+        let image = Image { manifest, config, origin: None, pulled };
         distributable(store, &image, codec, None)?
     } else {
         manifest
@@ -133,7 +137,11 @@ fn prepare(store: &Store, target: &Descriptor, codec: Codec) -> Result<Prepared,
     Ok(Prepared { descriptor, bytes: sent.raw, children: Vec::new(), blobs })
 }
 
-fn prepare_index(store: &Store, target: &Descriptor, codec: Codec) -> Result<Prepared, ImageError> {
+fn prepare_index(
+    store: &Store,
+    target: &Descriptor,
+    how: (Codec, bool),
+) -> Result<Prepared, ImageError> {
     let index: Document<Index> = read(store, target, &format!("index {}", target.digest))?;
     let mut children = Vec::new();
     for child in &index.value.manifests {
@@ -143,7 +151,7 @@ fn prepare_index(store: &Store, target: &Descriptor, codec: Codec) -> Result<Pre
                 reason: "it has an index within an index, which registries refuse".to_owned(),
             });
         }
-        children.push(prepare(store, child, codec)?);
+        children.push(prepare(store, child, how)?);
     }
     let unchanged =
         index.value.manifests.iter().zip(&children).all(|(was, is)| *was == is.descriptor);

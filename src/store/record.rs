@@ -28,6 +28,9 @@ pub struct ImageRecord {
     pub created: Option<String>,
     /// Bytes of all layers, uncompressed.
     pub size: u64,
+    /// Whether a registry has the target as it stands here; what was built, loaded or pulled before this was noted has not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pulled: bool,
 }
 
 /// What is known of a layer, by diff ID.
@@ -49,7 +52,7 @@ pub struct CompressedForm {
     pub codec: Codec,
     /// Level asked for; `None` for the default, or when somebody else compressed it.
     pub level: Option<u32>,
-    /// Whether the blob came from a registry or archive, and so is preferred to one of our own.
+    /// Whether the blob came from a registry or archive: it is used by images that name it, and by no other.
     pub original: bool,
     /// The blob.
     pub descriptor: Descriptor,
@@ -132,12 +135,15 @@ pub struct FileStamp {
 }
 
 impl LayerRecord {
-    /// Takes in the compressed forms that `other` knows and this record does not.
+    /// Takes in the compressed forms that `other` knows and this record does not. Of a blob that was made here and
+    /// pulled too, it stays known how it was made.
     pub fn learn(&mut self, other: &Self) {
         for form in &other.compressed {
             let digest = form.descriptor.digest;
-            if !self.compressed.iter().any(|known| known.descriptor.digest == digest) {
-                self.compressed.push(form.clone());
+            match self.compressed.iter_mut().find(|known| known.descriptor.digest == digest) {
+                Some(known) if known.original => *known = form.clone(),
+                Some(_) => {}
+                None => self.compressed.push(form.clone()),
             }
         }
         self.compressed.sort_by_key(|form| form.descriptor.digest);

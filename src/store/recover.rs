@@ -71,6 +71,7 @@ impl Store {
             created: config.value.created,
             size: manifest.layers.iter().map(|layer| layer.size).sum(),
             platforms: found.into_iter().map(|(platform, _)| platform).collect(),
+            pulled: false,
         })
     }
 

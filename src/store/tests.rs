@@ -48,6 +48,7 @@ fn image(store: &Store, name: Option<&str>, seed: usize) -> ImageRecord {
         stored_at: seed as i64,
         created: None,
         size: 0,
+        pulled: false,
     }
 }
 

@@ -230,3 +230,111 @@ fn a_layer_made_with_the_help_of_an_earlier_one_is_the_same_as_a_fresh_one() {
         assert_eq!(helped, other.build(dockerfile, &["-q"]).ok(), "{what}");
     }
 }
+
+/// Forms in which a registry has one and the same layer; none is the one that we make of it.
+const FORMS: [(&str, &str); 3] = [
+    ("gzip", "compression=gzip,compression-level=1"),
+    ("zstd", "compression=zstd,compression-level=1"),
+    ("plain", "compression=uncompressed"),
+];
+
+/// What a build leaves in every way out of the store: the manifests, by what asked for them.
+fn ways_out(user: &User, dockerfile: &str, name: &str) -> BTreeMap<String, String> {
+    let mut left = BTreeMap::new();
+    let told = || fs::read_to_string(user.work().join("told")).unwrap();
+    user.build(dockerfile, &["-t", name, "--metadata-file", "told"]).ok();
+    left.insert("stored".to_owned(), told());
+    for output in [
+        "type=oci",
+        "type=oci,compression=zstd",
+        "type=oci,compression=gzip,force-compression=true",
+        "type=oci,compression=uncompressed,force-compression=true",
+        "type=oci,rewrite-timestamp=true",
+        "type=docker",
+        "type=docker,compression=gzip",
+    ] {
+        let flag = format!("{output},dest=out,tar=false");
+        let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=1700000000"];
+        let flags = [&["--output", &flag, "--metadata-file", "told"], &epoch[..]].concat();
+        user.build(dockerfile, &flags).ok();
+        left.insert(output.to_owned(), told());
+        fs::remove_dir_all(user.work().join("out")).unwrap();
+    }
+    for compression in ["gzip", "zstd", "uncompressed"] {
+        let pushed = user.run(["push", "--compression", compression, name]).ok();
+        left.insert(format!("push {compression}"), pushed);
+    }
+    user.run(["save", "--form", "oci-dir", "-o", "saved", name]).ok();
+    left.insert(
+        "save".to_owned(),
+        fs::read_to_string(user.work().join("saved/index.json")).unwrap(),
+    );
+    fs::remove_dir_all(user.work().join("saved")).unwrap();
+    left
+}
+
+#[test]
+fn what_a_build_writes_does_not_depend_on_the_forms_of_its_layers_that_were_pulled_before() {
+    let (registry, maker) = (Registry::plain(), User::new());
+    let low: String = (0..4000).map(|n| format!("{n} of many lines\n")).collect();
+    let base = |form: &str| format!("127.0.0.1:{}/team/{form}:v1", registry.port());
+    let own = "FROM scratch\nCOPY low /low\n";
+    maker.write("low", &low);
+    for (form, options) in FORMS {
+        let output = format!("type=oci,dest={form},tar=false,{options}");
+        maker.build(own, &["-t", "base:v1", "--output", &output]).ok();
+        let mut skopeo = maker.command("skopeo");
+        skopeo.args(["--insecure-policy", "copy", "-q", "--preserve-digests"]);
+        skopeo.arg("--dest-tls-verify=false");
+        skopeo.args([&format!("oci:{form}:v1"), &format!("docker://{}", base(form))]);
+        Done::of(&mut skopeo).ok();
+    }
+    let cases: Vec<String> = (FORMS.iter())
+        .map(|(form, _)| format!("FROM {}\nCOPY --link f /f\n", base(form)))
+        .chain([own.to_owned(), format!("{own}COPY f /f\n")])
+        .collect();
+    let home = |seen: &dyn Fn(&User)| {
+        let user = User::new();
+        user.write("low", &low);
+        user.write("f", "f\n");
+        seen(&user);
+        user
+    };
+    let link = |user: &User, form: &str| {
+        user.build(&format!("FROM {}\nCOPY --link f /g\n", base(form)), &[]).ok();
+    };
+    let (fresh, warm): (Vec<User>, Vec<User>) = (
+        cases.iter().map(|_| home(&|_| ())).collect(),
+        vec![
+            home(&|user| drop(user.run(["pull", &base("gzip")]).ok())),
+            home(&|user| drop(user.run(["pull", &base("zstd")]).ok())),
+            home(&|user| drop(user.run(["pull", &base("plain")]).ok())),
+            home(&|user| FORMS.iter().for_each(|(form, _)| link(user, form))),
+            // The layer is made here first.
+            home(&|user| drop(user.build(own, &["-t", "base:v1"]).ok())),
+        ],
+    );
+    for (number, (dockerfile, fresh)) in cases.iter().zip(&fresh).enumerate() {
+        let name = format!("127.0.0.1:{}/built/{number}:v1", registry.port());
+        let wanted = ways_out(fresh, dockerfile, &name);
+        for (at, warm) in warm.iter().enumerate() {
+            assert_eq!(ways_out(warm, dockerfile, &name), wanted, "home {at}: {dockerfile}");
+        }
+    }
+    // What is plain in its registry stays so, in an image on the image too, and nothing says why.
+    let (user, [below, above]) = (&fresh[2], ["built/2:v1", "built/on:v1"]);
+    let name = |image: &str| format!("127.0.0.1:{}/{image}", registry.port());
+    user.build(&format!("FROM {}\nCOPY --link low /on\n", name(below)), &["-t", &name(above)]).ok();
+    for (image, types) in [(below, &["", "+gzip"][..]), (above, &["", "+gzip", "+gzip"])] {
+        user.run(["push", &name(image)]).ok();
+        let mut skopeo = user.command("skopeo");
+        skopeo.args(["inspect", "--raw", "--tls-verify=false"]);
+        let manifest = json(&Done::of(skopeo.arg(format!("docker://{}", name(image)))).ok());
+        let layers = manifest["layers"].as_array().unwrap();
+        let found: Vec<_> =
+            layers.iter().map(|layer| layer["mediaType"].as_str().unwrap()).collect();
+        let media_type = |end: &&str| format!("application/vnd.oci.image.layer.v1.tar{end}");
+        assert_eq!(found, types.iter().map(media_type).collect::<Vec<_>>());
+        assert!(layers.iter().all(|layer| layer["annotations"].is_null()), "{layers:?}");
+    }
+}

@@ -35,6 +35,7 @@ fn put_image(store: &Store, name: &str, text: &str) -> ImageRecord {
         stored_at: 7,
         created: None,
         size: 0,
+        pulled: false,
     };
     store.put_image(&record).unwrap();
     record
