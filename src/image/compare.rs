@@ -3,7 +3,7 @@
 //! Reads what the store has; knows nothing of how either was made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::File,
     io::{self, Read, Seek as _, SeekFrom},
 };
@@ -18,7 +18,7 @@ use crate::{
     layer::Listed,
     oci::DiffId,
     store::Store,
-    tree::{Change, Entry, Kind},
+    tree::{Change, Entry, Kind, TreePath},
 };
 
 /// Bytes compared at once.
@@ -150,14 +150,16 @@ fn in_layers(store: &Store, one: DiffId, other: DiffId) -> Result<Place, ImageEr
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };
     let (listed_a, listed_b) = (listing_of(store, one)?, listing_of(store, other)?);
-    let (listed_a, listed_b): (Vec<_>, Vec<_>) =
-        (listed_a.iter().collect(), listed_b.iter().collect());
-    let (by_a, by_b) = (by_path(&listed_a), by_path(&listed_b));
-    let paths: BTreeSet<_> = by_a.keys().chain(by_b.keys()).collect();
+    let (mut changes_a, mut changes_b) = (listed_a.iter().peekable(), listed_b.iter().peekable());
     let mut tars = (a, b);
     let mut folder: Option<Place> = None;
-    for key in paths {
-        let pair = (by_a.get(key).copied(), by_b.get(key).copied());
+    while let Some(next) = [changes_a.peek(), changes_b.peek()].into_iter().flatten().map(key).min()
+    {
+        let pair = (
+            changes_a.next_if(|listed| key(listed) == next),
+            changes_b.next_if(|listed| key(listed) == next),
+        );
+        let pair = (pair.0.as_ref(), pair.1.as_ref());
         let found = at_path(&mut tars, pair).map_err(|source| in_store(store, source))?;
         match (found, &folder) {
             (None, _) => {}
@@ -203,15 +205,14 @@ fn in_archives(tars: &mut (File, File)) -> io::Result<Place> {
     Ok(Place::Archive { byte: found.map_or(length, |(byte, _)| byte) })
 }
 
-/// Changes by path and by what they do there: a whiteout and what replaces it share a path.
-fn by_path(changes: &[Listed]) -> BTreeMap<(&[u8], u8), &Listed> {
-    let rank = |change: &Change| match change {
+/// Where a change stands in a listing: a whiteout and what replaces it share a path.
+fn key(listed: &Listed) -> (TreePath, u8) {
+    let rank = match listed.change {
         Change::Whiteout(_) => 0,
         Change::Put(_) => 1,
         Change::Opaque(_) => 2,
     };
-    let key = |listed: &Listed| rank(&listed.change);
-    changes.iter().map(|listed| ((listed.change.path().as_bytes(), key(listed)), listed)).collect()
+    (listed.change.path().clone(), rank)
 }
 
 fn file_size(listed: &Listed) -> Option<u64> {
@@ -341,7 +342,7 @@ fn in_values(a: &Value, b: &Value, pointer: String) -> Option<Difference> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Meta, TreePath};
+    use crate::tree::Meta;
 
     #[test]
     fn the_first_value_that_differs_is_named_by_its_pointer() {

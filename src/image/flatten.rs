@@ -13,7 +13,7 @@ use std::{
 
 use super::{ImageError, assemble, stoppable::Stoppable};
 use crate::{
-    layer::{LayerError, LayerWriter, Listing, OverlayMarks, Ownership, unpack_as},
+    layer::{LayerError, LayerWriter, Listed, Listing, OverlayMarks, Ownership, unpack_as},
     oci::DiffId,
     store::Store,
     tree::{Change, Entry, Kind, Meta, TreePath},
@@ -40,14 +40,21 @@ pub(super) enum Links {
     Parted,
 }
 
-/// What stands in the end, and in which layer.
+/// What stands in the end: all paths, of which there may be millions, and where the listings say what stands there.
 type Merged = BTreeMap<TreePath, Standing>;
 
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 struct Standing {
     layer: usize,
-    entry: Entry,
-    offset: u64,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A directory that the layer has no entry for.
+    Implied,
+    Directory,
+    Other,
 }
 
 /// Writes the tree of `layers`, bottom first, below `prefix`.
@@ -66,18 +73,20 @@ pub(super) fn write_tree<W: Write>(
     }
     let merged = merge(&listings);
     let mut first_names: HashMap<(usize, TreePath), TreePath> = HashMap::new();
-    for (path, standing) in &merged {
-        let (entry, source) = match inode(&listings, standing) {
-            None => (standing.entry.clone(), standing.clone()),
-            Some(node) => match first_names.get(&(node.layer, node.entry.path.clone())) {
+    for (path, Standing { layer, what }) in &merged {
+        let listing = &listings[*layer];
+        let standing = standing_at(listing, path, *what);
+        let (entry, offset) = match inode(listing, &standing) {
+            None => (standing.0, 0),
+            Some((node, offset)) if !listing.is_linked(&node.path) => (node, offset),
+            Some((node, offset)) => match first_names.get(&(*layer, node.path.clone())) {
                 Some(first) if links == Links::Kept => {
                     let kind = Kind::Hardlink { target: prefix.join(first) };
-                    (Entry { kind, ..standing.entry.clone() }, standing.clone())
+                    (Entry { kind, ..standing.0 }, 0)
                 }
                 _ => {
-                    let key = (node.layer, node.entry.path.clone());
-                    first_names.insert(key, path.clone());
-                    (node.entry.clone(), node)
+                    first_names.insert((*layer, node.path.clone()), path.clone());
+                    (node, offset)
                 }
             },
         };
@@ -86,7 +95,7 @@ pub(super) fn write_tree<W: Write>(
             entry.meta.uid = rustix::process::geteuid().as_raw();
             entry.meta.gid = rustix::process::getegid().as_raw();
         }
-        put(out, &entry, &mut tars[source.layer], source.offset)?;
+        put(out, &entry, &mut tars[*layer], offset)?;
     }
     Ok(())
 }
@@ -180,16 +189,14 @@ fn merge(listings: &[Listing]) -> Merged {
             let mut above = entry.path.parent();
             while let Some(parent) = above.filter(|path| !path.is_root()) {
                 // What stands above a directory are directories: it was made so.
-                if merged.get(&parent).is_some_and(|there| there.entry.is_directory()) {
+                if merged.get(&parent).is_some_and(|there| there.what != What::Other) {
                     break;
                 }
-                let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
-                let entry = Entry::directory(parent.clone(), meta);
                 above = parent.parent();
-                merged.insert(parent, Standing { layer, entry, offset: 0 });
+                merged.insert(parent, Standing { layer, what: What::Implied });
             }
-            let standing = Standing { layer, entry: entry.clone(), offset: listed.offset };
-            merged.insert(entry.path.clone(), standing);
+            let what = if entry.is_directory() { What::Directory } else { What::Other };
+            merged.insert(entry.path.clone(), Standing { layer, what });
         }
     }
     merged
@@ -210,19 +217,30 @@ fn remove(merged: &mut Merged, path: &TreePath, keep: Keep) {
     }
 }
 
+/// What a layer has at a path, and where its content starts.
+fn standing_at(listing: &Listing, path: &TreePath, what: What) -> (Entry, u64) {
+    let listed = (what != What::Implied).then(|| put_at(listing, path)).flatten();
+    listed.unwrap_or_else(|| {
+        let meta = Meta { mode: IMPLICIT_MODE, ..Meta::default() };
+        (Entry::directory(path.clone(), meta), 0)
+    })
+}
+
+fn put_at(listing: &Listing, path: &TreePath) -> Option<(Entry, u64)> {
+    let Listed { change: Change::Put(entry), offset } = listing.at(path)? else { return None };
+    Some((entry, offset))
+}
+
 /// The first name of what stands at a path, when that is a file or another name of one; the name may
 /// be hidden by now, its content is still there.
-fn inode(listings: &[Listing], standing: &Standing) -> Option<Standing> {
+fn inode(listing: &Listing, standing: &(Entry, u64)) -> Option<(Entry, u64)> {
     let mut node = standing.clone();
     // Links to links end after as many steps as the layer has entries; honest ones have one.
-    for _ in 0..=listings[standing.layer].len() {
-        let Kind::Hardlink { target } = &node.entry.kind else {
-            let several = matches!(node.entry.kind, Kind::Directory);
-            return (!several).then_some(node);
+    for _ in 0..=listing.len() {
+        let Kind::Hardlink { target } = &node.0.kind else {
+            return (!node.0.is_directory()).then_some(node);
         };
-        let listed = listings[standing.layer].at(target)?;
-        let Change::Put(entry) = &listed.change else { return None };
-        node = Standing { layer: standing.layer, entry: entry.clone(), offset: listed.offset };
+        node = put_at(listing, target)?;
     }
     None
 }

@@ -11,12 +11,12 @@ use std::{
     vec,
 };
 
-use rustix::fs::{self as fs, AtFlags, FileType, OFlags, Stat};
+use rustix::fs::{self as fs, AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::{
     LayerError, Listing, Ownership, attributes, printable, read_layer, unpack,
     upper::{is_opaque, node_attributes},
-    walk,
+    walk::{self, Parents},
 };
 use crate::tree::{Change, Entry, Kind, Meta, TreePath, Xattrs};
 
@@ -47,11 +47,11 @@ pub fn compare(
     directory: BorrowedFd<'_>,
     ownership: Ownership,
 ) -> Result<Option<Difference>, LayerError> {
-    let mut altered = BTreeSet::new();
+    let (mut altered, mut parents) = (BTreeSet::new(), Parents::new(directory));
     let summary = read_layer(tar, |change, content| {
         if let Change::Put(Entry { path, kind: Kind::File { .. }, .. }) = change {
             // Of several entries of one name, the last one counts.
-            if has_content(directory, path, content).unwrap_or(false) {
+            if has_content(&mut parents, path, content).unwrap_or(false) {
                 altered.remove(path);
             } else {
                 altered.insert(path.clone());
@@ -71,13 +71,14 @@ const UNREADABLE: &str = "cannot be read";
 type Found = Option<(TreePath, &'static str)>;
 
 fn has_content(
-    directory: BorrowedFd<'_>,
+    parents: &mut Parents<'_>,
     path: &TreePath,
     content: &mut dyn Read,
 ) -> io::Result<bool> {
     // A pipe that took the file's place must not block us.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let mut file = File::from(walk::open_beneath(directory, path, flags)?);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let (parent, name) = parents.of(path)?;
+    let mut file = File::from(fs::openat(&parent, name, flags, Mode::empty())?);
     Ok(file.metadata()?.is_file() && is_same_content(content, &mut file)?)
 }
 
@@ -102,41 +103,33 @@ impl Comparison<'_> {
     /// Goes through the whole directory; an error comes with its place.
     fn walk(&self) -> Result<Found, (TreePath, io::Error)> {
         let mut met = 0;
-        let root = TreePath::root();
-        let names = self.open(&root).and_then(|opened| self.enter(&root, &opened));
+        let (root, mut parents) = (TreePath::root(), Parents::new(self.directory));
+        let names = parents.open(&root).and_then(|opened| self.enter(&root, &opened));
         // An explicit stack: trees may be deeper than ours.
         let mut pending = match names.map_err(|error| (root.clone(), error))? {
             Ok(names) => vec![(root, names)],
             Err(what) => return Ok(Some((root, what))),
         };
-        let mut at: Option<OwnedFd> = None;
         while let Some((directory, names)) = pending.last_mut() {
             let Some(name) = names.next() else {
-                (at, _) = (None, pending.pop());
+                pending.pop();
                 continue;
             };
             let failed = |error: io::Error| (directory.clone(), error);
             let path = directory.child(name.to_bytes()).map_err(|e| failed(io::Error::other(e)))?;
-            let parent = at.take().map_or_else(|| self.open(directory), Ok).map_err(failed)?;
+            let parent = parents.open(directory).map_err(failed)?;
             let seen = self.look(&parent, &path).map_err(|error| (path.clone(), error))?;
             match seen {
                 Err(what) => return Ok(Some((path, what))),
-                Ok(Seen { said, below: None }) => {
-                    met += said;
-                    at = Some(parent);
-                }
+                Ok(Seen { said, below: None }) => met += said,
                 Ok(Seen { said, below: Some((names, opened)) }) => {
                     met += said;
+                    parents.enter(path.clone(), opened);
                     pending.push((path, names));
-                    at = Some(opened);
                 }
             }
         }
         Ok(self.missing(met))
-    }
-
-    fn open(&self, path: &TreePath) -> io::Result<OwnedFd> {
-        walk::open_directory(self.directory, path)
     }
 
     /// The names in a directory, or what is wrong with it.

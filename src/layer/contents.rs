@@ -1,7 +1,8 @@
 //! What a layer was seen to hold so far, and the rules that its entries keep among themselves.
 //!
 //! Shared by the reader and the writer, so that nothing is written that would not be read. What comes in path order, as
-//! our own layers and most others do, is packed at once. Knows no bytes of tar.
+//! our own layers and most others do, is a listing at once; anything else is packed in the order in which it comes.
+//! Knows no bytes of tar.
 
 use std::{
     cmp::Ordering,
@@ -9,7 +10,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
 };
 
-use super::{LayerError, Listed, Listing};
+use super::{LayerError, Listed, Listing, listing};
 use crate::tree::{Change, Entry, Kind, TreePath};
 
 /// What a layer holds so far.
@@ -56,7 +57,7 @@ impl Contents {
             self.order = Order::Any(Box::new(Any::of(&listing)));
         }
         let Order::Any(any) = &mut self.order else { unreachable!("made so above") };
-        any.take(listed)
+        any.take(&listed)
     }
 
     /// Sum of the sizes of all files.
@@ -119,10 +120,12 @@ impl Sorted {
 /// Changes in archive order, findable by path.
 #[derive(Default)]
 struct Any {
-    changes: Vec<Listed>,
-    /// Hash of a path → position of its last `Put`. A hash taken by another path moves to the next
-    /// number. Paths are not kept twice: a layer may have millions.
-    positions: HashMap<u64, usize>,
+    /// Packed one by one: a layer may have millions.
+    changes: Vec<u8>,
+    /// Where each begins.
+    starts: Vec<usize>,
+    /// Hash of a path → where its last `Put` begins. A hash taken by another path moves to the next number.
+    puts: HashMap<u64, usize>,
     hashing: RandomState,
     /// Files that other names link to: they cannot be replaced without changing what the names mean.
     targets: BTreeSet<TreePath>,
@@ -140,19 +143,19 @@ impl Any {
     /// With what was checked already.
     fn of(listing: &Listing) -> Self {
         let mut any = Self::default();
-        listing.iter().for_each(|listed| any.keep(listed));
+        listing.iter().for_each(|listed| any.keep(&listed));
         any
     }
 
-    fn take(&mut self, listed: Listed) -> Result<(), LayerError> {
+    fn take(&mut self, listed: &Listed) -> Result<(), LayerError> {
         self.check_parents(listed.change.path())?;
         match &listed.change {
             Change::Put(entry) => {
                 if let Kind::Hardlink { target } = &entry.kind {
-                    check_target(entry, target, self.last_put(target))?;
+                    check_target(entry, target, self.last_put(target).as_ref())?;
                 }
-                if let Some(before) = self.positions.get(&self.slot(&entry.path)).copied() {
-                    self.replace(before, entry)?;
+                if let Some(earlier) = self.last_put(&entry.path) {
+                    self.replace(&earlier, entry)?;
                 }
             }
             Change::Opaque(directory) => {
@@ -166,36 +169,58 @@ impl Any {
         Ok(())
     }
 
-    fn keep(&mut self, listed: Listed) {
+    fn keep(&mut self, listed: &Listed) {
+        let start = self.changes.len();
         if let Change::Put(entry) = &listed.change {
-            self.positions.insert(self.slot(&entry.path), self.changes.len());
+            self.puts.insert(self.slot(&entry.path), start);
             if let Kind::Hardlink { target } = &entry.kind {
                 self.targets.insert(target.clone());
             }
         }
-        self.changes.push(listed);
+        listing::put(&mut self.changes, &TreePath::root(), listed);
+        self.starts.push(start);
     }
 
-    /// Sorts, and drops what later entries of the same layer replaced. In place: a layer may have millions.
-    fn into_listing(self) -> Listing {
-        let Self { mut changes, replacements, positions, .. } = self;
-        drop(positions);
-        if replacements > 0 {
-            let mut numbered: Vec<_> = changes.into_iter().enumerate().collect();
-            numbered.sort_by(|(_, left), (_, right)| by_place(left, right));
-            drop_buried(&mut numbered);
-            changes = numbered.into_iter().map(|(_, listed)| listed).collect();
-        } else {
-            changes.sort_by(by_place);
+    /// Sorts, and drops what later entries of the same layer replaced.
+    fn into_listing(mut self) -> Listing {
+        drop(std::mem::take(&mut self.puts));
+        let mut starts = std::mem::take(&mut self.starts);
+        starts.sort_unstable_by(|left, right| {
+            let order = TreePath::compare(self.path_at(*left), self.path_at(*right));
+            order.then_with(|| self.rank_at(*left).cmp(&self.rank_at(*right))).then(left.cmp(right))
+        });
+        if self.replacements > 0 {
+            self.drop_buried(&mut starts);
         }
-        changes.dedup_by(|next, kept| {
-            let is_newer = same_place(&kept.change, &next.change);
+        starts.dedup_by(|next, kept| {
+            let is_newer = self.rank_at(*kept) == self.rank_at(*next)
+                && self.path_at(*kept) == self.path_at(*next);
             if is_newer {
                 std::mem::swap(kept, next);
             }
             is_newer
         });
-        changes.into_iter().collect()
+        starts.into_iter().map(|start| self.change_at(start)).collect()
+    }
+
+    /// Drops what stood below a path when something other than a directory took its place.
+    fn drop_buried(&self, starts: &mut Vec<usize>) {
+        let mut graves: Vec<(TreePath, usize)> = Vec::new();
+        starts.retain(|at| {
+            let change = self.change_at(*at).change;
+            let path = change.path();
+            graves.retain(|(grave, _)| path.starts_with(grave));
+            let mark = matches!(change, Change::Opaque(_));
+            if graves.iter().any(|(grave, until)| (mark || grave != path) && at < until) {
+                return false;
+            }
+            if let Change::Put(entry) = &change
+                && !entry.is_directory()
+            {
+                graves.push((path.clone(), *at));
+            }
+            true
+        });
     }
 
     fn check_parents(&mut self, path: &TreePath) -> Result<(), LayerError> {
@@ -209,22 +234,31 @@ impl Any {
         Ok(())
     }
 
-    fn last_put(&self, path: &TreePath) -> Option<&Entry> {
-        self.entry_at(*self.positions.get(&self.slot(path))?)
-    }
-
-    fn entry_at(&self, position: usize) -> Option<&Entry> {
-        match &self.changes.get(position)?.change {
+    fn last_put(&self, path: &TreePath) -> Option<Entry> {
+        let start = *self.puts.get(&self.slot(path))?;
+        match self.change_at(start).change {
             Change::Put(entry) => Some(entry),
             Change::Whiteout(_) | Change::Opaque(_) => None,
         }
     }
 
+    fn change_at(&self, start: usize) -> Listed {
+        listing::first(&self.changes[start..])
+    }
+
+    fn path_at(&self, start: usize) -> &[u8] {
+        listing::first_path(&self.changes[start..])
+    }
+
+    fn rank_at(&self, start: usize) -> u8 {
+        rank(&self.change_at(start).change)
+    }
+
     /// The number under which a path is, or would be, found.
     fn slot(&self, path: &TreePath) -> u64 {
         let mut slot = self.hashing.hash_one(path);
-        while let Some(position) = self.positions.get(&slot)
-            && self.entry_at(*position).is_none_or(|entry| entry.path != *path)
+        while let Some(start) = self.puts.get(&slot)
+            && self.path_at(*start) != path.as_bytes()
         {
             slot = slot.wrapping_add(1);
         }
@@ -232,8 +266,7 @@ impl Any {
     }
 
     /// Settles what becomes of an earlier entry of the same name.
-    fn replace(&mut self, before: usize, entry: &Entry) -> Result<(), LayerError> {
-        let Some(earlier) = self.entry_at(before) else { return Ok(()) };
+    fn replace(&mut self, earlier: &Entry, entry: &Entry) -> Result<(), LayerError> {
         let (was_directory, is_directory) = (earlier.is_directory(), entry.is_directory());
         let buried = |target: &TreePath| target.starts_with(&entry.path);
         if !(was_directory && is_directory)
@@ -252,12 +285,10 @@ impl Any {
             return Err(LayerError::entry(entry.path.as_bytes(), reason));
         }
         if was_directory {
-            let changes = &self.changes;
-            self.positions.retain(|_, position| match changes.get(*position).map(|l| &l.change) {
-                Some(Change::Put(put)) => {
-                    put.path == entry.path || !put.path.starts_with(&entry.path)
-                }
-                _ => true,
+            let (changes, above) = (&self.changes, entry.path.as_bytes());
+            self.puts.retain(|_, start| {
+                let rest = listing::first_path(&changes[*start..]).strip_prefix(above);
+                rest.is_none_or(|rest| rest.first() != Some(&b'/'))
             });
         }
         Ok(())
@@ -290,12 +321,6 @@ fn not_a_directory(path: &TreePath) -> LayerError {
     LayerError::entry(path.as_bytes(), reason)
 }
 
-/// The order of a listing; what was added later for the same place stays behind.
-fn by_place(left: &Listed, right: &Listed) -> Ordering {
-    let order = left.change.path().cmp(right.change.path());
-    order.then(rank(&left.change).cmp(&rank(&right.change)))
-}
-
 /// Whiteouts first, opaque marks last.
 fn rank(change: &Change) -> u8 {
     match change {
@@ -303,27 +328,4 @@ fn rank(change: &Change) -> u8 {
         Change::Put(_) => 1,
         Change::Opaque(_) => 2,
     }
-}
-
-fn same_place(left: &Change, right: &Change) -> bool {
-    rank(left) == rank(right) && left.path() == right.path()
-}
-
-/// Drops what stood below a path when something other than a directory took its place.
-fn drop_buried(changes: &mut Vec<(usize, Listed)>) {
-    let mut graves: Vec<(TreePath, usize)> = Vec::new();
-    changes.retain(|(at, listed)| {
-        let path = listed.change.path();
-        graves.retain(|(grave, _)| path.starts_with(grave));
-        let mark = matches!(listed.change, Change::Opaque(_));
-        if graves.iter().any(|(grave, until)| (mark || grave != path) && at < until) {
-            return false;
-        }
-        if let Change::Put(entry) = &listed.change
-            && !entry.is_directory()
-        {
-            graves.push((path.clone(), *at));
-        }
-        true
-    });
 }

@@ -72,13 +72,8 @@ impl Listing {
         if self.count.is_multiple_of(BLOCK) {
             self.blocks.push(Block { start: self.changes.len(), path: path.clone() });
         }
-        self.changes.push(tag(&listed.change));
-        packed::put_path(&mut self.changes, self.last.as_bytes(), path);
+        put(&mut self.changes, &self.last, listed);
         if let Change::Put(entry) = &listed.change {
-            packed::put_facts(&mut self.changes, &entry.kind, &entry.meta);
-            if matches!(entry.kind, Kind::File { .. }) {
-                packed::put_number(&mut self.changes, listed.offset);
-            }
             self.note_link(&entry.kind);
         }
         self.count += 1;
@@ -259,6 +254,31 @@ impl Iterator for Changes<'_> {
 
 const WHITEOUT: u8 = 0;
 const OPAQUE: u8 = 1;
+
+/// Packs a change behind one at the path `before`.
+pub(super) fn put(bytes: &mut Vec<u8>, before: &TreePath, listed: &Listed) {
+    bytes.push(tag(&listed.change));
+    packed::put_path(bytes, before.as_bytes(), listed.change.path());
+    if let Change::Put(entry) = &listed.change {
+        packed::put_facts(bytes, &entry.kind, &entry.meta);
+        if matches!(entry.kind, Kind::File { .. }) {
+            packed::put_number(bytes, listed.offset);
+        }
+    }
+}
+
+/// The first change of bytes, packed by [`put`] behind the root.
+pub(super) fn first(bytes: &[u8]) -> Listed {
+    let path = TreePath::root();
+    let mut changes = Changes { rest: Packed(bytes), left: 1, path, tag: None };
+    changes.next().expect(SOUND)
+}
+
+/// The path of the first change of such bytes.
+pub(super) fn first_path(bytes: &[u8]) -> &[u8] {
+    let mut rest = Packed(&bytes[1..]);
+    rest.number().and_then(|_| rest.bytes()).expect(SOUND)
+}
 
 fn tag(change: &Change) -> u8 {
     match change {

@@ -3,17 +3,14 @@
 //! A snapshot is used wherever its layer is, on other layers too. So it must say what the layer says and no more: what a
 //! process touched and left as it was would hide what another base has there.
 
-use std::{
-    io,
-    os::fd::{BorrowedFd, OwnedFd},
-};
+use std::{io, os::fd::BorrowedFd};
 
 use rustix::{
     fs::{self as fs, AtFlags},
     io::Errno,
 };
 
-use super::{Listing, unpack::times, upper::OPAQUE_ATTRIBUTES, walk};
+use super::{Listing, unpack::times, upper::OPAQUE_ATTRIBUTES, walk::Parents};
 use crate::tree::{Change, TreePath};
 
 /// What a directory holds that its layer does not say.
@@ -49,8 +46,9 @@ pub fn settle(
     if surplus.hides {
         return Ok(Settled::Other);
     }
+    let mut parents = Parents::new(directory);
     for path in &surplus.marks {
-        let marked = walk::open_directory(directory, path)?;
+        let marked = parents.open(path)?;
         for name in OPAQUE_ATTRIBUTES {
             match fs::fremovexattr(&marked, name) {
                 Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
@@ -58,10 +56,9 @@ pub fn settle(
             }
         }
     }
-    let mut parents = Parents { directory, at: None };
     for path in &surplus.left_out {
         let (parent, name) = parents.of(path)?;
-        match fs::unlinkat(parent, name, AtFlags::empty()) {
+        match fs::unlinkat(&parent, name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?,
             removed => removed?,
         }
@@ -78,23 +75,4 @@ pub fn settle(
         }
     }
     Ok(Settled::Snapshot)
-}
-
-/// The directory that was used last: neighbours come one after another.
-struct Parents<'a> {
-    directory: BorrowedFd<'a>,
-    at: Option<(TreePath, OwnedFd)>,
-}
-
-impl Parents<'_> {
-    /// The parent of a path that is not the root, and its name there.
-    fn of<'p>(&mut self, path: &'p TreePath) -> io::Result<(&OwnedFd, &'p [u8])> {
-        let parent = path.parent().unwrap_or_default();
-        let opened = match self.at.take() {
-            Some((at, opened)) if at == parent => opened,
-            _ => walk::open_directory(self.directory, &parent)?,
-        };
-        let (_, opened) = self.at.insert((parent, opened));
-        Ok((opened, path.file_name().unwrap_or_default()))
-    }
 }

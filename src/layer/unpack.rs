@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
 use rustix::{
@@ -17,7 +18,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::{LayerError, LayerSummary, OverlayMarks, attributes, read_layer, walk};
+use super::{
+    LayerError, LayerSummary, OverlayMarks, attributes, read_layer,
+    walk::{self, Parents},
+};
 use crate::tree::{Change, Entry, Kind, Meta, Timestamp, TreePath};
 
 /// Size of the piece in which content is copied, in bytes.
@@ -63,7 +67,8 @@ pub fn unpack_as(
     marks: OverlayMarks,
     ownership: Ownership,
 ) -> Result<LayerSummary, LayerError> {
-    let mut target = Target { root: directory, marks, ownership, at: None, implicit: Vec::new() };
+    let parents = Parents::new(directory);
+    let mut target = Target { parents, marks, ownership, implicit: Vec::new() };
     let summary = read_layer(tar, |change, content| {
         target.apply(change, content).map_err(|error| match error {
             LayerError::Io(error) => LayerError::at(change.path().as_bytes(), &error),
@@ -73,8 +78,8 @@ pub fn unpack_as(
         })
     })?;
     // Making what is in a directory changes its time, so times come last.
-    for path in &target.implicit {
-        target.set_directory_time(path, Timestamp::default())?;
+    for path in std::mem::take(&mut target.implicit) {
+        target.set_directory_time(&path, Timestamp::default())?;
     }
     for listed in summary.listing.iter_back() {
         if let Change::Put(entry) = &listed.change
@@ -87,11 +92,9 @@ pub fn unpack_as(
 }
 
 struct Target<'a> {
-    root: BorrowedFd<'a>,
+    parents: Parents<'a>,
     marks: OverlayMarks,
     ownership: Ownership,
-    /// The directory that was used last; most entries have the same parent as the one before.
-    at: Option<(TreePath, OwnedFd)>,
     implicit: Vec<TreePath>,
 }
 
@@ -99,7 +102,7 @@ impl Target<'_> {
     fn apply(&mut self, change: &Change, content: &mut dyn Read) -> Result<(), LayerError> {
         match change {
             Change::Put(entry) if entry.path.is_root() => {
-                let root = walk::open_directory(self.root, &entry.path)?;
+                let root = self.parents.open(&entry.path)?;
                 self.set_meta(&root, entry)
             }
             Change::Put(entry) => self.put(entry, content),
@@ -123,7 +126,6 @@ impl Target<'_> {
         }
         if there.is_some() {
             walk::remove(parent.as_fd(), name)?;
-            self.at = None;
         }
         match &entry.kind {
             Kind::Directory => {
@@ -135,8 +137,7 @@ impl Target<'_> {
             }
             Kind::File { .. } => self.put_file(&parent, entry, content)?,
             Kind::Hardlink { target } => {
-                let from = walk::open_directory(self.root, &target.parent().unwrap_or_default())?;
-                let old = target.file_name().expect("the reader refuses links to the root");
+                let (from, old) = self.parents.of(target)?;
                 fs::linkat(&from, old, &parent, name, AtFlags::empty()).map_err(io::Error::from)?;
             }
             Kind::Symlink { target } => {
@@ -151,7 +152,6 @@ impl Target<'_> {
                 self.put_node(&parent, entry, FileType::BlockDevice, (*major, *minor))?;
             }
         }
-        self.leave(&entry.path, parent);
         Ok(())
     }
 
@@ -207,58 +207,23 @@ impl Target<'_> {
                 fs::mknodat(&parent, name, FileType::CharacterDevice, Mode::empty(), 0)?;
             }
         }
-        self.leave(path, parent);
         Ok(())
     }
 
     /// A descriptor of a directory, which is made when it is not there.
-    fn enter(&mut self, path: &TreePath) -> io::Result<OwnedFd> {
-        let (mut at, mut directory) = match self.at.take() {
-            Some((at, directory)) if at == *path => return Ok(directory),
-            Some((at, directory)) if path.starts_with(&at) => (at, directory),
-            _ => (TreePath::root(), walk::open_directory(self.root, &TreePath::root())?),
-        };
-        let rest = path.strip_prefix(&at).expect("the starting point is above the path");
-        for name in rest.components() {
-            at = at.child(name).map_err(io::Error::other)?;
-            directory = self.step(directory.as_fd(), name, &at)?;
-        }
-        Ok(directory)
-    }
-
-    fn step(
-        &mut self,
-        parent: BorrowedFd<'_>,
-        name: &[u8],
-        path: &TreePath,
-    ) -> io::Result<OwnedFd> {
-        let there = match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => None,
-            other => Some(other?),
-        };
-        let hidden = there.as_ref().is_some_and(is_whiteout);
-        if there.is_some() && !hidden {
-            return walk::open_child(parent, name);
-        }
-        if hidden {
-            fs::unlinkat(parent, name, AtFlags::empty())?;
-        }
-        let directory = make_directory(parent, name)?;
-        fs::fchmod(&directory, Mode::from_raw_mode(IMPLICIT_MODE))?;
-        if hidden {
-            self.mark_opaque(directory.as_fd())?;
-        }
-        self.implicit.push(path.clone());
-        Ok(directory)
-    }
-
-    /// Remembers the parent of `path` for the next entry.
-    fn leave(&mut self, path: &TreePath, parent: OwnedFd) {
-        self.at = Some((path.parent().unwrap_or_default(), parent));
+    fn enter(&mut self, path: &TreePath) -> io::Result<Rc<OwnedFd>> {
+        let Self { parents, marks, implicit, .. } = self;
+        parents.open_by(path, |parent, name, path| {
+            let (directory, presence) = step(parent, name, *marks)?;
+            if presence == Presence::Made {
+                implicit.push(path.clone());
+            }
+            Ok(directory)
+        })
     }
 
     fn mark_opaque(&self, directory: BorrowedFd<'_>) -> io::Result<()> {
-        Ok(fs::fsetxattr(directory, self.marks.opaque(), b"y", XattrFlags::empty())?)
+        mark_opaque(directory, self.marks)
     }
 
     /// Owner first: changing it drops set-id bits and file capabilities.
@@ -304,8 +269,8 @@ impl Target<'_> {
         Ok(fs::utimensat(parent, name, &times(meta.mtime), flags)?)
     }
 
-    fn set_directory_time(&self, path: &TreePath, mtime: Timestamp) -> io::Result<()> {
-        match walk::open_directory(self.root, path) {
+    fn set_directory_time(&mut self, path: &TreePath, mtime: Timestamp) -> io::Result<()> {
+        match self.parents.open(path) {
             Ok(directory) => Ok(fs::futimens(&directory, &times(mtime))?),
             // Something else took its place later in the layer.
             Err(error) if is_gone(&error) => Ok(()),
@@ -335,6 +300,42 @@ impl Target<'_> {
             other => self.tolerate(other),
         }
     }
+}
+
+/// Whether a directory on the way was there already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    There,
+    Made,
+}
+
+/// Opens a directory on the way, which is made when it is not there.
+fn step(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    marks: OverlayMarks,
+) -> io::Result<(OwnedFd, Presence)> {
+    let there = match fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => None,
+        other => Some(other?),
+    };
+    let hidden = there.as_ref().is_some_and(is_whiteout);
+    if there.is_some() && !hidden {
+        return Ok((walk::open_child(parent, name)?, Presence::There));
+    }
+    if hidden {
+        fs::unlinkat(parent, name, AtFlags::empty())?;
+    }
+    let directory = make_directory(parent, name)?;
+    fs::fchmod(&directory, Mode::from_raw_mode(IMPLICIT_MODE))?;
+    if hidden {
+        mark_opaque(directory.as_fd(), marks)?;
+    }
+    Ok((directory, Presence::Made))
+}
+
+fn mark_opaque(directory: BorrowedFd<'_>, marks: OverlayMarks) -> io::Result<()> {
+    Ok(fs::fsetxattr(directory, marks.opaque(), b"y", XattrFlags::empty())?)
 }
 
 fn owner(meta: &Meta) -> (Uid, Gid) {

@@ -21,7 +21,7 @@ use super::{
     LayerError, LayerSummary, LayerWriter, Ownership, attributes,
     compare::is_same_content,
     snapshot::Surplus,
-    walk,
+    walk::{self, Parents},
     write::{OPAQUE, WHITEOUT},
 };
 use crate::tree::{Entry, Kind, Meta, ParseTreePathError, Timestamp, TreePath, Xattrs};
@@ -98,10 +98,10 @@ pub fn write_upper<W: Write>(
         UpperForm::Changes => Merge::Whole,
         UpperForm::Whole => Merge::Hidden,
     };
-    let root = walk::open_directory(upper, &TreePath::root())?;
+    let mut parents = Parents::new(upper);
+    let root = parents.open(&TreePath::root())?;
     // An explicit stack: trees may be deeper than ours.
     let mut pending = vec![walk.begin(TreePath::root(), &root, merge)?];
-    let mut at = Some(root);
     while let Some(Begun { path: directory, names, merge }) = pending.last_mut() {
         let merge = *merge;
         let Some((name, presence)) = names.next() else {
@@ -109,7 +109,6 @@ pub fn write_upper<W: Write>(
             pending.pop();
             let above = pending.last().map_or(Merge::Whole, |above| above.merge);
             walk.leave(directory, above);
-            at = None;
             continue;
         };
         let directory = directory.clone();
@@ -118,10 +117,7 @@ pub fn write_upper<W: Write>(
             walk.remove(&path.map_err(|error| unnamed(name.to_bytes(), &error))?)?;
             continue;
         }
-        let parent = match at.take() {
-            Some(parent) => parent,
-            None => walk::open_directory(upper, &directory)?,
-        };
+        let parent = parents.open(&directory)?;
         let written = walk.written;
         match walk
             .visit(&parent, &directory, &name)
@@ -132,11 +128,10 @@ pub fn write_upper<W: Write>(
                     let path = directory.child(name.to_bytes());
                     walk.leave_out(path.map_err(|error| unnamed(name.to_bytes(), &error))?, merge);
                 }
-                at = Some(parent);
             }
             Some((path, child)) => {
+                let child = parents.enter(path.clone(), child);
                 pending.push(walk.begin(path, &child, merge)?);
-                at = Some(child);
             }
         }
     }

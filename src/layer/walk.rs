@@ -6,6 +6,7 @@ use std::{
     ffi::CString,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
 use rustix::{
@@ -17,6 +18,9 @@ use crate::tree::TreePath;
 
 /// Bytes of a path in one call, at most: less than PATH_MAX.
 const PIECE_BYTES: usize = 4000;
+
+/// Directories that are kept open at once.
+const OPEN_MAX: usize = 64;
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -104,6 +108,60 @@ pub(super) fn open_child(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<Owne
     Ok(fs::openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
+/// Directories below `root` that were used last, open: neighbours come one after another, and what is opened from the
+/// root costs as much as it is deep.
+pub(super) struct Parents<'a> {
+    root: BorrowedFd<'a>,
+    /// Each is below the one before it; no more than [`OPEN_MAX`].
+    open: Vec<(TreePath, Rc<OwnedFd>)>,
+}
+
+impl<'a> Parents<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>) -> Self {
+        Self { root, open: Vec::new() }
+    }
+
+    /// As [`open_directory`].
+    pub(super) fn open(&mut self, path: &TreePath) -> io::Result<Rc<OwnedFd>> {
+        self.open_by(path, |parent, name, _| open_child(parent, name))
+    }
+
+    /// The parent of a path that is not the root, and its name there.
+    pub(super) fn of<'p>(&mut self, path: &'p TreePath) -> io::Result<(Rc<OwnedFd>, &'p [u8])> {
+        let parent = self.open(&path.parent().unwrap_or_default())?;
+        Ok((parent, path.file_name().unwrap_or_default()))
+    }
+
+    /// Opens a directory, by one step for each that is not open: parent, name there and path.
+    pub(super) fn open_by(
+        &mut self,
+        path: &TreePath,
+        mut step: impl FnMut(BorrowedFd<'_>, &[u8], &TreePath) -> io::Result<OwnedFd>,
+    ) -> io::Result<Rc<OwnedFd>> {
+        while self.open.pop_if(|(at, _)| !path.starts_with(at)).is_some() {}
+        if self.open.is_empty() {
+            self.enter(TreePath::root(), open_directory(self.root, &TreePath::root())?);
+        }
+        let (mut at, mut opened) = self.open.last().expect("the root at least").clone();
+        let rest = path.strip_prefix(&at).expect("the starting point is above the path");
+        for name in rest.components() {
+            at = at.child(name).map_err(io::Error::other)?;
+            opened = self.enter(at.clone(), step(opened.as_fd(), name, &at)?);
+        }
+        Ok(opened)
+    }
+
+    /// Takes in a directory that was opened in the last one.
+    pub(super) fn enter(&mut self, path: TreePath, opened: OwnedFd) -> Rc<OwnedFd> {
+        if self.open.len() == OPEN_MAX {
+            self.open.remove(0);
+        }
+        let opened = Rc::new(opened);
+        self.open.push((path, Rc::clone(&opened)));
+        opened
+    }
+}
+
 /// Names in a directory, sorted by bytes.
 pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
@@ -166,4 +224,40 @@ fn lift(from: &OwnedFd, name: &CString, top: &OwnedFd, lifted: &mut u64) -> io::
 
 fn names_of(directory: &OwnedFd) -> io::Result<Vec<CString>> {
     names(directory.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_that_are_near_are_opened_by_the_steps_between_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let deep = TreePath::parse("d/".repeat(2 * OPEN_MAX)).unwrap();
+        std::fs::create_dir_all(folder.path().join(deep.as_path())).unwrap();
+        std::fs::create_dir(folder.path().join("e")).unwrap();
+        std::os::unix::fs::symlink("e", folder.path().join("link")).unwrap();
+        let root = std::fs::File::open(folder.path()).unwrap();
+        let mut parents = Parents::new(root.as_fd());
+        let mut steps = |path: &TreePath| {
+            let mut taken = 0;
+            let opened = parents.open_by(path, |parent, name, _| {
+                taken += 1;
+                open_child(parent, name)
+            })?;
+            let place = folder.path().join(path.as_path());
+            let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(place)?);
+            assert_eq!(fs::fstat(&opened)?.st_ino, inode, "{path}");
+            io::Result::Ok(taken)
+        };
+        assert_eq!(steps(&deep).unwrap(), 2 * OPEN_MAX);
+        let mut above: Vec<_> = deep.ancestors().collect();
+        above.reverse();
+        let taken: Vec<_> = above.iter().map(|path| steps(path).unwrap()).collect();
+        // What is no longer open is opened from the root, once for all that is then kept.
+        assert!(taken.iter().filter(|taken| **taken > 0).count() <= 2, "{taken:?}");
+        assert_eq!(steps(&TreePath::parse("e").unwrap()).unwrap(), 1);
+        assert!(steps(&TreePath::parse("link").unwrap()).is_err());
+        assert_eq!(steps(&TreePath::parse("e").unwrap()).unwrap(), 1);
+    }
 }

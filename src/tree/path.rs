@@ -177,6 +177,18 @@ impl TreePath {
         is_path.then_some(())
     }
 
+    /// The order of two paths by their bytes: of their components.
+    #[must_use]
+    pub fn compare(one: &[u8], other: &[u8]) -> Ordering {
+        let same = shared(one, other);
+        match (one.get(same), other.get(same)) {
+            // A slash sorts below every other byte, so that a directory is followed by its content.
+            (Some(b'/'), Some(_)) => Ordering::Less,
+            (Some(_), Some(b'/')) => Ordering::Greater,
+            (one, other) => one.cmp(&other),
+        }
+    }
+
     /// Whether `above` is this path or a directory above it.
     #[must_use]
     pub fn starts_with(&self, above: &Self) -> bool {
@@ -214,14 +226,7 @@ impl TreePath {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (one, other) = (self.0.as_slice(), other.0.as_slice());
-        let same = shared(one, other);
-        match (one.get(same), other.get(same)) {
-            // A slash sorts below every other byte, so that a directory is followed by its content.
-            (Some(b'/'), Some(_)) => Ordering::Less,
-            (Some(_), Some(b'/')) => Ordering::Greater,
-            (one, other) => one.cmp(&other),
-        }
+        Self::compare(&self.0, &other.0)
     }
 }
 
