@@ -24,13 +24,15 @@ fn next(event: Option<&Event>) -> Option<Event> {
     Some(match event {
         Event::Planned { .. } => Event::ImageStarted { image: image() },
         Event::ImageStarted { .. } => {
-            Event::StepStarted { image: image(), step: 1, steps: 2, name: "RUN make".into() }
+            let name = "RUN make".into();
+            Event::StepStarted { image: image(), platform: None, step: 1, steps: 2, name }
         }
         Event::StepStarted { .. } => {
             Event::StepOutput { image: image(), step: 1, stream: Stream::Stderr, text: "x".into() }
         }
         Event::StepOutput { .. } => Event::StepDone {
             image: image(),
+            platform: Some("linux/arm64".into()),
             step: 1,
             steps: 2,
             name: "RUN make".into(),

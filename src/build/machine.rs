@@ -373,7 +373,15 @@ impl<'a> Machine<'a> {
         let cancel = &self.workshop.cancel;
         let slot = self.workshop.slots.take(cancel).ok_or(BuildError::Cancelled)?;
         let emit = &self.workshop.emit;
-        emit(Event::StepStarted { image: image.clone(), step, steps, name: name.clone() });
+        let several = self.request.platforms.len() > 1;
+        let platform = several.then(|| self.lowered.config.platform().to_string());
+        emit(Event::StepStarted {
+            image: image.clone(),
+            platform: platform.clone(),
+            step,
+            steps,
+            name: name.clone(),
+        });
         let done = self.find_or_make(id, base, op);
         drop(slot);
         let (outcome, reason) = match &done {
@@ -386,7 +394,17 @@ impl<'a> Machine<'a> {
         let duration = started.elapsed();
         let (reason, component) =
             reason.map(|Difference { component, words }| (words, component)).unzip();
-        emit(Event::StepDone { image, step, steps, name, outcome, reason, component, duration });
+        emit(Event::StepDone {
+            image,
+            platform,
+            step,
+            steps,
+            name,
+            outcome,
+            reason,
+            component,
+            duration,
+        });
         if outcome == Outcome::Cached {
             self.cached.fetch_add(1, Ordering::Relaxed);
         }

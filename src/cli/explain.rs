@@ -220,6 +220,7 @@ mod tests {
         for (image, step) in [("site", 1), ("base", 2), ("base", 1)] {
             (recorder.emit)(Event::StepDone {
                 image: image.to_owned(),
+                platform: None,
                 step,
                 steps: 2,
                 name: String::new(),

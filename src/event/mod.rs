@@ -67,6 +67,8 @@ pub enum Event {
     StepStarted {
         /// The image.
         image: String,
+        /// The platform that it is for, when the image is built for several.
+        platform: Option<String>,
         /// Number of the step within the image, from 1.
         step: usize,
         /// Steps of the image.
@@ -89,6 +91,8 @@ pub enum Event {
     StepDone {
         /// The image.
         image: String,
+        /// The platform that it is for, when the image is built for several.
+        platform: Option<String>,
         /// The step.
         step: usize,
         /// Steps of the image.

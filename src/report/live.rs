@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{bytes, fit, one_line, safe, screened};
+use super::{bytes, fit, one_line, plain::before, safe, screened};
 use crate::{
     event::{Direction, Emit, Event, Outcome},
     oci::Digest,
@@ -53,8 +53,9 @@ impl Display {
         match event {
             Event::Planned { images, .. } => self.plan(&images),
             Event::ImageStarted { image } => self.say(&image, "▸", "starting"),
-            Event::StepStarted { image, step, steps, name } => {
-                let title = format!("{step}/{steps}  {}", safe(&one_line(&name)));
+            Event::StepStarted { image, platform, step, steps, name } => {
+                let (platform, name) = (before(&platform), safe(&one_line(&name)));
+                let title = format!("{platform}{step}/{steps}  {name}");
                 self.step(&image, title);
             }
             Event::StepOutput { image, text, .. } => self.output(&image, &text),

@@ -13,11 +13,12 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             };
             vec![format!("plan: {counted}, {steps} steps: {}", images.join(", "))]
         }
-        Event::StepStarted { image, step, steps, name } => {
-            vec![format!("{image}: [{step}/{steps}] {}", safe(name))]
+        Event::StepStarted { image, platform, step, steps, name } => {
+            vec![format!("{image}: [{}{step}/{steps}] {}", before(platform), safe(name))]
         }
         Event::StepOutput { image, text, .. } => vec![format!("{image}:   | {}", safe(text))],
-        Event::StepDone { image, step, steps, outcome, reason, duration, .. } => {
+        Event::StepDone { image, platform, step, steps, outcome, reason, duration, .. } => {
+            let platform = before(platform);
             let outcome = match outcome {
                 Outcome::Cached => "cached",
                 Outcome::Built => "done",
@@ -27,7 +28,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
             };
             let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
             let time = seconds(duration.as_secs_f64());
-            vec![format!("{image}: [{step}/{steps}] {outcome} in {time}{reason}")]
+            vec![format!("{image}: [{platform}{step}/{steps}] {outcome} in {time}{reason}")]
         }
         Event::Transfer { image, direction, digest, done, total } if done == total => {
             let verb = match direction {
@@ -68,6 +69,11 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
     }
 }
 
+/// What stands before the number of a step: BuildKit's way of naming the platform.
+pub(super) fn before(platform: &Option<String>) -> String {
+    platform.as_ref().map(|platform| format!("{platform} ")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -76,8 +82,9 @@ mod tests {
 
     #[test]
     fn a_step_tells_its_number_outcome_and_reason() {
-        let event = Event::StepDone {
+        let mut event = Event::StepDone {
             image: "api".into(),
+            platform: None,
             step: 2,
             steps: 5,
             name: "RUN make".into(),
@@ -87,5 +94,9 @@ mod tests {
             duration: Duration::from_millis(1240),
         };
         assert_eq!(lines(&event), ["api: [2/5] done in 1.2 s (command changed: a → b)"]);
+        let Event::StepDone { platform, .. } = &mut event else { unreachable!() };
+        *platform = Some("linux/arm64".into());
+        let [line] = &lines(&event)[..] else { panic!("{event:?}") };
+        assert!(line.starts_with("api: [linux/arm64 2/5] done in"), "{line}");
     }
 }

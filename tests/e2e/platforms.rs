@@ -128,7 +128,13 @@ const BOTH: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];
 fn several_platforms_are_an_index_with_an_image_for_each() {
     let user = User::new();
     let output = ["--output", "type=oci,dest=layout,tar=false", "--metadata-file", "metadata"];
-    build(&user, CROSS, &[&BOTH[..], &output, &["-t", "cross:v1"]].concat()).ok();
+    let done = build(&user, CROSS, &[&BOTH[..], &output, &["-t", "cross:v1"]].concat());
+    for platform in ["linux/amd64", "linux/arm64"] {
+        for line in [format!("[{platform} 1/3] RUN echo"), format!("[{platform} 3/3] done in")] {
+            assert!(done.err.contains(&line), "{line}: {done}");
+        }
+    }
+    done.ok();
     let index = json(&read(&user, "layout/index.json"));
     let top = &index["manifests"][0];
     assert_eq!(top["mediaType"], "application/vnd.oci.image.index.v1+json");
