@@ -23,7 +23,8 @@ use super::{
 
 #[derive(clap::Args)]
 #[command(after_help = concat!(
-    "Ends with 0 when the bytes are the same and with 1 when they are not.\n\n",
+    "Ends with 0 when the bytes of layers and config, and so the image ID, are the same, and with 1 when they are not.\n",
+    "What was loaded or pulled may have them in another form (compression, manifest): that is said.\n\n",
     "Examples:\n",
     "  idpbuilder verify site          (an image of the project)\n",
     "  idpbuilder verify demo:v1 .     (with the flags that it was built with)"
@@ -121,10 +122,17 @@ fn compare(
 ) -> Result<ExitCode, CliError> {
     let media_type = stored.target.media_type.clone();
     let again = ImageRecord { target: descriptor(store, rebuilt, media_type), ..stored.clone() };
+    let mut other_form = false;
     for platform in &stored.platforms {
         let (one, other) =
             (image::load(store, stored, platform)?, image::load(store, &again, platform)?);
-        if let Some(difference) = image::first_difference(store, &one, &other)? {
+        let difference = image::first_difference(store, &one, &other)?;
+        if difference == Some(Difference::Manifest) && one.config.digest() == other.config.digest()
+        {
+            other_form = true;
+            continue;
+        }
+        if let Some(difference) = difference {
             let of = match stored.platforms.len() {
                 1 => String::new(),
                 _ => format!(" for {platform}"),
@@ -133,7 +141,13 @@ fn compare(
             return Ok(ExitCode::from(BUILD));
         }
     }
-    setup::print(&format!("{name} is the same when built again: {}\n", stored.target.digest));
+    let form = match other_form {
+        true => format!(
+            "; the manifest is another ({rebuilt}), since the stored one came with its layers in another form"
+        ),
+        false => String::new(),
+    };
+    setup::print(&format!("{name} is the same when built again: {}{form}\n", stored.target.digest));
     Ok(ExitCode::SUCCESS)
 }
 

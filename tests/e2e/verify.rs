@@ -20,6 +20,15 @@ fn what_depends_on_nothing_else_is_the_same_when_built_again() {
         assert!(said.starts_with("demo:v1 is the same when built again: sha256:"), "{said}");
         assert_eq!(all(), before, "no image came or went");
         assert_eq!(user.build(STEADY, &["-t", "demo:v1", "--label", "a=b"]).ok(), id);
+        // What was saved and loaded is the same image, in another form.
+        user.script("idpbuilder save --form docker -o demo.tar demo:v1; idpbuilder rmi demo:v1; idpbuilder load -i demo.tar").ok();
+        let said = verify(&user, &["--label", "a=b"]).ok();
+        let words = "; the manifest is another (sha256:";
+        assert!(
+            said.starts_with("demo:v1 is the same when built again: ") && said.contains(words),
+            "{said}"
+        );
+        verify(&user, &["--label", "a=c"]).fails(1, &[]);
     }
 }
 
