@@ -102,7 +102,12 @@ fn complete(found: Found, run: Result<(), SandboxError>, privilege: Privilege) -
         environment: Environment::Root,
     };
     let step = run.as_ref().err().map_or("", step_of).to_owned();
-    let reason = run.as_ref().err().map(ToString::to_string);
+    let reason = run.as_ref().err().map(|failed| match failed {
+        SandboxError::Unavailable { reason, .. } => reason.clone(),
+        SandboxError::Setup { .. } | SandboxError::Exec { .. } | SandboxError::Cancelled => {
+            failed.to_string()
+        }
+    });
     let run_help = run.as_ref().err().and_then(help_of);
     let without_room = run.as_ref().err().filter(|failed| is_no_room(failed)).map(step_of);
     let without_room = without_room.map(str::to_owned);

@@ -8,7 +8,7 @@
 use std::{
     collections::HashSet,
     fs::{self, DirBuilder, File},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -238,12 +238,14 @@ pub(super) fn read_leases(root: &Path, mode: GcMode) -> Result<HashSet<Digest>, 
     let mut protected = HashSet::new();
     for entry in fs::read_dir(&folder).map_err(at(&folder))? {
         let path = entry.map_err(at(&folder))?.path();
-        let file = match File::open(&path) {
+        let mut file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             file => file.map_err(at(&path))?,
         };
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let bytes = fs::read(&path).map_err(at(&path))?;
+            // By the open file: its owner may be just ending, and takes the name away.
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(at(&path))?;
             protected.extend(bytes.as_chunks().0.iter().copied().map(Digest::from_bytes));
         } else if mode != GcMode::DryRun {
             // While it is locked: a process that is just starting finds out, and makes another.

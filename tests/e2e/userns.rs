@@ -149,7 +149,7 @@ fn private_ids_are_refused_where_they_cannot_be() {
     let refused = |flags: &[&str], words: &[&str]| {
         let flags = [&["--userns", "private"], flags].concat();
         let said = user.build(run, &flags).fails(8, words);
-        assert!(!said.contains("[1/1]"), "before the first step\n{said}");
+        assert!(!said.contains("[1/1] done"), "before anything is done\n{said}");
     };
     refused(&["--isolation", "chroot"], &["--isolation chroot has no namespaces", "leave"]);
     refused(
