@@ -122,6 +122,20 @@ async fn r01_passing_faults_are_ridden_out_and_lasting_ones_are_told_once() {
 }
 
 #[tokio::test]
+async fn r01_a_manifest_is_put_again_when_its_blobs_are_not_seen_yet() {
+    let unseen = br#"{"errors":[{"code":"DIGEST_INVALID"},{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#;
+    let counter = Counter::default();
+    let server = Server::start(move |_| match counter.next() {
+        0 => Reply::new(400).body(unseen),
+        _ => Reply::new(201),
+    })
+    .await;
+    let (client, media_type) = (server.client(|_| {}), MediaType::new(MediaType::MANIFEST));
+    client.push_manifest(&server.image("a:1"), &media_type, MANIFEST).await.unwrap();
+    assert_eq!(server.lines(), ["PUT /v2/a/manifests/1", "PUT /v2/a/manifests/1"]);
+}
+
+#[tokio::test]
 async fn r01_uploads_ride_out_faults_of_each_request() {
     for method in ["HEAD", "POST", "PUT"] {
         let count = Counter::default();

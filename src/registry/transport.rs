@@ -258,8 +258,12 @@ impl Client {
             }
             _ => {
                 let status = status.as_u16();
+                // We put blobs before what names them. A registry may not see one for a moment, while somebody else
+                // puts it as well: docker-registry writes its link anew.
+                let is_unseen = ask.method == Method::PUT && reason.contains(BLOB_UNKNOWN);
                 let error = RegistryError::Refused { registry, url, status, reason, help: None };
                 let again = match (is_transient(status), wait) {
+                    (false, _) if is_unseen => Again::Brief,
                     (false, _) => Again::Never,
                     (true, Some(wait)) => Again::After(wait),
                     (true, None) => Again::Yes,
@@ -275,6 +279,9 @@ enum Rest {
     None,
     Some,
 }
+
+/// What a registry says of a manifest whose blobs it does not find.
+const BLOB_UNKNOWN: &str = "MANIFEST_BLOB_UNKNOWN";
 
 pub(super) const fn is_transient(status: u16) -> bool {
     matches!(status, 408 | 429 | 500 | 502 | 503 | 504)
