@@ -14,7 +14,9 @@ use std::{
 use rustix::fs::{self as fs, AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::{
-    LayerError, Listing, Ownership, attributes, printable, read_layer, unpack,
+    LayerError, Listing, Ownership, attributes,
+    compress::fill,
+    printable, read_layer, unpack,
     upper::{is_opaque, node_attributes},
     walk::{self, Parents},
 };
@@ -276,10 +278,10 @@ struct Seen {
 /// # Errors
 ///
 /// When one of them cannot be read.
-pub fn is_same_content(one: &mut dyn Read, other: &mut dyn Read) -> io::Result<bool> {
+pub fn is_same_content(mut one: &mut dyn Read, mut other: &mut dyn Read) -> io::Result<bool> {
     let (mut left, mut right) = (vec![0; PIECE_BYTES], vec![0; PIECE_BYTES]);
     loop {
-        let (a, b) = (fill(one, &mut left)?, fill(other, &mut right)?);
+        let (a, b) = (fill(&mut one, &mut left)?, fill(&mut other, &mut right)?);
         if left[..a] != right[..b] {
             return Ok(false);
         }
@@ -287,20 +289,6 @@ pub fn is_same_content(one: &mut dyn Read, other: &mut dyn Read) -> io::Result<b
             return Ok(true);
         }
     }
-}
-
-/// Reads until the buffer is full or the content ends.
-fn fill(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]

@@ -222,16 +222,20 @@ mod tests {
     use super::*;
     use crate::store::GcPolicy;
 
-    #[test]
-    fn g09_what_was_uploaded_and_has_no_manifest_yet_is_not_collected() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(folder.path()).unwrap();
-        let options = ServeOptions {
+    fn options(store: &Store) -> ServeOptions {
+        ServeOptions {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             store: store.clone(),
             identity: None,
             login: None,
-        };
+        }
+    }
+
+    #[test]
+    fn g09_what_was_uploaded_and_has_no_manifest_yet_is_not_collected() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let options = options(&store);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let server = runtime.block_on(Server::start(options)).unwrap();
         let blob = store.put_blob(b"a layer").unwrap();
@@ -246,12 +250,7 @@ mod tests {
     fn g09_what_nobody_has_asked_for_in_a_long_time_is_not_held_any_more() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let options = ServeOptions {
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            store: store.clone(),
-            identity: None,
-            login: None,
-        };
+        let options = options(&store);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let short = Duration::from_millis(1);
         let patience = Patience { upload: short, content: short };
