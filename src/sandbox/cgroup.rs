@@ -13,6 +13,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use crate::limits::{CPU_PERIOD_US_DEFAULT, Limits};
@@ -20,8 +21,11 @@ use crate::limits::{CPU_PERIOD_US_DEFAULT, Limits};
 /// First word of our groups' names.
 const PREFIX: &str = "idpbuilder";
 
-/// How often removal is tried while the last process is on its way out.
-const REMOVALS_MAX: usize = 100;
+/// How long what was killed may take to leave its group, on a machine that has much else to do.
+const REMOVAL_MAX: Duration = Duration::from_secs(5);
+
+/// Time between two looks at whether it has.
+const REMOVAL_LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Groups beside our own that are looked into for what was left there.
 const NEIGHBOURS_MAX: usize = 256;
@@ -412,16 +416,32 @@ fn open_to_write(file: &Path) -> io::Result<OwnedFd> {
     Ok(OwnedFd::from(fs::OpenOptions::new().write(true).open(file)?))
 }
 
-/// Kills what is in a group and removes it.
+/// Kills what is in a group and those below it, and removes them. What stays in spite of that is the next start's.
 fn remove(folder: &Path) {
-    for _ in 0..REMOVALS_MAX {
-        match fs::remove_dir(folder) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-            _ => return,
-        }
-        kill_all(folder);
-        std::thread::yield_now();
+    let until = Instant::now() + REMOVAL_MAX;
+    while !is_removed(folder) && Instant::now() < until {
+        std::thread::sleep(REMOVAL_LOOK_EVERY);
     }
+}
+
+/// Tries once; whether the group is gone, or cannot go whatever is killed.
+fn is_removed(folder: &Path) -> bool {
+    let removed = || match fs::remove_dir(folder) {
+        Err(error) => error.kind() != io::ErrorKind::ResourceBusy,
+        Ok(()) => true,
+    };
+    if removed() {
+        return true;
+    }
+    kill_all(folder);
+    // A process that may do everything makes groups of its own.
+    let below: Vec<fs::DirEntry> = fs::read_dir(folder).into_iter().flatten().flatten().collect();
+    for entry in below {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            is_removed(&entry.path());
+        }
+    }
+    removed()
 }
 
 /// Kills everything in a group.

@@ -64,6 +64,20 @@ fn limits_hold_inside_and_their_groups_are_gone_afterwards() {
 }
 
 #[test]
+fn groups_that_a_step_with_all_rights_makes_are_gone_with_its_own() {
+    let user = User::new();
+    let nest = "FROM busybox\nRUN --security=insecure cd /sys/fs/cgroup/pids && mkdir -p a/b c && (sleep 1000 & echo $! > a/b/cgroup.procs)\n";
+    user.write("Dockerfile", nest);
+    let mut command = user.idp();
+    command.args(["build", "--no-cache", "--allow", "security.insecure"]).args(base_contexts());
+    let child = command.arg(".").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(groups_of(pid), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn f11_memory_that_runs_out_is_said_with_its_limit() {
     let user = User::new();
     let eat = "FROM busybox\nRUN dd if=/dev/zero of=/dev/null bs=200M count=1\n";
