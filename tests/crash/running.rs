@@ -5,14 +5,14 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     place::Place,
-    support::busybox,
+    support::{Patience, busybox},
     tally::{Finding, Tally, rounds},
 };
 
@@ -85,10 +85,8 @@ fn f10_killed_while_a_run_runs() {
         tally.round();
         tally.timed(|| {
             child.wait().unwrap();
-            let until = Instant::now() + GONE_MAX;
-            while processes(&seconds) > 0 && Instant::now() < until {
-                std::thread::yield_now();
-            }
+            let patience = Patience::new(GONE_MAX);
+            while processes(&seconds) > 0 && !patience.is_over() {}
         });
         if processes(&seconds) > 0 {
             tally.find(Finding::Wrong, format!("{} processes are left", processes(&seconds)));

@@ -9,18 +9,18 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use idpbuilder::remote::{METADATA_V4, METADATA_V6};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Done, Turn, User, base_contexts, bases, json};
+use crate::support::{Done, Patience, Turn, User, base_contexts, bases, json};
 
 /// Makes names of device files.
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Far above what a busy machine takes to end a process.
+/// Far above what it takes to end a process.
 const SOON: Duration = Duration::from_secs(30);
 
 /// Says `reached` to everybody who asks, and counts them.
@@ -192,12 +192,11 @@ fn the_helper_ends_with_its_step_even_when_the_tool_is_killed() {
     let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
     child.wait().unwrap();
-    let since = Instant::now();
+    let patience = Patience::new(SOON);
     while fs::read_to_string(format!("/proc/{helper}/comm"))
         .is_ok_and(|name| name.contains("slirp"))
     {
-        assert!(since.elapsed() < SOON, "{helper} goes on");
-        std::thread::yield_now();
+        assert!(!patience.is_over(), "{helper} goes on");
     }
 }
 

@@ -30,7 +30,7 @@ struct Dockerd {
 }
 
 impl Dockerd {
-    const START_S: u64 = 120;
+    const START_S: u64 = 600;
 
     fn start() -> Self {
         let folder = Folder::new();

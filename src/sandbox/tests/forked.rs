@@ -160,6 +160,6 @@ fn s34_the_death_of_the_tool_takes_the_process_with_it() {
         if !mounts.into_iter().any(|text| text.contains(&upper)) {
             break;
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "still mounted");
+        assert!(begun.elapsed() < SOON, "still mounted");
     }
 }

@@ -17,7 +17,7 @@ mod forked;
 use super::*;
 
 /// Far below the sleeps of the processes, far above what a busy machine takes.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(200);
 
 const BUSYBOX: &str = "/bin/busybox";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

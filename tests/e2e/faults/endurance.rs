@@ -70,7 +70,7 @@ fn f25_build_after_build_of_one_process_grows_nothing() {
     until_waiting(0);
     let mut early = None;
     for number in 1..=count {
-        fs::write(user.work().join("a"), format!("content {number}")).unwrap();
+        user.change("a", &format!("content {number}"));
         until_waiting(number);
         if number == count / 3 {
             early = Some((process(child.id()), machine(&user)));

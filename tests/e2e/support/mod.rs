@@ -61,6 +61,33 @@ impl Turn {
     }
 }
 
+/// Patience with what has to happen. It ends when looking whether it has took so much processor time: a machine that has
+/// much else to do gives little of it to anybody, and is waited for longer.
+pub(crate) struct Patience {
+    since: Duration,
+    max: Duration,
+}
+
+impl Patience {
+    pub(crate) fn new(max: Duration) -> Self {
+        Self { since: Self::used(), max }
+    }
+
+    /// Asked between two looks, without a rest.
+    pub(crate) fn is_over(&self) -> bool {
+        std::thread::yield_now();
+        Self::used() > self.since + self.max
+    }
+
+    /// Processor time of this thread: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+    fn used() -> Duration {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap());
+        Duration::from_millis(ticks.sum::<u64>() * 10)
+    }
+}
+
 /// How a program ended, and what it printed.
 #[derive(Debug)]
 pub(crate) struct Done {
@@ -195,6 +222,14 @@ impl User {
         // Copied files keep their times: the same for every test.
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000);
         File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+
+    /// Puts a file below the work folder in the place of another, whole, as editors do: it is one change, however much time
+    /// this thread is given meanwhile.
+    pub(crate) fn change(&self, path: &str, text: &str) {
+        let whole = self.folder.path().join("change");
+        fs::write(&whole, text).unwrap();
+        fs::rename(whole, self.work().join(path)).unwrap();
     }
 
     /// A command in this user's surroundings and in no others.

@@ -25,7 +25,7 @@ const GITEA_USERNAME: &str = "giteaAdmin";
 /// The password of both.
 pub(crate) const PASSWORD: &str = "secret";
 /// How long a registry may take to start.
-const START_S: u64 = 30;
+const START_S: u64 = 600;
 
 /// A running docker-registry; killed when dropped.
 pub(crate) struct Registry {
