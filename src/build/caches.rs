@@ -26,9 +26,6 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// How long a wait is not worth a word.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// Mode of the directory of a cache, where nobody asks for another.
-const MODE_DEFAULT: u32 = 0o755;
-
 /// The caches of one process by what they are for, held until they are dropped.
 pub(super) type Caches = BTreeMap<String, CacheDir>;
 
@@ -85,7 +82,7 @@ fn identity(task: &Task<'_>, mount: &MountOp) -> Result<CacheIdentity, BuildErro
     };
     let (mode, uid, gid) = match source == "/" && from.is_none() {
         true => (*mode, *uid, *gid),
-        false => (MODE_DEFAULT, 0, 0),
+        false => (MountKind::CACHE_MODE, 0, 0),
     };
     let seed = from.map(|from| key_of_selection(task, from, source)).transpose()?;
     let (id, namespace) = (id.clone(), namespace.clone());
@@ -155,7 +152,11 @@ fn fill(
         None => {
             fs::create_dir(folder).map_err(|source| io_error(folder, source))?;
             let root = source == "/";
-            own(task, folder, if root { (*mode, *uid, *gid) } else { (MODE_DEFAULT, 0, 0) })?;
+            own(
+                task,
+                folder,
+                if root { (*mode, *uid, *gid) } else { (MountKind::CACHE_MODE, 0, 0) },
+            )?;
             folder.to_owned()
         }
     };

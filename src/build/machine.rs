@@ -505,8 +505,19 @@ impl<'a> Machine<'a> {
         if let Some(epoch) = self.epoch {
             key.tree.lead("source date epoch", epoch);
         }
-        key.tree.lead("platform", self.lowered.config.platform());
+        key.tree.lead("platform", self.platform_of(id));
         Ok(key)
+    }
+
+    /// What the root file system that an op adds to runs on. One for this machine is the same whatever the image is for.
+    fn platform_of(&self, id: OpId) -> Platform {
+        let graph = &self.lowered.graph;
+        let below = |at: &OpId| graph.node(*at).op.base();
+        let lowest = std::iter::successors(Some(id), below).last();
+        match lowest.map(|lowest| &graph.node(lowest).op) {
+            Some(Op::Image { platform, .. }) => platform.clone().normalized(),
+            _ => self.lowered.config.platform(),
+        }
     }
 
     fn make_files(

@@ -13,7 +13,7 @@ use super::{
     process::{Task, io_error},
 };
 use crate::{
-    graph::{CopySource, FileAction, FilesOp, MountKind, MountOp, OpId, SourceRoot},
+    graph::{CopySource, FileAction, FilesOp, KeyTree, MountKind, MountOp, OpId, SourceRoot},
     sandbox::{Bind, Mount, Privilege, Tmpfs},
     snapshot::View,
     ssh::Door,
@@ -25,6 +25,9 @@ const SELECTED: &str = "/selected";
 
 /// Where apt looks for settings.
 const APT_SETTINGS: &str = "etc/apt/apt.conf.d";
+
+/// Mode of a folder that is mounted, most often.
+const FOLDER_MODE: u32 = 0o755;
 
 /// Largest secret in bytes, as in BuildKit.
 const SECRET_BYTES_MAX: usize = 500 << 10;
@@ -42,7 +45,7 @@ pub(super) struct Mounts {
     _doors: Vec<Door>,
 }
 
-/// Adds what a mount means for the result: selected content for binds, names for all else.
+/// Adds what a mount means for the result: selected content for binds, names for all else, and how the process finds it.
 pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildError> {
     for mount in &task.run.mounts {
         let name = format!("mount {}", mount.target);
@@ -56,6 +59,9 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
                     selection.component.clone_from(&name);
                     key.selections.push(selection);
                 }
+                let mode = files::folder_mode(&task.workshop.store, (task.root_of)(*from), source)?;
+                let of_folder = mode.filter(|mode| *mode != FOLDER_MODE);
+                of_folder.into_iter().for_each(|mode| add_mode(&mut key.tree, mount, mode));
             }
             MountKind::Cache { id, namespace, sharing, from, source, .. } => {
                 let seed = from.map(|from| key_of_selection(task, from, source)).transpose()?;
@@ -66,8 +72,53 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
             MountKind::Secret { id, .. } => tree.add(&name, format!("secret {id}")),
             MountKind::Ssh { id, .. } => tree.add(&name, format!("ssh {id}")),
         }
+        add_manner(&mut key.tree, mount);
     }
     Ok(())
+}
+
+/// Adds how a process finds a mount, where that is not as usual.
+fn add_manner(tree: &mut KeyTree, mount: &MountOp) {
+    let part = |what: &str| format!("mount {} {what}", mount.target);
+    let (usual, found, is_required) = match &mount.kind {
+        MountKind::Tmpfs { .. } => return,
+        MountKind::Bind { .. } => {
+            if !mount.read_only {
+                tree.add(&part("access"), "read and write");
+            }
+            return;
+        }
+        MountKind::Cache { mode, uid, gid, .. } => {
+            if mount.read_only {
+                tree.add(&part("access"), "read only");
+            }
+            (MountKind::CACHE_MODE, (*mode, *uid, *gid), false)
+        }
+        MountKind::Secret { env, file, required, mode, uid, gid, .. } => {
+            if let Some(variable) = env {
+                let besides = if *file { ", and a file" } else { "" };
+                tree.add(&part("variable"), format!("{variable}{besides}"));
+            }
+            (MountKind::SECRET_MODE, (*mode, *uid, *gid), *required)
+        }
+        MountKind::Ssh { required, mode, uid, gid, .. } => {
+            (MountKind::SSH_MODE, (*mode, *uid, *gid), *required)
+        }
+    };
+    let (mode, uid, gid) = found;
+    if mode != usual {
+        add_mode(tree, mount, mode);
+    }
+    if (uid, gid) != (0, 0) {
+        tree.add(&part("owner"), format!("{uid}:{gid}"));
+    }
+    if is_required {
+        tree.add(&part("required"), "true");
+    }
+}
+
+fn add_mode(tree: &mut KeyTree, mount: &MountOp, mode: u32) {
+    tree.add(&format!("mount {} mode", mount.target), format!("{mode:o}"));
 }
 
 impl Mounts {

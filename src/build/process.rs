@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     event::Event,
-    graph::{OpId, RunOp, Security},
+    graph::{KeyTree, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Settled, Upper, settle, write_upper},
+    limits::{Limits, Ulimit},
     oci::{ChainId, DiffId, Digest},
     sandbox::{self, Ability, Exit, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
@@ -61,6 +62,7 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     tree.add("working directory", &run.cwd);
     tree.add("user", &run.user);
     network::add_to_key(task, tree);
+    add_limits(&task.request.limits, tree);
     tree.add("security", format!("{:?}", run.security));
     if let Some(hostname) = &run.hostname {
         tree.add("host name", hostname);
@@ -70,6 +72,16 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     }
     mounts::add_to_key(task, &mut key)?;
     Ok(key)
+}
+
+/// Limits that a process reads as its own; how much it may use of the machine decides how fast it is done, not what it leaves.
+fn add_limits(limits: &Limits, tree: &mut KeyTree) {
+    for Ulimit { kind, soft, hard } in &limits.ulimits {
+        tree.add(&format!("limit {}", kind.name()), format!("{soft}:{hard}"));
+    }
+    if let Some(bytes) = limits.shm_bytes {
+        tree.add("size of /dev/shm", bytes);
+    }
 }
 
 /// Runs the process and keeps its changes as a layer.

@@ -304,6 +304,15 @@ pub enum MountKind {
     },
 }
 
+impl MountKind {
+    /// Mode of the directory of a cache that says none.
+    pub const CACHE_MODE: u32 = 0o755;
+    /// Mode of the file of a secret that says none.
+    pub const SECRET_MODE: u32 = 0o400;
+    /// Mode of the socket of an agent that says none.
+    pub const SSH_MODE: u32 = 0o600;
+}
+
 /// Who may use a cache mount at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sharing {

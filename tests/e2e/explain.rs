@@ -1,6 +1,6 @@
 //! `explain`: one golden line for each thing that can be different.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use crate::support::{Done, ROOT, User, base_contexts, json};
 
@@ -50,7 +50,6 @@ fn a_changed_file_is_named() {
 
 #[test]
 fn a_changed_mode_is_named() {
-    use std::os::unix::fs::PermissionsExt as _;
     let user = with_files();
     let mode = |mode: u32| {
         let path = user.work().join("src/a");
@@ -127,6 +126,50 @@ fn a_changed_mount_is_named() {
     let text = text.replace("target=/in", "target=/in,rw").replace("bind,", "bind,from=busybox,");
     build(&user, &text.replace("source=src", "source=/base").replace("/in/a", "/in/file"), &[]);
     assert!(explained(&user)[0].contains("command changed"), "{:?}", explained(&user));
+}
+
+#[test]
+fn whatever_is_said_of_a_mount_counts() {
+    let user = with_files();
+    let folder = user.work().join("src");
+    let build = |mount: &str| {
+        let text = format!("FROM busybox\nRUN --mount={mount} true\n");
+        build(&user, &text, &["--secret", "id=t,src=src/a"]);
+    };
+    let changed = |mount: &str, flag: &str, words: &str| {
+        build(mount);
+        build(&format!("{mount},{flag}"));
+        let said = explained(&user);
+        assert!(said[0].ends_with(&format!("true: mount /m {words}")), "{mount} {flag}: {said:?}");
+    };
+    changed("type=bind,source=src/sub,target=/m", "rw", "access is new: read and write");
+    changed("type=cache,target=/m", "ro", "access is new: read only");
+    changed("type=cache,target=/m", "mode=0700", "mode is new: 700");
+    changed("type=cache,target=/m", "uid=7", "owner is new: 7:0");
+    changed("type=secret,id=t,target=/m", "mode=0444", "mode is new: 444");
+    changed("type=secret,id=t,target=/m", "gid=7", "owner is new: 0:7");
+    changed("type=secret,id=t,target=/m", "required", "required is new: true");
+    changed("type=secret,id=t,target=/m", "env=T", "variable is new: T, and a file");
+    changed("type=ssh,target=/m", "mode=0666", "mode is new: 666");
+    let bind = "type=bind,source=src,target=/m";
+    build(bind);
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    build(bind);
+    assert!(explained(&user)[0].ends_with("mount /m mode is new: 700"), "{:?}", explained(&user));
+}
+
+#[test]
+fn limits_that_a_process_reads_count() {
+    let user = User::new();
+    let text = "FROM busybox\nRUN ulimit -n > /n\n";
+    build(&user, text, &["--ulimit", "nofile=100"]);
+    build(&user, text, &["--ulimit", "nofile=200", "--memory", "1g"]);
+    let said = explained(&user);
+    assert_eq!(said, ["[1/1] built  RUN ulimit -n > /n: limit nofile changed: 100:100 → 200:200"]);
+    build(&user, text, &["--ulimit", "nofile=200", "--shm-size", "1m"]);
+    assert!(explained(&user)[0].ends_with("size of /dev/shm is new: 1048576"));
+    build(&user, text, &["--ulimit", "nofile=200"]);
+    assert!(explained(&user).is_empty(), "how much memory there is says nothing of the result");
 }
 
 #[test]

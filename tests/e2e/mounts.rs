@@ -39,6 +39,16 @@ fn binds_show_what_is_selected_and_writes_to_them_are_lost(user: &User) {
     assert!(!cached(user));
 }
 
+/// The context itself is nobody's work: what a clone's umask made of its folder is not seen.
+#[test]
+fn the_folder_of_the_context_is_mounted_as_any_other() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let user = User::new();
+    let text = "FROM busybox\nRUN --mount=type=bind,target=/m stat -c '%a %u' /m > /out\n";
+    fs::set_permissions(user.work(), fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(out(&user, text, &[]), "755 0\n");
+}
+
 #[test]
 fn as_root_binds_show_what_is_selected_and_writes_to_them_are_lost() {
     binds_show_what_is_selected_and_writes_to_them_are_lost(&User::new());

@@ -122,6 +122,23 @@ const CROSS: &str = "FROM --platform=$BUILDPLATFORM busybox AS build\n\
     FROM busybox\nARG TARGETARCH\nCOPY --from=build /out /out\n\
     RUN echo \"$TARGETARCH $(uname -m)\" > /ran\nLABEL arch=$TARGETARCH\n";
 
+/// What is made here and knows of no other processor is the same for all.
+#[test]
+fn a_stage_for_this_machine_is_done_once_for_all_platforms() {
+    let user = User::new();
+    let text = "FROM --platform=$BUILDPLATFORM busybox AS here\nRUN cat /proc/sys/kernel/random/uuid > /id\n\
+                FROM --platform=$BUILDPLATFORM here AS there\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
+                FROM busybox\nCOPY --from=there /id /arch /\n";
+    let done = build(&user, text, &[&BOTH[..], &["--output", "root"]].concat());
+    assert!(done.err.contains("[linux/arm64 1/3] cached"), "{done}");
+    let read = |name: &str| {
+        ["amd64", "arm64"].map(|arch| read(&user, &format!("root/linux_{arch}/{name}")))
+    };
+    assert_eq!(read("arch"), ["amd64\n", "arm64\n"]);
+    let [one, other] = read("id");
+    assert_eq!(one, other);
+}
+
 const BOTH: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];
 
 #[test]

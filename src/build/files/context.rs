@@ -93,8 +93,8 @@ impl Context {
             Ok(file) => {
                 let mut node = self.stat(file.as_fd(), b"", path)?;
                 if path.is_root() {
-                    // The folder itself is not part of the context: its time says nothing.
-                    node.meta.mtime = Timestamp::default();
+                    // The folder itself is not part of the context: its time and its mode say nothing.
+                    node.meta = Node::empty_root().meta;
                 }
                 Ok(Some(node))
             }

@@ -298,6 +298,20 @@ pub(super) fn source_meta(
     Ok(tree.node(&path)?.map(|node| node.meta))
 }
 
+/// Mode of the folder that a source path stands for, when it is one that counts by its files: a stage counts as a whole.
+pub(super) fn folder_mode(
+    store: &Store,
+    root: Root<'_>,
+    path: &str,
+) -> Result<Option<u32>, FilesError> {
+    if matches!(root, Root::Layers(_)) {
+        return Ok(None);
+    }
+    let tree = Tree::open(store, root)?;
+    let node = tree.node(&tree.resolve(path.as_bytes())?)?;
+    Ok(node.filter(Node::is_directory).map(|node| node.meta.mode))
+}
+
 /// Whether the op's layer depends on what stands in the root file system below.
 pub(super) fn looks_at_base(op: &FilesOp) -> bool {
     op.actions.iter().any(needs_base)

@@ -12,9 +12,6 @@ use super::stages::Command;
 use crate::dockerfile::lower::{Build, Failure};
 
 const CACHE_NAMESPACE_ARG: &str = "BUILDKIT_CACHE_MOUNT_NS";
-const CACHE_MODE: u32 = 0o755;
-const SECRET_MODE: u32 = 0o400;
-const SSH_MODE: u32 = 0o600;
 
 impl Build<'_> {
     /// The mounts of a `RUN`, in order.
@@ -108,7 +105,7 @@ impl Build<'_> {
                     Some("locked") => Sharing::Locked,
                     _ => Sharing::Shared,
                 },
-                mode: number(fields.mode.as_deref(), 8, CACHE_MODE),
+                mode: number(fields.mode.as_deref(), 8, MountKind::CACHE_MODE),
                 uid: number(fields.uid.as_deref(), 10, 0),
                 gid: number(fields.gid.as_deref(), 10, 0),
             },
@@ -136,7 +133,7 @@ fn secret(work: &Work, fields: Mount) -> MountOp {
         env: fields.env,
         file,
         required: fields.required,
-        mode: number(fields.mode.as_deref(), 8, SECRET_MODE),
+        mode: number(fields.mode.as_deref(), 8, MountKind::SECRET_MODE),
         uid: number(fields.uid.as_deref(), 10, 0),
         gid: number(fields.gid.as_deref(), 10, 0),
     };
@@ -154,7 +151,7 @@ fn ssh(work: &Work, fields: Mount, agent: usize) -> Result<MountOp, Failure> {
     let kind = MountKind::Ssh {
         id: fields.id.unwrap_or_default(),
         required: fields.required,
-        mode: number(fields.mode.as_deref(), 8, SSH_MODE),
+        mode: number(fields.mode.as_deref(), 8, MountKind::SSH_MODE),
         uid: number(fields.uid.as_deref(), 10, 0),
         gid: number(fields.gid.as_deref(), 10, 0),
     };
