@@ -4,10 +4,15 @@
 //! bytes are known to be on the disk, 0400 after. A 0600 blob that this process did not write is read
 //! whole before it is believed. Knows nothing of what blobs mean.
 
+#![expect(unsafe_code, reason = "sync_file_range, for which no library has a safe function")]
+
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -30,6 +35,8 @@ use crate::{
 const MODE_OPEN: u32 = 0o600;
 /// Bytes collected before they are written, and read at once.
 const BUFFER_BYTES: usize = 128 << 10;
+/// So much is written before the disk is told to begin with it, in bytes.
+const BEGIN_BYTES: u64 = 8 << 20;
 /// Largest blob that is read into memory, in bytes: twice what a document may have.
 const READ_BYTES_MAX: u64 = 16 << 20;
 
@@ -40,6 +47,8 @@ pub struct BlobWriter {
     path: TemporaryFile,
     hashing: Hashing,
     bytes: u64,
+    /// How many of them the disk was told to begin with.
+    begun: u64,
     stop: Option<Arc<AtomicBool>>,
 }
 
@@ -175,6 +184,7 @@ impl Store {
             path: TemporaryFile(path),
             hashing,
             bytes: 0,
+            begun: 0,
             stop: lock(&self.shared.stop).clone(),
         })
     }
@@ -198,6 +208,7 @@ impl Write for BlobWriter {
             hasher.update(&bytes[..written]);
         }
         self.bytes += written as u64;
+        self.begin_writing();
         Ok(written)
     }
 
@@ -207,6 +218,25 @@ impl Write for BlobWriter {
 }
 
 impl BlobWriter {
+    /// Has the kernel begin to bring what was written to the disk, while the rest is read, hashed or compressed: a flush
+    /// then waits for the end alone. Says nothing of what is on the disk.
+    fn begin_writing(&mut self) {
+        let whole = self.bytes - self.bytes % BEGIN_BYTES;
+        let (Ok(offset), Ok(length)) =
+            (i64::try_from(self.begun), i64::try_from(whole - self.begun))
+        else {
+            return;
+        };
+        if length == 0 {
+            return;
+        }
+        let file = self.file.get_ref().as_raw_fd();
+        // Where a file system has no such thing, the flush does it all.
+        // SAFETY: the descriptor is open as long as `self.file` lives, and no memory is handed over.
+        unsafe { libc::sync_file_range(file, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+        self.begun = whole;
+    }
+
     /// Makes the blob visible under its digest; durable with the next [`Store::flush`].
     ///
     /// # Errors
@@ -214,7 +244,7 @@ impl BlobWriter {
     /// [`StoreError::DigestMismatch`] when `expected` is given and differs; nothing is kept then. What
     /// the caller has hashed is not hashed again, unless `expected` is left out.
     pub fn commit(self, expected: Option<Digest>) -> Result<(Digest, u64), StoreError> {
-        let Self { store, mut file, path, hashing, bytes, stop: _ } = self;
+        let Self { store, mut file, path, hashing, bytes, begun: _, stop: _ } = self;
         file.flush().map_err(at(&path.0))?;
         let found = match (hashing, expected) {
             (Hashing::Here(hasher), _) => hasher.finish(),
