@@ -7,13 +7,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
-    io::Read as _,
+    io::{Read as _, Seek as _, SeekFrom},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
 
 use super::{
     Context, FilesError,
+    content::{ContentHasher, PART_BYTES, joined, part_bytes, part_count},
     select::{Item, Pick, Role},
     source::{Inode, Node, Opened, Tree},
 };
@@ -358,7 +359,7 @@ fn hash_stored(
         let Opened::Other(mut content) = tree.open_file(store, path, node)? else {
             unreachable!("only folders have files of their own");
         };
-        let mut hasher = Hasher::new();
+        let mut hasher = ContentHasher::default();
         loop {
             store.go_on().map_err(failed)?;
             match content.read(&mut piece).map_err(failed)? {
@@ -372,26 +373,39 @@ fn hash_stored(
     files.iter().map(&mut hash).collect()
 }
 
+/// A part of a file that is hashed, by the number of the file.
+struct Part {
+    file: usize,
+    number: u64,
+}
+
+/// Reads files, all cores at once: several files, and the parts of a large one.
 fn hash_all(
     store: &Store,
     context: &Context,
     files: &[File],
     missing: &[usize],
 ) -> Result<Vec<(usize, Fingerprint)>, FilesError> {
+    let of_file = |file: &usize| {
+        let (file, size) = (*file, files[*file].1.stamp.map_or(0, |stamp| stamp.size));
+        (0..part_count(size)).map(move |number| Part { file, number })
+    };
+    let parts: Vec<Part> = missing.iter().flat_map(of_file).collect();
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicUsize::new(0);
-    let work = || {
+    let work = || -> Result<_, FilesError> {
         let mut done = Vec::new();
         let mut piece = vec![0; PIECE_BYTES];
-        while let Some(index) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (path, node) = &files[*index];
-            done.push((*index, hash(store, context, path, node, &mut piece)?));
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(part) = parts.get(index) else { return Ok(done) };
+            let print = hash(store, context, (&files[part.file], part.number), &mut piece)?;
+            done.push((index, print));
         }
-        Ok(done)
     };
-    let hashers = cores.min(HASHERS_MAX).min(missing.len());
+    let hashers = cores.min(HASHERS_MAX).min(parts.len());
     if hashers <= 1 {
-        return work();
+        return Ok(whole_files(&parts, work()?));
     }
     thread::scope(|scope| {
         let threads: Vec<_> = (0..hashers).map(|_| scope.spawn(work)).collect();
@@ -399,15 +413,27 @@ fn hash_all(
         for thread in threads {
             done.extend(thread.join().expect("hashing does not panic")?);
         }
-        Ok(done)
+        done.sort_unstable_by_key(|(index, _)| *index);
+        Ok(whole_files(&parts, done))
     })
 }
 
+/// The fingerprints of files by those of all their parts, in order.
+fn whole_files(parts: &[Part], prints: Vec<(usize, Fingerprint)>) -> Vec<(usize, Fingerprint)> {
+    let of_one_file = prints.chunk_by(|(one, _), (next, _)| parts[*one].file == parts[*next].file);
+    let whole = of_one_file.map(|prints| {
+        let (first, Fingerprint { xattrs, .. }) = &prints[0];
+        let content = joined(prints.iter().map(|(_, print)| print.content));
+        (parts[*first].file, Fingerprint { content, xattrs: xattrs.clone() })
+    });
+    whole.collect()
+}
+
+/// Of one part of a file, with what all of it has.
 fn hash(
     store: &Store,
     context: &Context,
-    path: &TreePath,
-    node: &Node,
+    ((path, node), part): (&File, u64),
     piece: &mut [u8],
 ) -> Result<Fingerprint, FilesError> {
     let failed = |source| FilesError::Io { path: context.name_of(path), source };
@@ -415,9 +441,12 @@ fn hash(
         Opened::Local(file, xattrs) => (file, xattrs),
         Opened::Other(_) => return Ok(Fingerprint::plain(Digest::of(&[]))),
     };
+    if part > 0 {
+        file.seek(SeekFrom::Start(part * PART_BYTES)).map_err(failed)?;
+    }
     let mut hasher = Hasher::new();
-    // A file that grows for ever must not be read for ever: one byte more than expected is enough.
-    let mut left = node.stamp.map_or(0, |stamp| stamp.size) + 1;
+    // No further than it was long: a file that grows for ever must not be read for ever.
+    let mut left = part_bytes(node.stamp.map_or(0, |stamp| stamp.size), part);
     while left > 0 {
         store.go_on().map_err(failed)?;
         let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));

@@ -20,6 +20,7 @@ use crate::{
 mod accounts;
 mod advice;
 mod archive;
+mod content;
 mod context;
 mod copy;
 mod earlier;

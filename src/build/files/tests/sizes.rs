@@ -1,8 +1,9 @@
-//! S17 at its real sizes: what an image says are its accounts, as files with holes, so that the sizes cost nothing here.
+//! Files that are large. S17 at its real sizes: what an image says are its accounts, as files with holes, so that the sizes
+//! cost nothing here.
 
 use std::os::unix::fs::FileExt as _;
 
-use super::*;
+use super::{super::content::PART_BYTES, *};
 use crate::{layer::Listed, snapshot::View};
 
 /// What is read of one file at most, in bytes; and a little for whatever a thread reads besides.
@@ -73,4 +74,31 @@ fn s17_as_many_lines_as_fit_are_read_and_the_last_one_counts() {
     assert_eq!((found.uid, found.gid, found.home.as_str()), (77, 88, "/h"));
     assert!(bytes_read() - before <= READ_BYTES_MAX);
     assert!(user_ids(&view, "nobody-there").is_err());
+}
+
+#[test]
+fn every_part_of_a_large_file_counts_and_it_is_one_content_in_a_folder_and_in_a_layer() {
+    let bench = Bench::new();
+    let part = usize::try_from(PART_BYTES).unwrap();
+    let mut bytes: Vec<u8> = (0..2 * part + 5).map(|at| (at / 3) as u8).collect();
+    let copy = copy("large", "/large");
+    let key_of = |bytes: &[u8]| {
+        fs::write(bench.path("large"), bytes).unwrap();
+        bench.key(&copy).key()
+    };
+    let whole = key_of(&bytes);
+    for at in [0, part - 1, part, 2 * part - 1, 2 * part, 2 * part + 4] {
+        bytes[at] ^= 1;
+        assert_ne!(key_of(&bytes), whole, "byte {at}");
+        bytes[at] ^= 1;
+    }
+    let (one, two) = bytes.split_at_mut(part);
+    one.swap_with_slice(&mut two[..part]);
+    assert_ne!(key_of(&bytes), whole, "parts in another order");
+    let (one, two) = bytes.split_at_mut(part);
+    one.swap_with_slice(&mut two[..part]);
+    assert_eq!(key_of(&bytes), whole, "the same content, written again");
+    let layer = bench.layer(&[], &copy).unwrap();
+    let stored = key(&bench.store, &copy.op(), None, &|_| Root::Files(layer)).unwrap();
+    assert_eq!(stored.tree.key(), whole);
 }
