@@ -1,14 +1,23 @@
 //! The embedded registry's address, certificate and login, kept below the home folder.
 
-use std::{fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _};
+use std::{
+    fs, io::Write as _, net::SocketAddr, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc,
+};
 
-use idpbuilder::{exec::EmbeddedSetup, plan::EMBEDDED_ADDRESS, serve::Login, trust::Identity};
+use idpbuilder::{
+    exec::{EmbeddedSetup, FindEmbedded},
+    plan::EMBEDDED_ADDRESS,
+    serve::Login,
+    trust::Identity,
+};
 
 use super::{
     failure::{CliError, ENVIRONMENT},
     setup,
 };
 
+/// Where they are, below the home folder.
+const FOLDER: &str = "embedded";
 /// Name that clients log in with.
 const USERNAME: &str = "idpbuilder";
 /// Random bytes in a generated password.
@@ -16,9 +25,18 @@ const PASSWORD_BYTES: usize = 24;
 
 /// Address, certificate and login; made when they are not there.
 pub(super) fn setup() -> Result<EmbeddedSetup, CliError> {
-    let folder = setup::private_folder("embedded")?;
-    let identity = Identity::load_or_make(&folder)
-        .map_err(|error| CliError::new(ENVIRONMENT, format!("embedded registry: {error}")))?;
+    let found = find_in(&setup::private_folder(FOLDER)?);
+    found.map_err(|reason| CliError::new(ENVIRONMENT, format!("embedded registry: {reason}")))
+}
+
+/// The same when it is asked for: making a certificate waits for the disk.
+pub(super) fn find() -> Result<FindEmbedded, CliError> {
+    let folder = setup::private_folder(FOLDER)?;
+    Ok(Arc::new(move || find_in(&folder)))
+}
+
+fn find_in(folder: &Path) -> Result<EmbeddedSetup, String> {
+    let identity = Identity::load_or_make(folder).map_err(|error| error.to_string())?;
     let path = folder.join("password");
     let password = match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
@@ -26,9 +44,8 @@ pub(super) fn setup() -> Result<EmbeddedSetup, CliError> {
             let password = random_password();
             let mut options = fs::OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
-            file.and_then(|mut file| writeln!(file, "{password}")).map_err(|error| {
-                CliError::new(ENVIRONMENT, format!("{}: {error}", path.display()))
-            })?;
+            file.and_then(|mut file| writeln!(file, "{password}"))
+                .map_err(|error| format!("{}: {error}", path.display()))?;
             password
         }
     };

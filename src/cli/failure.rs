@@ -214,7 +214,7 @@ fn exec_code(error: &ExecError) -> u8 {
         ExecError::Image { source, .. } | ExecError::Push { source, .. } => image_code(source),
         ExecError::Store(error) => store_code(error),
         ExecError::Registry(error) => registry_code(error),
-        ExecError::Serve(_) => ENVIRONMENT,
+        ExecError::Embedded(_) | ExecError::Serve(_) => ENVIRONMENT,
         ExecError::Cancelled => INTERRUPTED,
         _ => BUG,
     }

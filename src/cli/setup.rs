@@ -250,7 +250,7 @@ pub(super) fn exec_setup(
         trusted_certificates: Some(home()?.join("certs")),
         git: git_program(),
         dns: dns(),
-        embedded: embedded::setup()?,
+        find_embedded: embedded::find()?,
     })
 }
 

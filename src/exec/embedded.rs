@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use super::{EmbeddedSetup, prepare};
+use super::{EmbeddedSetup, ExecError, Setup, prepare};
 use crate::{
     plan::{EMBEDDED_ADDRESS, Plan},
     registry::{Client, ClientOptions},
@@ -86,16 +86,13 @@ async fn is_ours(setup: &EmbeddedSetup) -> bool {
 }
 
 /// Starts the embedded registry when an image of the plan is pushed to it.
-pub(super) async fn start(
-    plan: &Plan,
-    store: &Store,
-    setup: &EmbeddedSetup,
-) -> Result<Option<Embedded>, ServeError> {
+pub(super) async fn start(plan: &Plan, setup: &Setup) -> Result<Option<Embedded>, ExecError> {
     let is_embedded =
         |address: &str| plan.registries.get(address).is_some_and(|registry| registry.embedded);
     let mut pushes = plan.images.iter().flat_map(|image| &image.pushes);
-    match pushes.any(|to| is_embedded(to.registry())) {
-        true => Embedded::start(store, setup).await.map(Some),
-        false => Ok(None),
+    if !pushes.any(|to| is_embedded(to.registry())) {
+        return Ok(None);
     }
+    let embedded = (setup.find_embedded)().map_err(ExecError::Embedded)?;
+    Ok(Some(Embedded::start(&setup.store, &embedded).await?))
 }

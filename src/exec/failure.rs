@@ -71,6 +71,9 @@ pub enum ExecError {
         /// Why.
         reason: String,
     },
+    /// The certificate or login of the embedded registry could not be read or made.
+    #[error("embedded registry: {0}")]
+    Embedded(String),
     /// The embedded registry could not start.
     #[error("embedded registry: {0}")]
     Serve(#[from] ServeError),

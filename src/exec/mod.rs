@@ -63,6 +63,9 @@ pub enum NamedBy {
     Others,
 }
 
+/// Finds how the embedded registry is served, or decides it; in words why not. Asked only by a plan that has to do with it.
+pub type FindEmbedded = Arc<dyn Fn() -> Result<EmbeddedSetup, String> + Send + Sync>;
+
 /// What a run works with.
 #[derive(Clone)]
 pub struct Setup {
@@ -106,8 +109,8 @@ pub struct Setup {
     pub dns: HostDns,
     /// The program that fetches repositories.
     pub git: GitProgram,
-    /// How the embedded registry is served.
-    pub embedded: EmbeddedSetup,
+    /// Finds how the embedded registry is served.
+    pub find_embedded: FindEmbedded,
 }
 
 /// Whether registries and web servers may be asked.

@@ -46,7 +46,10 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
     }
     for (address, registry) in &plan.registries {
         let settings = match registry.embedded {
-            true => embedded_options(&setup.embedded),
+            true => {
+                let embedded = (setup.find_embedded)().map_err(ExecError::Embedded)?;
+                embedded_options(&embedded)
+            }
             false => registry_options(registry, setup)?,
         };
         options.registries.insert(address.clone(), settings);

@@ -92,7 +92,7 @@ impl Runner {
     }
 
     async fn run_all(plan: &Plan, setup: &Setup) -> Result<Report, ExecError> {
-        let embedded = embedded::start(plan, &setup.store, &setup.embedded).await?;
+        let embedded = embedded::start(plan, setup).await?;
         if let Some(text) = embedded.as_ref().and_then(Embedded::warning) {
             (setup.emit)(Event::Warning { image: None, text });
         }
