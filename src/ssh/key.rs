@@ -16,6 +16,9 @@ use crate::ssh::wire::{Fields, put_big, put_string};
 /// First bytes of OpenSSH's own form (`PROTOCOL.key`).
 const OPENSSH_MAGIC: &[u8] = b"openssh-key-v1\0";
 
+/// Lengths of a modulus: 2048 to 4096 bits.
+const RSA_BYTES: std::ops::RangeInclusive<usize> = 256..=512;
+
 /// A private key and what the world knows of it.
 pub(super) struct Key {
     /// The public half as SSH writes it.
@@ -138,6 +141,10 @@ fn ecdsa(kind: &str, point: &[u8], secret: &[u8]) -> Result<Pair, KeyError> {
 fn rsa(fields: &mut Fields<'_>) -> Option<Result<Pair, KeyError>> {
     let (n, e, d) = (fields.big()?, fields.big()?, fields.big()?);
     let (q_inverse, p, q) = (fields.big()?, fields.big()?, fields.big()?);
+    // What is divided below is no longer than the modulus, and that no longer than can be used.
+    if !RSA_BYTES.contains(&n.len()) || [d, p, q].iter().any(|part| part.len() > n.len()) {
+        return Some(Err(unusable_rsa(n)));
+    }
     let (dp, dq) = (remainder(d, &less_one(p)), remainder(d, &less_one(q)));
     let components = KeyPairComponents {
         public_key: PublicKeyComponents { n, e },
@@ -152,11 +159,9 @@ fn rsa(fields: &mut Fields<'_>) -> Option<Result<Pair, KeyError>> {
 }
 
 fn unusable_rsa(modulus: &[u8]) -> KeyError {
-    let bits = modulus.len() * 8;
-    if (2048..=4096).contains(&bits) {
-        KeyError::Damaged
-    } else {
-        KeyError::Kind(format!("ssh-rsa with {bits} bits"))
+    match RSA_BYTES.contains(&modulus.len()) {
+        true => KeyError::Damaged,
+        false => KeyError::Kind(format!("ssh-rsa with {} bits", modulus.len() * 8)),
     }
 }
 
@@ -254,6 +259,36 @@ mod tests {
             let value = found.iter().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
             assert_eq!(value, number % modulus, "{number} mod {modulus}");
         }
+    }
+
+    /// Dividing what a file may hold takes minutes.
+    #[test]
+    fn numbers_that_no_key_has_are_not_computed_with() {
+        let rsa_key = |n: usize, d: usize, p: usize| {
+            let mut private = [7_u32.to_be_bytes(), 7_u32.to_be_bytes()].concat();
+            put_string(&mut private, b"ssh-rsa");
+            for len in [n, 1, d, 1, p, p] {
+                put_big(&mut private, &vec![0x55; len]);
+            }
+            let mut file = OPENSSH_MAGIC.to_vec();
+            for text in ["none", "none", ""] {
+                put_string(&mut file, text.as_bytes());
+            }
+            file.extend_from_slice(&1_u32.to_be_bytes());
+            put_string(&mut file, b"");
+            put_string(&mut file, &private);
+            openssh(&file).err().unwrap()
+        };
+        let begun = std::time::Instant::now();
+        assert_eq!(rsa_key(16, 20_000, 10_000), KeyError::Kind("ssh-rsa with 128 bits".to_owned()));
+        assert_eq!(rsa_key(256, 20_000, 10_000), KeyError::Damaged);
+        assert_eq!(rsa_key(256, 256, 10_000), KeyError::Damaged);
+        assert_eq!(
+            rsa_key(20_000, 10_000, 5_000),
+            KeyError::Kind("ssh-rsa with 160000 bits".to_owned())
+        );
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        assert_eq!(rsa_key(512, 512, 256), KeyError::Damaged, "of a size that is computed with");
     }
 
     #[test]
