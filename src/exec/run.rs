@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -27,6 +27,9 @@ use crate::{
     store::ImageRecord,
     tree::Timestamp,
 };
+
+/// Time for a tag to arrive that is on its way when the user stops the run.
+const TAG_GRACE: Duration = Duration::from_secs(1);
 
 /// Carries a plan out; failures are in the report.
 pub async fn run(plan: &Plan, setup: &Setup) -> Report {
@@ -422,8 +425,16 @@ impl Runner {
     async fn publish(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {
         let started = Instant::now();
         let upload = self.lock().uploads[&(image.name.clone(), to.to_owned())].clone();
-        let digest = image::publish(&self.client, &upload).await;
-        let digest = digest.map_err(|source| push_error(image, to, Some(source)))?;
+        // A tag that is on its way gets a moment to arrive: who knows, it may have moved.
+        let too_late = async {
+            self.workshop.cancelled().await;
+            tokio::time::sleep(TAG_GRACE).await;
+        };
+        let digest = tokio::select! {
+            digest = image::publish(&self.client, &upload) => digest.map_err(Some),
+            () = too_late => Err(None),
+        };
+        let digest = digest.map_err(|source| push_error(image, to, source))?;
         self.pushed(image, to, digest, started);
         Ok(())
     }
