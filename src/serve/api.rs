@@ -103,7 +103,7 @@ impl Api {
                 self.manifests.put(&name, &target, &headers, body).await
             }
             Route::Manifest(name, target) if method == Method::DELETE => {
-                self.manifests.delete(&name, &target)
+                self.manifests.delete(&name, &target).await
             }
             Route::Uploads(name) if method == Method::POST => {
                 self.start_upload(&name, &query, body).await

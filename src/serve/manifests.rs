@@ -1,6 +1,6 @@
 //! Manifests and indexes in and out, by tag and by digest; tags and referrers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::{
@@ -25,12 +25,12 @@ const MANIFEST_BYTES_MAX: usize = 8 << 20;
 /// Manifests over the store.
 pub(super) struct Manifests {
     store: Store,
-    repositories: Repositories,
+    repositories: Arc<Repositories>,
 }
 
 impl Manifests {
     pub(super) fn new(store: Store) -> Self {
-        Self { repositories: Repositories::new(store.clone()), store }
+        Self { repositories: Arc::new(Repositories::new(store.clone())), store }
     }
 
     /// GET and HEAD.
@@ -117,12 +117,14 @@ impl Manifests {
         let held = self.check(raw.clone(), content_type)?;
         self.store.put_blob(&raw)?;
         let subject = held.subject;
-        self.repositories.change(name, |repository| {
+        let target = target.clone();
+        self.change(name, move |repository| {
             repository.manifests.insert(digest, held);
             if let Target::Tag(tag) = target {
-                repository.tags.insert(tag.clone(), digest);
+                repository.tags.insert(tag, digest);
             }
-        })?;
+        })
+        .await?;
         let mut answer = empty(StatusCode::CREATED);
         put(&mut answer, header::LOCATION, &format!("/v2/{name}/manifests/{digest}"));
         put(&mut answer, CONTENT_DIGEST, &digest.to_string());
@@ -178,15 +180,32 @@ impl Manifests {
     }
 
     /// DELETE of a tag or a manifest.
-    pub(super) fn delete(&self, name: &str, target: &Target) -> Result<Answer, Refusal> {
-        let gone = self.repositories.change(name, |repository| match target {
-            Target::Tag(tag) => repository.tags.remove(tag).is_some(),
+    pub(super) async fn delete(&self, name: &str, target: &Target) -> Result<Answer, Refusal> {
+        let target = target.clone();
+        let change = move |repository: &mut Repository| match target {
+            Target::Tag(tag) => repository.tags.remove(&tag).is_some(),
             Target::Digest(digest) => {
-                repository.tags.retain(|_, tagged| tagged != digest);
-                repository.manifests.remove(digest).is_some()
+                repository.tags.retain(|_, tagged| *tagged != digest);
+                repository.manifests.remove(&digest).is_some()
             }
-        })?;
+        };
+        let gone = self.change(name, change).await?;
         if gone { Ok(empty(StatusCode::ACCEPTED)) } else { Err(unknown()) }
+    }
+
+    /// Changes a repository. It waits for the disk, and may wait for another process: not where other requests are
+    /// answered meanwhile.
+    async fn change<T: Send + 'static>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Repository) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (repositories, name) = (Arc::clone(&self.repositories), name.to_owned());
+        let work = tokio::task::spawn_blocking(move || repositories.change(&name, change));
+        match work.await {
+            Ok(changed) => Ok(changed?),
+            Err(error) => std::panic::resume_unwind(error.into_panic()), // Nothing aborts it.
+        }
     }
 
     /// GET of the tags: sorted, `n` at most, after `last`.

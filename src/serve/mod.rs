@@ -162,6 +162,8 @@ async fn accept(
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        // Otherwise a small answer that follows another waits until the client confirms that, 40 ms later.
+        drop(stream.set_nodelay(true));
         let (tls, api, watcher) = (tls.clone(), Arc::clone(&api), graceful.watcher());
         tokio::spawn(async move {
             let mut server = auto::Builder::new(TokioExecutor::new());

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, Weak},
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     graph::CacheKey,
     oci::{Descriptor, Digest},
-    store::{SERVED_NAMESPACE, Store, StoreError, Waiting},
+    store::{SERVED_NAMESPACE, Store, StoreError, Turn, Waiting},
 };
 
 const CATALOG: &str = "catalog";
@@ -41,13 +41,14 @@ pub(super) struct Held {
 /// All repositories of a store.
 pub(super) struct Repositories {
     store: Store,
-    /// Held by the one request of this process that waits for the turn or has it.
-    changing: Mutex<()>,
+    /// The turn that requests of this process have together; locked by the one that changes a document or waits for
+    /// the turn. None where the store cannot be written to.
+    turn: Mutex<Weak<Option<Turn>>>,
 }
 
 impl Repositories {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, changing: Mutex::new(()) }
+        Self { store, turn: Mutex::default() }
     }
 
     /// The repository; empty when nothing was pushed to it.
@@ -56,15 +57,22 @@ impl Repositories {
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
 
-    /// Changes a repository durably.
+    /// Changes a repository durably. Requests that come while others wait for the disk share what they wait for.
     pub(super) fn change<T>(
         &self,
         name: &str,
         change: impl FnOnce(&mut Repository) -> T,
     ) -> Result<T, StoreError> {
-        let _alone = self.lock();
-        let key_of_turn = CacheKey(Digest::of(TURN));
-        let _turn = self.store.turn(key_of_turn, &mut |_| Waiting::Further)?;
+        let mut shared = self.turn.lock().expect("no holder panics");
+        let turn = match shared.upgrade().filter(|turn| !is_waited_for(turn)) {
+            Some(turn) => turn,
+            None => {
+                let key_of_turn = CacheKey(Digest::of(TURN));
+                let turn = Arc::new(self.store.turn(key_of_turn, &mut |_| Waiting::Further)?);
+                *shared = Arc::downgrade(&turn);
+                turn
+            }
+        };
         let mut repository = self.get(name)?;
         let result = change(&mut repository);
         let bytes = serde_json::to_vec(&repository).expect("documents hold only JSON values");
@@ -74,7 +82,9 @@ impl Repositories {
             let bytes = serde_json::to_vec(&names).expect("a list of names");
             self.store.put_note(SERVED_NAMESPACE, CATALOG, &bytes)?;
         }
+        drop(shared);
         self.store.flush()?;
+        drop(turn); // Other processes see what is durable.
         Ok(result)
     }
 
@@ -83,10 +93,11 @@ impl Repositories {
         let bytes = self.store.note(SERVED_NAMESPACE, CATALOG)?;
         Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default())
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().expect("no holder panics")
-    }
+/// Whether another process wants the turn, so that nobody else may join in it.
+fn is_waited_for(turn: &Option<Turn>) -> bool {
+    turn.as_ref().is_some_and(Turn::is_waited_for)
 }
 
 fn key(name: &str) -> String {
@@ -103,21 +114,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let manifest = Digest::of(b"manifest");
-        let push = |server: &str| {
-            let repositories = Repositories::new(store.clone());
+        let push = |server: &Repositories, client: &str| {
             for number in 0..PUSHES {
-                let tag = format!("{server}{number}");
+                let tag = format!("{client}{number}");
                 let put = |found: &mut Repository| found.tags.insert(tag, manifest);
-                repositories.change("shop/site", put).unwrap();
-                repositories.change(&format!("{server}/{number}"), |_| ()).unwrap();
+                server.change("shop/site", put).unwrap();
+                server.change(&format!("{client}/{number}"), |_| ()).unwrap();
             }
         };
+        let [one, other] = [(); 2].map(|()| Repositories::new(store.clone()));
         std::thread::scope(|scope| {
-            scope.spawn(|| push("a"));
-            scope.spawn(|| push("b"));
+            for (server, client) in [(&one, "a"), (&one, "b"), (&other, "c"), (&other, "d")] {
+                scope.spawn(move || push(server, client));
+            }
         });
+        assert_eq!(std::fs::read_dir(folder.path().join("turns")).unwrap().count(), 0);
         let repositories = Repositories::new(store);
-        assert_eq!(repositories.get("shop/site").unwrap().tags.len(), 2 * PUSHES);
-        assert_eq!(repositories.names().unwrap().len(), 1 + 2 * PUSHES);
+        assert_eq!(repositories.get("shop/site").unwrap().tags.len(), 4 * PUSHES);
+        assert_eq!(repositories.names().unwrap().len(), 1 + 4 * PUSHES);
     }
 }

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::{fs::FlockOperation, io::Errno};
@@ -20,12 +20,9 @@ use crate::{
         Store, StoreError,
         error::{at, errno_at},
         facts::Access,
-        waits::{self, Holder, QUIET, out_of_patience},
+        waits::{self, Holder, LOOK_EVERY, QUIET, out_of_patience},
     },
 };
-
-/// How often who waits looks again.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The right to do some work, until dropped.
 pub struct Turn {
@@ -68,7 +65,7 @@ impl Store {
         }
         let path = folder.join(key.0.hex());
         let started = Instant::now();
-        let (mut is_told, mut has_asked) = (false, None);
+        let (mut is_told, mut has_asked, mut pause) = (false, None, LOOK_EVERY.0);
         loop {
             let file = File::options().read(true).append(true).create(true).mode(0o600).open(&path);
             let mut file = file.map_err(at(&path))?;
@@ -93,15 +90,23 @@ impl Store {
             if look(holder.as_ref()) == Waiting::No {
                 return Ok(None);
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(pause);
+            pause = (pause * 2).min(LOOK_EVERY.1);
         }
+    }
+}
+
+impl Turn {
+    /// Whether somebody waits for the end of this one.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.len() > 0)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let is_waited_for = self.file.metadata().is_ok_and(|found| found.len() > 0);
-        if is_waited_for {
+        if self.is_waited_for() {
             // What cannot be made durable is done again by who waits.
             drop(self.store.flush());
         }

@@ -23,7 +23,8 @@ use super::{Store, StoreError, error::errno_at};
 /// How long a wait is not worth a word.
 pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// How often who waits looks again: soon at first, since most locks are held for moments.
-const LOOK_EVERY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+pub(super) const LOOK_EVERY: (Duration, Duration) =
+    (Duration::from_millis(1), Duration::from_millis(20));
 
 /// How a process waits for others.
 #[derive(Clone)]
