@@ -153,11 +153,12 @@ pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitCode, CliErro
         let message = format!("--tag names one image, the file holds {}", found.len());
         return Err(CliError::new(CONFIGURATION, message));
     }
-    for image::Imported { mut record, .. } in found {
-        if let Some(tag) = &args.tag {
-            record.reference = Some(images::parse(tag)?.to_string());
-        }
-        store.put_image(&record)?;
+    let mut records: Vec<_> = found.into_iter().map(|imported| imported.record).collect();
+    if let (Some(tag), [record]) = (&args.tag, &mut records[..]) {
+        record.reference = Some(images::parse(tag)?.to_string());
+    }
+    store.put_images(&records)?;
+    for record in &records {
         let name = record.reference.clone().unwrap_or_else(|| record.config.to_string());
         if !global.quiet {
             setup::print(&format!("Loaded image: {name}\n"));

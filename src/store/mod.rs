@@ -249,7 +249,7 @@ impl Store {
     ///
     /// When the disk refuses; nothing is half-visible then.
     pub fn flush(&self) -> Result<(), StoreError> {
-        self.flush_with(&Rows::default())
+        self.flush_with(Rows::default())
     }
 }
 

@@ -34,26 +34,40 @@ impl Store {
     ///
     /// When a blob it needs is missing, or the disk refuses.
     pub fn put_image(&self, record: &ImageRecord) -> Result<(), StoreError> {
-        // From the look at the documents to the name, nobody may take them away.
+        self.put_images(std::slice::from_ref(record))
+    }
+
+    /// Names images as [`Store::put_image`] does, all in one step; without any, it is a [`Store::flush`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::put_image`].
+    pub fn put_images(&self, records: &[ImageRecord]) -> Result<(), StoreError> {
+        if records.is_empty() {
+            return self.flush();
+        }
+        // From the look at the documents to the names, nobody may take them away.
         let _lease = self.lease()?;
-        for digest in [record.target.digest, record.config] {
-            if self.blob_size(digest).is_none() {
-                return Err(StoreError::MissingBlob(digest));
+        let mut last = Rows::default();
+        for record in records {
+            for digest in [record.target.digest, record.config] {
+                if self.blob_size(digest).is_none() {
+                    return Err(StoreError::MissingBlob(digest));
+                }
+            }
+            let known = self.image(&record.key())?;
+            let is_young = |known: &ImageRecord| {
+                known.stored_at.abs_diff(record.stored_at) < RENEWAL_S.unsigned_abs()
+            };
+            let known = known
+                .filter(is_young)
+                .map(|known| ImageRecord { stored_at: record.stored_at, ..known });
+            if known.as_ref() != Some(record) {
+                let key = image_key(&record.key());
+                last.put(Table::Images, &key, json(&key, record));
             }
         }
-        let known = self.image(&record.key())?;
-        let is_young = |known: &ImageRecord| {
-            known.stored_at.abs_diff(record.stored_at) < RENEWAL_S.unsigned_abs()
-        };
-        let known = known
-            .filter(is_young)
-            .map(|known| ImageRecord { stored_at: record.stored_at, ..known });
-        let mut last = Rows::default();
-        if known.as_ref() != Some(record) {
-            let key = image_key(&record.key());
-            last.put(Table::Images, &key, json(&key, record));
-        }
-        self.flush_with(&last)?;
+        self.flush_with(last)?;
         self.write_index()
     }
 

@@ -1,10 +1,11 @@
 //! What this process has stored and not yet made durable: visible here at once, elsewhere after a flush.
 //!
 //! Knows which tables, blobs and snapshots are waiting; writes them in the one order that is safe:
-//! content reaches the disk first, then all facts about it in one transaction.
+//! content reaches the disk first, then all facts about it in one transaction. Whoever asks for a flush while one
+//! runs shares the next with all that ask meanwhile: a disk takes as long for one as for many.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
     io,
     os::unix::fs::PermissionsExt,
@@ -93,9 +94,26 @@ pub(super) struct Queue {
     in_flight: Arc<Rows>,
     blobs: HashSet<Digest>,
     snapshots: HashSet<DiffId>,
+    /// What comes last in the flush that each one waits for who asked for it, in the order of asking.
+    asked: BTreeMap<u64, Arc<Rows>>,
+    /// How many have asked so far.
+    asked_count: u64,
 }
 
 impl Queue {
+    /// Asks for a flush.
+    fn ask(&mut self, last: Rows) -> u64 {
+        self.asked_count += 1;
+        self.asked.insert(self.asked_count, Arc::new(last));
+        self.asked_count
+    }
+
+    /// How many wait for a flush.
+    #[cfg(test)]
+    pub(super) fn asked_for(&self) -> usize {
+        self.asked.len()
+    }
+
     pub(super) fn get(&self, table: Table, key: &[u8]) -> Option<&Vec<u8>> {
         self.rows.get(table, key).or_else(|| self.in_flight.get(table, key))
     }
@@ -153,22 +171,32 @@ impl Store {
     }
 
     /// Makes everything queued durable, and `last` after it, in the same transaction.
-    pub(super) fn flush_with(&self, last: &Rows) -> Result<(), StoreError> {
+    pub(super) fn flush_with(&self, last: Rows) -> Result<(), StoreError> {
+        let mine = lock(&self.shared.queue).ask(last);
         let _alone = lock(&self.shared.flushing);
-        let (rows, blobs, snapshots) = {
+        let (rows, blobs, snapshots, asked) = {
             let mut queue = lock(&self.shared.queue);
+            if !queue.asked.contains_key(&mine) {
+                return Ok(()); // The flush before this one has taken it along.
+            }
             queue.in_flight = Arc::new(std::mem::take(&mut queue.rows));
-            (Arc::clone(&queue.in_flight), queue.blobs.clone(), queue.snapshots.clone())
+            let rows = Arc::clone(&queue.in_flight);
+            (rows, queue.blobs.clone(), queue.snapshots.clone(), queue.asked.clone())
         };
         // Without the queue's lock: who holds that may wait for the map to grow.
-        let written = self
-            .sync_content(&blobs, &snapshots)
-            .and_then(|()| self.write_rows(&[&rows, last], &snapshots));
+        let written = self.sync_content(&blobs, &snapshots).and_then(|()| {
+            let all: Vec<&Rows> =
+                std::iter::once(&rows).chain(asked.values()).map(|rows| &**rows).collect();
+            self.write_rows(&all, &snapshots)
+        });
         let mut queue = lock(&self.shared.queue);
         queue.in_flight = Arc::default();
         if written.is_err() {
             queue.rows.add_older(Arc::unwrap_or_clone(rows));
+            // The others try for themselves, and are told for themselves what is wrong.
+            queue.asked.remove(&mine);
         } else {
+            queue.asked.retain(|one, _| !asked.contains_key(one));
             queue.blobs.retain(|blob| !blobs.contains(blob));
             queue.snapshots.retain(|layer| !snapshots.contains(layer));
         }

@@ -46,7 +46,7 @@ impl Store {
             }
             rows.put(Table::Images, &key, json(&key, &record));
         }
-        self.flush_with(&rows)
+        self.flush_with(rows)
     }
 
     /// A record like the one that was lost, but for its time; its size is that of the blobs.

@@ -1,5 +1,6 @@
 //! Laws of the store as a whole. Knows only its public face, and damages files by hand.
 
+mod flushes;
 mod model;
 
 use std::{
