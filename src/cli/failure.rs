@@ -23,7 +23,7 @@ use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, Mi
 use super::{
     git_failure,
     registry_failure::{download_help, image_help, image_text, registry_code, registry_text},
-    room::{READ_ONLY, exec_lacks_space, full_text},
+    room::{READ_ONLY, full_text},
     setup,
 };
 
@@ -101,11 +101,11 @@ impl CliError {
         match self {
             Self::Message { full, .. } => *full,
             Self::Diagnostics(_) | Self::Drawn(_) => false,
-            Self::Run(report) => report.failures.iter().any(exec_lacks_space),
+            Self::Run(report) => report.failures.iter().any(ExecError::lacks_space),
             Self::Registry(error) => lacks_space(error),
             Self::Image(error) => lacks_space(error),
             Self::Store(error) => lacks_space(error),
-            Self::Exec(error) => exec_lacks_space(error),
+            Self::Exec(error) => error.lacks_space(),
         }
     }
 
@@ -207,7 +207,7 @@ fn image_code(error: &ImageError) -> u8 {
 
 fn exec_code(error: &ExecError) -> u8 {
     match error {
-        error if exec_lacks_space(error) || is_read_only(error) => ENVIRONMENT,
+        error if error.lacks_space() || is_read_only(error) => ENVIRONMENT,
         ExecError::Build(failure) => build_code(&failure.error),
         ExecError::Context { source, .. } => build_code(source),
         ExecError::File { .. } | ExecError::Secret { .. } => CONFIGURATION,

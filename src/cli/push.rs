@@ -212,6 +212,7 @@ pub(super) async fn send(
     }
     emit(Event::Finished { ok: pushed.is_ok(), duration });
     let digest = pushed?;
+    store.flush()?;
     let time = seconds(duration.as_secs_f64());
     setup::print(&format!("{reference}@{digest}\n"));
     if !global.quiet {

@@ -1,21 +1,14 @@
 //! Failures of a disk that is full or cannot be written to: what the command wrote goes, and the way out is said.
 
 use idpbuilder::{
-    exec::ExecError,
     report::bytes,
-    store::{GcMode, GcPolicy, Store, lacks_space, room},
+    store::{GcMode, GcPolicy, Store, room},
 };
 
 use super::{failure::message_text, setup};
 
 /// The way out where nothing can be written.
 pub(super) const READ_ONLY: &str = "mount the file system of the store for writing, or put the store on another: IDPBUILDER_HOME=FOLDER";
-
-/// Whether a full disk is why a step of a run failed.
-pub(super) fn exec_lacks_space(error: &ExecError) -> bool {
-    let is_of_process = matches!(error, ExecError::Build(failure) if failure.error.lacks_space());
-    is_of_process || lacks_space(error)
-}
 
 /// A failure for want of room.
 pub(super) fn full_text(prefix: &str, error: &dyn std::error::Error) -> String {

@@ -5,7 +5,7 @@
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
@@ -25,6 +25,8 @@ const AT_ONCE_MAX: usize = 2;
 pub(super) struct Early {
     layers: Mutex<Option<mpsc::Sender<DiffId>>>,
     sending: JoinHandle<()>,
+    /// Closed when nothing is on its way any more.
+    sent: watch::Receiver<()>,
 }
 
 /// What every layer of an image needs on its way.
@@ -53,8 +55,12 @@ impl Early {
             to,
         };
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let sending = workshop.runtime.spawn(send_all(way, receiver));
-        Arc::new(Self { layers: Mutex::new(Some(sender)), sending })
+        let (until_sent, sent) = watch::channel(());
+        let sending = workshop.runtime.spawn(async move {
+            send_all(way, receiver).await;
+            drop(until_sent);
+        });
+        Arc::new(Self { layers: Mutex::new(Some(sender)), sending, sent })
     }
 
     /// To be called with every layer that a build makes.
@@ -71,9 +77,8 @@ impl Early {
     /// No layer comes any more; waits until those that came are there.
     pub(super) async fn finish(self: Arc<Self>) {
         drop(self.layers.lock().expect("nobody panics while holding it").take());
-        while !self.sending.is_finished() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let mut sent = self.sent.clone();
+        while sent.changed().await.is_ok() {}
     }
 }
 

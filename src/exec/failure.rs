@@ -9,7 +9,7 @@ use crate::{
     image::ImageError,
     registry::RegistryError,
     serve::ServeError,
-    store::StoreError,
+    store::{StoreError, lacks_space},
 };
 
 /// A failed step of a run.
@@ -80,4 +80,13 @@ pub enum ExecError {
     /// Stopped because the user asked.
     #[error("cancelled")]
     Cancelled,
+}
+
+impl ExecError {
+    /// Whether a full disk is why it failed, wherever that was noticed.
+    #[must_use]
+    pub fn lacks_space(&self) -> bool {
+        let is_of_process = matches!(self, Self::Build(failure) if failure.error.lacks_space());
+        is_of_process || lacks_space(self)
+    }
 }

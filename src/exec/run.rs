@@ -101,6 +101,7 @@ impl Runner {
         }
         let runner = Arc::new(Self::new(plan, setup, embedded.as_ref())?);
         runner.drive().await;
+        runner.keep_what_was_learned().await;
         runner.lock().early.clear();
         if let Some(embedded) = embedded {
             embedded.stop().await;
@@ -138,6 +139,20 @@ impl Runner {
             schedule.finish(node, ended);
         }
         self.tell_skipped(&schedule, &nodes);
+    }
+
+    /// Pushes learn where layers are and what they are like compressed: that is made durable for all of them at once,
+    /// unless there is no room for it.
+    async fn keep_what_was_learned(&self) {
+        if self.lock().failures.iter().any(ExecError::lacks_space) {
+            return;
+        }
+        let store = self.setup.store.clone();
+        let kept = blocking(move || store.flush()).await;
+        let failures = &mut self.lock().failures;
+        if failures.is_empty() {
+            failures.extend(kept.map_err(ExecError::from).err());
+        }
     }
 
     fn may_start(&self) -> bool {
@@ -288,17 +303,17 @@ impl Runner {
     fn store(&self, image: &ImagePlan) -> Result<(), ExecError> {
         let record = self.lock().records[&image.name].clone();
         let mut stored = Vec::new();
+        let mut named = Vec::new();
         if image.export {
-            for tag in &image.tags {
-                let record = ImageRecord { reference: Some(tag.to_string()), ..record.clone() };
-                self.keep(&record)?;
-                stored.push(tag.to_string());
-            }
-            if image.tags.is_empty() {
-                self.keep(&record)?;
+            stored.extend(image.tags.iter().map(ToString::to_string));
+            let tagged =
+                |tag: &String| ImageRecord { reference: Some(tag.clone()), ..record.clone() };
+            named.extend(stored.iter().map(tagged));
+            if stored.is_empty() {
+                named.push(record.clone());
             }
         }
-        self.setup.store.flush()?;
+        self.keep(named)?;
         if !image.outputs.is_empty() {
             self.fetch_absent(image)?;
         }
@@ -375,18 +390,23 @@ impl Runner {
         })
     }
 
-    /// Names an image, unless it has the name already: a run that changes nothing writes nothing.
-    fn keep(&self, record: &ImageRecord) -> Result<(), ExecError> {
-        let known = match &record.reference {
-            Some(reference) => self.setup.store.image(reference)?,
-            None => None,
-        };
+    /// Makes durable what was built, and names it where it has not the name already: a run that changes nothing
+    /// writes nothing.
+    fn keep(&self, records: Vec<ImageRecord>) -> Result<(), ExecError> {
+        let store = &self.setup.store;
         // The size is better known once all layers were looked at.
         let facts = |of: &ImageRecord| (of.target.clone(), of.size, of.pulled);
-        if known.is_some_and(|known| facts(&known) == facts(record)) {
-            return Ok(());
+        let mut changed = Vec::new();
+        for record in records {
+            let known = match &record.reference {
+                Some(reference) => store.image(reference)?,
+                None => None,
+            };
+            if known.is_none_or(|known| facts(&known) != facts(&record)) {
+                changed.push(record);
+            }
         }
-        Ok(self.setup.store.put_image(record)?)
+        Ok(store.put_images(&changed)?)
     }
 
     /// What fails after the user asked to stop, fails because of it.

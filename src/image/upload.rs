@@ -30,7 +30,7 @@ use crate::{
 
 /// Uploads the blobs of a stored image (manifest or index with all its children) and its manifest
 /// by digest; no tag moves. Returns what [`publish`] needs. When `to` points at it already, that is
-/// found out by one HEAD and nothing else is asked.
+/// found out by one HEAD and nothing else is asked. What was learned of layers on the way is for the caller to flush.
 ///
 /// # Errors
 ///
@@ -57,8 +57,6 @@ pub async fn upload(
     if !current {
         let sender = Sender { store, client, to, name, emit };
         sender.send(&prepared).await?;
-        let store = store.clone();
-        blocking(move || store.flush()).await?;
     }
     Ok(Upload { to: to.clone(), descriptor, bytes, current })
 }
