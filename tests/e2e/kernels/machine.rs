@@ -19,7 +19,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use crate::support::{Done, Folder, ROOT, Turn, bases, binary, succeeds};
 
 /// How long a machine may say nothing: emulated on a loaded machine, it is slow.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
+const SILENCE_MAX: Duration = Duration::from_secs(1800);
 
 /// Size of a disk; most of it is a hole.
 const DISK: &str = "2G";
