@@ -1,51 +1,25 @@
 //! Credentials of a registry, first found wins: environment, then the auth files of containers and Docker.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-};
+use std::{env, path::PathBuf};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use idpbuilder::{exec::NamedBy, registry::Credentials};
+use idpbuilder::{
+    exec::NamedBy,
+    registry::{Credentials, Found},
+};
 
 /// What the environment or an auth file has for a registry (host and port). The environment does not say whose its
 /// credentials are: no registry gets them because a Dockerfile begins with it.
-pub(super) fn find(registry: &str, named_by: NamedBy) -> Option<Credentials> {
-    if let Some(found) = super::login::embedded_credentials(registry) {
-        return Some(found);
+pub(super) fn find(registry: &str, named_by: NamedBy) -> Option<Found> {
+    if let Some(credentials) = super::login::embedded_credentials(registry) {
+        return Some(Found { credentials, place: "the embedded registry itself".to_owned() });
     }
     if named_by == NamedBy::User
-        && let Some((found, variables)) = from_environment()
+        && let Some((credentials, variables)) = from_environment()
     {
-        origins().insert(registry.to_owned(), Origin::Environment(variables));
-        return Some(found);
+        return Some(Found { credentials, place: format!("the environment: {variables}") });
     }
-    let found = from_auth_files(registry)?;
-    origins().insert(registry.to_owned(), Origin::AuthFile);
-    Some(found)
-}
-
-/// Where credentials came from.
-#[derive(Clone)]
-pub(super) enum Origin {
-    /// These variables.
-    Environment(String),
-    /// What another tool, or `login`, wrote.
-    AuthFile,
-}
-
-/// What was found for registries by this invocation, for who has to say which credentials were wrong.
-static ORIGINS: Mutex<BTreeMap<String, Origin>> = Mutex::new(BTreeMap::new());
-
-fn origins() -> std::sync::MutexGuard<'static, BTreeMap<String, Origin>> {
-    ORIGINS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where the credentials came from that were found for a registry.
-pub(super) fn origin(registry: &str) -> Option<Origin> {
-    origins().get(registry).cloned()
+    from_auth_files(registry)
 }
 
 /// `IDPBUILDER_REGISTRY_{USERNAME,PASSWORD,TOKEN}`, then `GITEA_{USERNAME,TOKEN}`; and the variables that it was.
@@ -88,11 +62,12 @@ pub(super) fn docker_file() -> Option<PathBuf> {
     base.map(|base| base.join("config.json"))
 }
 
-fn from_auth_files(registry: &str) -> Option<Credentials> {
+fn from_auth_files(registry: &str) -> Option<Found> {
     auth_files().iter().find_map(|path| {
         let text = std::fs::read(path).ok()?;
         let document: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        keys(registry).iter().find_map(|key| from_document(&document, key))
+        let credentials = keys(registry).iter().find_map(|key| from_document(&document, key))?;
+        Some(Found { credentials, place: path.display().to_string() })
     })
 }
 

@@ -7,11 +7,11 @@
 
 use idpbuilder::{
     image::ImageError,
-    registry::{DownloadError, RegistryError},
+    registry::{DownloadError, RegistryError, Sent},
 };
 
 use super::{
-    credentials::{self, Origin},
+    credentials,
     failure::{
         AUTHENTICATION, CONFIGURATION, ENVIRONMENT, NETWORK, NOT_FOUND, TRUST, message_text,
     },
@@ -47,18 +47,15 @@ pub(super) fn registry_text(prefix: &str, error: &RegistryError) -> String {
 /// The ways out, one a line.
 fn registry_help(error: &RegistryError) -> Vec<String> {
     match error {
-        RegistryError::Auth { registry, help, .. } => {
+        RegistryError::Auth { sent, help, .. } => {
             let mut lines = vec![help.clone()];
-            match credentials::origin(registry) {
-                Some(Origin::Environment(variables)) => {
-                    lines.push(format!("the credentials came from the environment: {variables}"));
-                }
-                Some(Origin::AuthFile) => {}
-                None if credentials::from_environment().is_some() => lines.push(
+            match sent {
+                Sent::Found(place) => lines.push(format!("the credentials came from {place}")),
+                Sent::Nothing if credentials::from_environment().is_some() => lines.push(
                     "credentials of the environment (GITEA_TOKEN …) are sent to registries that the project file or the command line names"
                         .to_owned(),
                 ),
-                None => {}
+                Sent::Given | Sent::Nothing => {}
             }
             lines
         }

@@ -31,7 +31,7 @@ use crate::{
     image::Refresh,
     oci::Digest,
     plan::Pins,
-    registry::{Credentials, ProxyOptions},
+    registry::{Found, ProxyOptions},
     sandbox::{CancelFlag, LazyAbility, Privileges},
     serve::Login,
     store::Store,
@@ -52,7 +52,7 @@ fn joined<T>(ended: Result<T, JoinError>) -> T {
 }
 
 /// Finds credentials for a registry that the plan gives none for.
-pub type FindCredentials = Arc<dyn Fn(&str, NamedBy) -> Option<Credentials> + Send + Sync>;
+pub type FindCredentials = Arc<dyn Fn(&str, NamedBy) -> Option<Found> + Send + Sync>;
 
 /// Who says that a registry is to be asked. What is meant for no certain registry is for those that the user names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

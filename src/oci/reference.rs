@@ -114,12 +114,6 @@ impl Reference {
         Self { tag: None, digest: Some(digest), ..self.clone() }
     }
 
-    /// The same repository path and tag in another registry.
-    #[must_use]
-    pub fn with_registry(&self, registry: &str) -> Self {
-        Self { registry: registry.to_owned(), ..self.clone() }
-    }
-
     /// The same registry and tag with another repository path.
     #[must_use]
     pub fn with_repository(&self, repository: &str) -> Self {

@@ -74,7 +74,7 @@ impl Client {
         if let Some(Credentials::Bearer(token)) = &site.credentials {
             return Ok(Some(secret_header(&site.registry, "Bearer", token)?));
         }
-        let known = site.challenge.lock().map(|known| known.clone()).unwrap_or_default();
+        let known = site.challenge.lock().expect("nobody panics while holding it").clone();
         let Some(known) = known else { return Ok(None) };
         let basic = match &site.credentials {
             Some(Credentials::Basic { username, password }) if known.basic => {
@@ -106,9 +106,7 @@ impl Client {
                 scope: challenge.get("scope").map(str::to_owned),
             });
         }
-        if let Ok(mut slot) = site.challenge.lock() {
-            *slot = Some(known);
-        }
+        *site.challenge.lock().expect("nobody panics while holding it") = Some(known);
     }
 
     pub(super) async fn forget_grant(site: &Site, scopes: &[String]) {
@@ -167,6 +165,7 @@ impl Client {
             registry: site.registry.clone(),
             what: format!("a token from {}", shown_url(realm)),
             reason: format!("HTTP {}: {reason}", status.as_u16()),
+            sent: site.sent.clone(),
             help: way_in(site),
         };
         if !status.is_success() {
@@ -177,9 +176,7 @@ impl Client {
         let token = answer.token.or(answer.access_token).filter(|token| !token.is_empty());
         let token = token.ok_or_else(|| refused("the answer holds no token".to_owned()))?;
         let header = secret_header(&site.registry, "Bearer", &token)?;
-        if let Ok(mut secrets) = site.secrets.lock() {
-            secrets.push(token);
-        }
+        site.secrets.lock().expect("nobody panics while holding it").push(token);
         let lifetime = Duration::from_secs(lifetime_seconds(answer.expires_in.as_ref()));
         let margin = TOKEN_MARGIN.min(lifetime / 2);
         Ok(Grant { header, until: Instant::now() + lifetime - margin })
@@ -221,6 +218,7 @@ impl Client {
             registry: site.registry.clone(),
             what,
             reason: format!("HTTP {}: {reason}; {who}", status.as_u16()),
+            sent: site.sent.clone(),
             help,
         }
     }
@@ -331,6 +329,8 @@ fn realm_for(site: &Site, bearer: &Bearer) -> Result<Url, RegistryError> {
             shown_url(realm),
             shown_url(&site.base)
         ),
+        // They would have been.
+        sent: site.sent.clone(),
         help: format!(
             "if that server is trusted with them, allow it: `auth-realm \"{}\"` for this registry",
             realm.origin().ascii_serialization()

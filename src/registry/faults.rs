@@ -6,10 +6,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use super::{
     Client, ClientOptions, Credentials, Mirror, RegistryError, RegistryOptions, Uploaded,
+    retry::Limits,
     scripted::{Reply, Request, Server, impatient},
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
@@ -176,6 +178,18 @@ async fn r02_retry_after_is_kept_and_a_long_one_is_told_at_once() {
     let error = server.client(|_| {}).manifest(&server.image("a:1")).await.unwrap_err();
     assert!(error.to_string().contains("it asks to wait 3600 s"), "{error}");
     assert_eq!(server.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn r02_waiting_has_an_end_however_often_a_server_asks_for_it() {
+    let server = Server::start(|_| Reply::new(429).with("retry-after", "1")).await;
+    let mut options = ClientOptions::default();
+    let plain = RegistryOptions { plain_http: true, ..RegistryOptions::default() };
+    options.registries.insert(server.registry(), plain);
+    let limits = Limits { patience: Duration::from_millis(1_500), ..Limits::default() };
+    let client = Client::with_limits(options, limits).unwrap();
+    let error = client.manifest(&server.image("a:1")).await.unwrap_err();
+    assert!(error.to_string().contains("tried 2 times"), "{error}");
 }
 
 #[tokio::test]
@@ -368,27 +382,6 @@ async fn r11_redirects_are_followed_a_few_times_and_never_to_another_scheme() {
     assert!(error.to_string().contains("more than 5 redirects"), "{error}");
     let error = client.manifest(&server.image("a:ftp")).await.unwrap_err();
     assert!(error.to_string().contains("no URL"), "{error}");
-}
-
-#[tokio::test]
-async fn r12_tag_pages_end_even_when_the_server_turns_in_circles() {
-    let server = Server::start(|request| match request.target.as_str() {
-        "/v2/a/tags/list" => Reply::new(200)
-            .with("link", "</v2/a/tags/list?last=b>; rel=\"next\"")
-            .body(br#"{"name":"a","tags":["a","b"]}"#),
-        "/v2/a/tags/list?last=b" => Reply::new(200)
-            .with("link", "</v2/a/tags/list>; rel=next")
-            .body(br#"{"name":"a","tags":["c"]}"#),
-        "/v2/e/tags/list" => Reply::new(200)
-            .with("link", "<https://evil.example/x>; rel=next")
-            .body(br#"{"name":"e","tags":null}"#),
-        _ => Reply::new(200).body("<html>log in</html>"),
-    })
-    .await;
-    let client = server.client(|_| {});
-    assert_eq!(client.tags(&server.image("a")).await.unwrap(), ["a", "b", "c"]);
-    assert_eq!(client.tags(&server.image("e")).await.unwrap(), Vec::<String>::new());
-    assert!(client.tags(&server.image("x")).await.is_err());
 }
 
 #[tokio::test]

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    ClientOptions, Credentials, RegistryError, RegistryOptions,
+    ClientOptions, Credentials, CredentialsFor, Found, RegistryError, RegistryOptions, Sent,
     faults::{PASSWORD, basic, manifest, push},
     scripted::{Reply, Server, impatient},
 };
-use crate::oci::Reference;
+use crate::{
+    oci::Reference,
+    trust::{Identity, IdentityKind},
+};
 
 #[tokio::test]
 async fn k04_neither_password_nor_query_nor_token_is_ever_shown() {
@@ -62,6 +65,28 @@ async fn k07_k09_credentials_never_follow_to_another_origin() {
 }
 
 #[tokio::test]
+async fn t05_no_blob_leaves_tls_for_a_place_without() {
+    let plain = Server::start(|_| Reply::new(201)).await;
+    let elsewhere = plain.registry();
+    let identity = Identity::make(&["127.0.0.1".to_owned()], IdentityKind::Authority).unwrap();
+    let server = Server::start_with(Some(identity.server_config().unwrap()), move |request| {
+        match request.method.as_str() {
+            "POST" => Reply::new(202).with("location", format!("http://{elsewhere}/up")),
+            _ => Reply::new(404),
+        }
+    })
+    .await;
+    let mut options = ClientOptions::default();
+    let ca_pem = Some(identity.authority_pem.into_bytes());
+    let trusted = RegistryOptions { ca_pem, ..RegistryOptions::default() };
+    options.registries.insert(server.registry(), trusted);
+    let client = impatient(options).unwrap();
+    let error = push(&client, &server.image("a/b:1"), b"x", &[]).await.unwrap_err();
+    assert!(error.to_string().contains("one without TLS"), "{error}");
+    assert_eq!(plain.lines(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn k08_a_realm_elsewhere_gets_no_password_unless_it_is_allowed() {
     let other = Server::start(|_| Reply::new(200).body(br#"{"access_token":"granted"}"#)).await;
     let elsewhere = other.registry();
@@ -109,12 +134,41 @@ async fn k10_credentials_belong_to_one_origin() {
         let mut options = ClientOptions::default();
         let secret = RegistryOptions { credentials: basic(), ..RegistryOptions::default() };
         options.registries.insert(other.clone(), secret);
-        options.credentials = Some(Arc::new(move |asked| (asked == other).then(basic).flatten()));
+        let found = move |asked: &str| {
+            let credentials = (asked == other).then(basic).flatten()?;
+            Some(Found { credentials, place: "a file".to_owned() })
+        };
+        options.credentials = Some(Arc::new(found));
         let client = impatient(options).unwrap();
         let error = client.manifest(&server.image("a:1")).await.unwrap_err();
         assert!(error.to_string().contains("no credentials were sent"), "{error}");
     }
     assert!(server.asked().iter().all(|asked| asked.header("authorization").is_none()));
+}
+
+#[tokio::test]
+async fn a_refusal_says_where_the_credentials_came_from_that_were_sent() {
+    let server = Server::start(|_| Reply::new(401).with("www-authenticate", "Basic realm=x")).await;
+    let find = |credentials: Option<Credentials>| -> CredentialsFor {
+        Arc::new(move |_| {
+            let credentials = credentials.clone()?;
+            Some(Found { credentials, place: "a file".to_owned() })
+        })
+    };
+    for (given, found, wanted) in [
+        (basic(), basic(), Sent::Given),
+        (None, basic(), Sent::Found("a file".to_owned())),
+        (None, None, Sent::Nothing),
+    ] {
+        let mut options =
+            ClientOptions { credentials: Some(find(found)), ..ClientOptions::default() };
+        let registry =
+            RegistryOptions { plain_http: true, credentials: given, ..RegistryOptions::default() };
+        options.registries.insert(server.registry(), registry);
+        let error = impatient(options).unwrap().manifest(&server.image("a:1")).await.unwrap_err();
+        let RegistryError::Auth { sent, .. } = error else { panic!("{error}") };
+        assert_eq!(sent, wanted);
+    }
 }
 
 #[tokio::test]

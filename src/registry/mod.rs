@@ -13,6 +13,7 @@ mod push;
 mod retry;
 mod site;
 mod transport;
+mod upload;
 
 #[cfg(test)]
 mod answers;
@@ -76,7 +77,26 @@ pub enum Travel {
 }
 
 /// Gives the credentials of a registry, by host and port.
-pub type CredentialsFor = Arc<dyn Fn(&str) -> Option<Credentials> + Send + Sync>;
+pub type CredentialsFor = Arc<dyn Fn(&str) -> Option<Found> + Send + Sync>;
+
+/// Credentials that nobody gave for a registry by name.
+pub struct Found {
+    /// The credentials.
+    pub credentials: Credentials,
+    /// Where they were found, in words.
+    pub place: String,
+}
+
+/// Which credentials were sent to a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// None.
+    Nothing,
+    /// Those that were given for it ([`RegistryOptions::credentials`]).
+    Given,
+    /// Those that were found, and where ([`ClientOptions::credentials`]).
+    Found(String),
+}
 
 /// Takes what failed, which try comes next, and the wait before it.
 pub type OnRetry = Arc<dyn Fn(&str, u32, Duration) + Send + Sync>;
@@ -196,6 +216,8 @@ pub enum RegistryError {
         what: String,
         /// The registry's words, and whether credentials were sent.
         reason: String,
+        /// Which credentials it has seen.
+        sent: Sent,
         /// The way out.
         help: String,
     },
@@ -443,19 +465,6 @@ impl Client {
         self.send_blob(image, cargo).await
     }
 
-    /// Whether the repository of `image` has a manifest with this digest.
-    ///
-    /// # Errors
-    ///
-    /// Any [`RegistryError`] but not-found.
-    pub async fn has_manifest(
-        &self,
-        image: &Reference,
-        digest: Digest,
-    ) -> Result<bool, RegistryError> {
-        self.manifest_is_there(image, digest).await
-    }
-
     /// Puts a manifest or index under the tag of `image`, or under its digest when it has no tag.
     ///
     /// # Errors
@@ -482,15 +491,6 @@ impl Client {
             lock
         };
         lock.lock_owned().await
-    }
-
-    /// Tags of a repository, sorted as the registry gives them.
-    ///
-    /// # Errors
-    ///
-    /// Any [`RegistryError`].
-    pub async fn tags(&self, image: &Reference) -> Result<Vec<String>, RegistryError> {
-        self.all_tags(image).await
     }
 
     /// Connects, and asks `GET /v2/` with the credentials at hand: what was found, one fact a line.

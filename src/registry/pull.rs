@@ -4,9 +4,7 @@ use std::io::Write;
 
 use reqwest::{
     Method, Response, StatusCode,
-    header::{
-        ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, LINK, RANGE,
-    },
+    header::{ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE},
 };
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
@@ -15,16 +13,14 @@ use super::{
     Client, RegistryError,
     answer::shown_url,
     retry::{Again, Failure, Tries},
-    site::{Site, same_origin},
-    transport::{Action, Ask, Payload, Progress, resolve_location, silent, transport_failure},
+    site::Site,
+    transport::{Action, Ask, Payload, Progress, silent, transport_failure},
 };
 use crate::oci::{Descriptor, Digest, Hasher, MediaType, Reference};
 
 /// Longest manifest or index, in bytes.
 pub(super) const MANIFEST_BYTES_MAX: usize = 8 << 20;
-const TAGS_BYTES_MAX: usize = 8 << 20;
-const TAG_PAGES_MAX: usize = 1_000;
-pub(super) const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
+const ACCEPTED: &str = "application/vnd.oci.image.manifest.v1+json, \
      application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, \
      application/vnd.docker.distribution.manifest.list.v2+json";
@@ -34,12 +30,6 @@ pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
 pub(super) struct Candidate {
     pub(super) registry: String,
     pub(super) repository: String,
-}
-
-/// A tag list as it comes.
-#[derive(Deserialize)]
-struct TagPage {
-    tags: Option<Vec<String>>,
 }
 
 pub(super) fn pull_scope(repository: &str) -> Vec<String> {
@@ -315,61 +305,6 @@ impl Client {
         }
         Ok(())
     }
-
-    pub(super) async fn all_tags(&self, image: &Reference) -> Result<Vec<String>, RegistryError> {
-        let subject = image.name();
-        let scopes = pull_scope(image.repository());
-        let mut tries = Tries::new(self);
-        loop {
-            let tried = async {
-                let site = self.site(image.registry()).await?;
-                let mut ask = Ask {
-                    method: Method::GET,
-                    url: site.url(&format!("{}/tags/list", image.repository())),
-                    headers: HeaderMap::new(),
-                    payload: Payload::Empty,
-                    action: Action::Pull,
-                    subject: &subject,
-                    scopes: &scopes,
-                };
-                self.tag_pages(&site, &mut ask).await
-            };
-            match tried.await {
-                Ok(tags) => return Ok(tags),
-                Err(failure) => tries.wait(failure).await?,
-            }
-        }
-    }
-
-    async fn tag_pages(&self, site: &Site, ask: &mut Ask<'_>) -> Result<Vec<String>, Failure> {
-        let mut tags: Vec<String> = Vec::new();
-        let mut seen = vec![ask.url.clone()];
-        loop {
-            let answer = self.succeed(site, ask).await?;
-            let status = answer.status().as_u16();
-            let next = next_page(&ask.url, answer.headers());
-            let body = self.body(site, ask, answer, TAGS_BYTES_MAX).await?;
-            let page: TagPage =
-                serde_json::from_slice(&body).map_err(|_| RegistryError::Refused {
-                    registry: site.registry.clone(),
-                    url: shown_url(&ask.url),
-                    status,
-                    reason: format!(
-                        "the answer is no list of tags: {}",
-                        super::answer::words(&body)
-                    ),
-                    help: None,
-                })?;
-            tags.extend(page.tags.unwrap_or_default());
-            match next.filter(|url| same_origin(url, &site.base) && !seen.contains(url)) {
-                Some(url) if seen.len() < TAG_PAGES_MAX => {
-                    seen.push(url.clone());
-                    ask.url = url;
-                }
-                _ => return Ok(tags),
-            }
-        }
-    }
 }
 
 /// A blob on its way to its file.
@@ -465,14 +400,4 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
 fn range_start(headers: &HeaderMap) -> Option<u64> {
     let value = headers.get(CONTENT_RANGE)?.to_str().ok()?;
     value.trim().strip_prefix("bytes")?.trim().split('-').next()?.trim().parse().ok()
-}
-
-fn next_page(from: &url::Url, headers: &HeaderMap) -> Option<url::Url> {
-    let link = headers.get(LINK)?.to_str().ok()?;
-    let (target, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
-    let is_next = rest.split(';').any(|part| {
-        matches!(part.trim().split_once('='), Some((name, value))
-            if name.eq_ignore_ascii_case("rel") && value.trim_matches('"').eq_ignore_ascii_case("next"))
-    });
-    if is_next { resolve_location(from, target) } else { None }
 }

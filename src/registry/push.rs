@@ -1,24 +1,21 @@
-//! Sending documents and blobs: ask, mount, upload in one streaming PUT.
-//!
-//! One PUT of the whole blob is what every registry takes (GHCR refuses large chunks, Artifact Registry
-//! all chunks, ECR answers them wrongly). An upload that breaks begins anew in a new session.
+//! Sending documents and blobs: ask, mount, or else upload.
 
 use std::path::Path;
 
 use bytes::Bytes;
 use reqwest::{
     Method, Response, StatusCode,
-    header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
+    header::{CONTENT_TYPE, HeaderMap, HeaderValue},
 };
 use url::Url;
 
 use super::{
     Client, Credentials, RegistryError, Uploaded,
-    answer::shown_url,
-    pull::{ACCEPTED, DIGEST_HEADER, digest_header, pull_scope},
+    pull::{DIGEST_HEADER, digest_header, pull_scope},
     retry::{Failure, Tries},
     site::Site,
-    transport::{Action, Ask, Payload, Progress, resolve_location},
+    transport::{Action, Ask, Payload, Progress},
+    upload::{Content, Session, Way},
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 
@@ -30,14 +27,14 @@ const VERSION_BYTES_MAX: usize = 4 << 10;
 const GITEA_OWNER: &str = "giteaadmin";
 
 /// Where and as what something is sent.
-struct Target<'a> {
+pub(super) struct Target<'a> {
     image: &'a Reference,
     subject: String,
     scopes: Vec<String>,
 }
 
 impl Target<'_> {
-    fn ask(&self, method: Method, url: Url) -> Ask<'_> {
+    pub(super) fn ask(&self, method: Method, url: Url) -> Ask<'_> {
         Ask {
             method,
             url,
@@ -59,6 +56,13 @@ pub(super) struct Cargo<'a> {
     pub(super) progress: &'a Progress<'a>,
 }
 
+impl<'a> Cargo<'a> {
+    fn content(&self) -> Option<Content<'a>> {
+        let Self { blob, source, progress, .. } = *self;
+        source.map(|path| Content { blob, path, progress })
+    }
+}
+
 fn push_scope(image: &Reference) -> String {
     format!("repository:{}:pull,push", image.repository())
 }
@@ -71,14 +75,18 @@ impl Client {
     ) -> Result<Option<Uploaded>, RegistryError> {
         let subject = format!("blob {} to {}", cargo.blob.digest, image.familiar_name());
         let target = Target { image, subject, scopes: vec![push_scope(image)] };
-        let mut tries = Tries::new(self);
+        let (mut tries, mut way) = (Tries::new(self), Way::default());
         loop {
-            let failure = match self.send_once(&target, &cargo).await {
+            let before = way.furthest;
+            let failure = match self.send_once(&target, &cargo, &mut way).await {
                 Ok(uploaded) => return Ok(uploaded),
                 Err(failure) => self.with_help(image, failure).await,
             };
             // What one mount did wrong is not tried again.
             cargo.mount_from = &[];
+            if way.furthest > before {
+                tries.reset();
+            }
             tries.wait(failure).await?;
         }
     }
@@ -87,28 +95,34 @@ impl Client {
         &self,
         target: &Target<'_>,
         cargo: &Cargo<'_>,
+        way: &mut Way,
     ) -> Result<Option<Uploaded>, Failure> {
         let site = self.site(target.image.registry()).await?;
+        let content = cargo.content();
+        if let Some(content) = content
+            && self.resume(&site, target, content, way).await?
+        {
+            return Ok(Some(Uploaded::Sent));
+        }
         if self.has_blob(&site, target, cargo.blob.digest).await? {
             return Ok(Some(Uploaded::Existed));
         }
-        let mut session = None;
-        let others = cargo.mount_from.iter().filter(|from| *from != target.image.repository());
-        for from in others.take(MOUNTS_MAX) {
-            match self.mount(&site, target, cargo.blob.digest, from).await? {
-                Mount::Done => return Ok(Some(Uploaded::Mounted)),
-                Mount::Session(location) => session = Some(location),
-                Mount::Refused => {}
+        let session = match self.mount_any(&site, target, cargo).await? {
+            Mount::Done => return Ok(Some(Uploaded::Mounted)),
+            Mount::Session(session) => Some(session),
+            Mount::Refused => None,
+        };
+        let Some(content) = content else {
+            if let Some(unused) = session {
+                self.forget(&site, target, unused).await;
             }
-        }
-        let Some(path) = cargo.source else { return Ok(None) };
+            return Ok(None);
+        };
         let session = match session {
             Some(session) => session,
             None => self.open_session(&site, target).await?,
         };
-        let (size, progress) = (cargo.blob.size, cargo.progress);
-        let payload = Payload::File { path, size, progress };
-        self.put_blob(&site, target, session, (cargo.blob.digest, payload)).await?;
+        self.upload(&site, target, content, (session, way)).await?;
         Ok(Some(Uploaded::Sent))
     }
 
@@ -128,6 +142,31 @@ impl Client {
             StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
             _ => Err(self.refusal(site, &ask, answer).await),
         }
+    }
+
+    /// Mounts from the first repository that has it. Who has not opens an upload instead; one is enough.
+    async fn mount_any(
+        &self,
+        site: &Site,
+        target: &Target<'_>,
+        cargo: &Cargo<'_>,
+    ) -> Result<Mount, Failure> {
+        let mut outcome = Mount::Refused;
+        let others = cargo.mount_from.iter().filter(|from| *from != target.image.repository());
+        for from in others.take(MOUNTS_MAX) {
+            match self.mount(site, target, cargo.blob.digest, from).await? {
+                Mount::Refused => {}
+                answered @ (Mount::Done | Mount::Session(_)) => {
+                    if let Mount::Session(unused) = std::mem::replace(&mut outcome, answered) {
+                        self.forget(site, target, unused).await;
+                    }
+                }
+            }
+            if matches!(outcome, Mount::Done) {
+                break;
+            }
+        }
+        Ok(outcome)
     }
 
     async fn mount(
@@ -153,40 +192,20 @@ impl Client {
                 };
                 Ok(if done { Mount::Done } else { Mount::Refused })
             }
-            StatusCode::ACCEPTED => Ok(Mount::Session(session_of(site, &ask, &answer)?)),
+            StatusCode::ACCEPTED => Ok(Mount::Session(Session::of(site, &ask, &answer)?)),
             _ => Ok(Mount::Refused),
         }
     }
 
-    async fn open_session(&self, site: &Site, target: &Target<'_>) -> Result<Url, Failure> {
+    pub(super) async fn open_session(
+        &self,
+        site: &Site,
+        target: &Target<'_>,
+    ) -> Result<Session, Failure> {
         let url = site.url(&format!("{}/blobs/uploads/", target.image.repository()));
         let ask = target.ask(Method::POST, url);
         let answer = self.succeed(site, &ask).await?;
-        Ok(session_of(site, &ask, &answer)?)
-    }
-
-    async fn put_blob<'a>(
-        &self,
-        site: &Site,
-        target: &'a Target<'a>,
-        mut session: Url,
-        (digest, payload): (Digest, Payload<'a>),
-    ) -> Result<(), Failure> {
-        session.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let mut ask = target.ask(Method::PUT, session);
-        ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        ask.payload = payload;
-        let answer = self.attempt(site, &ask).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
-            // The session is gone, not the repository: a new one may do.
-            let mut failure = self.refusal(site, &ask, answer).await;
-            failure.again = super::retry::Again::Yes;
-            return Err(failure);
-        }
-        if !answer.status().is_success() {
-            return Err(self.refusal(site, &ask, answer).await);
-        }
-        check_digest(site, &answer, digest)
+        Ok(Session::of(site, &ask, &answer)?)
     }
 
     pub(super) async fn send_manifest(
@@ -218,34 +237,6 @@ impl Client {
                     let failure = self.with_help(image, failure).await;
                     tries.wait(failure).await?;
                 }
-            }
-        }
-    }
-
-    pub(super) async fn manifest_is_there(
-        &self,
-        image: &Reference,
-        digest: Digest,
-    ) -> Result<bool, RegistryError> {
-        let target = Target { image, subject: image.to_string(), scopes: vec![push_scope(image)] };
-        let mut tries = Tries::new(self);
-        loop {
-            let tried = async {
-                let site = self.site(image.registry()).await?;
-                let url = site.url(&format!("{}/manifests/{digest}", image.repository()));
-                let mut ask = target.ask(Method::HEAD, url);
-                // Without it distribution 2.8 says 404 for what is no Docker manifest.
-                ask.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
-                let answer = self.attempt(&site, &ask).await?;
-                match answer.status() {
-                    status if status.is_success() => Ok(true),
-                    StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Ok(false),
-                    _ => Err(self.refusal(&site, &ask, answer).await),
-                }
-            };
-            match tried.await {
-                Ok(there) => return Ok(there),
-                Err(failure) => tries.wait(failure).await?,
             }
         }
     }
@@ -304,24 +295,15 @@ impl Client {
 /// What a registry made of the offer to mount.
 enum Mount {
     Done,
-    Session(Url),
+    Session(Session),
     Refused,
 }
 
-fn session_of(site: &Site, ask: &Ask<'_>, answer: &Response) -> Result<Url, RegistryError> {
-    let location = answer.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-    location.and_then(|location| resolve_location(answer.url(), location)).ok_or_else(|| {
-        RegistryError::Refused {
-            registry: site.registry.clone(),
-            url: shown_url(&ask.url),
-            status: answer.status().as_u16(),
-            reason: "the answer names no place to upload to (no usable Location)".to_owned(),
-            help: None,
-        }
-    })
-}
-
-fn check_digest(site: &Site, answer: &Response, expected: Digest) -> Result<(), Failure> {
+pub(super) fn check_digest(
+    site: &Site,
+    answer: &Response,
+    expected: Digest,
+) -> Result<(), Failure> {
     let Some(said) = answer.headers().get(DIGEST_HEADER) else { return Ok(()) };
     match said.to_str().ok().and_then(|said| said.trim().parse::<Digest>().ok()) {
         Some(found) if found != expected => {

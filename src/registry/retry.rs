@@ -3,7 +3,7 @@
 //! Full jitter (<https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>): many clients
 //! that failed together must not come back together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Client, RegistryError};
 
@@ -18,6 +18,8 @@ pub(super) struct Limits {
     pub(super) backoff: Duration,
     /// Longest wait before any retry.
     pub(super) backoff_max: Duration,
+    /// After so long without progress nothing is tried again.
+    pub(super) patience: Duration,
     /// Longest `Retry-After` that is waited for.
     pub(super) retry_after_max: Duration,
     /// Longest wait for a connection.
@@ -39,6 +41,7 @@ impl Default for Limits {
             retries_brief: 2,
             backoff: Duration::from_millis(400),
             backoff_max: Duration::from_secs(10),
+            patience: Duration::from_secs(120),
             retry_after_max: Duration::from_secs(60),
             connect: Duration::from_secs(10),
             answer: Duration::from_secs(30),
@@ -86,21 +89,28 @@ pub(super) struct Tries<'a> {
     client: &'a Client,
     done: u32,
     retries_max: u32,
+    /// What failed tries and the waits after them took.
+    lost: Duration,
+    since: Instant,
 }
 
 impl<'a> Tries<'a> {
     pub(super) fn new(client: &'a Client) -> Self {
-        Self { client, done: 0, retries_max: client.limits().retries }
+        Self::at_most(client, client.limits().retries)
     }
 
     /// Fewer, because there is another place to ask.
     pub(super) fn few(client: &'a Client) -> Self {
-        Self { client, done: 0, retries_max: client.limits().retries.min(1) }
+        Self::at_most(client, client.limits().retries.min(1))
+    }
+
+    fn at_most(client: &'a Client, retries_max: u32) -> Self {
+        Self { client, done: 0, retries_max, lost: Duration::ZERO, since: Instant::now() }
     }
 
     /// Progress was made: what failed before does not count any more.
     pub(super) fn reset(&mut self) {
-        self.done = 0;
+        (self.done, self.lost) = (0, Duration::ZERO);
     }
 
     /// Waits until it is time for the next try.
@@ -123,20 +133,23 @@ impl<'a> Tries<'a> {
             Again::After(_) => self.retries_max,
         };
         self.done += 1;
-        if self.done > retries_max {
-            let tries = self.done;
-            let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
-            return Err(noted(*failure.error, &format!("tried {times}")));
-        }
         let wait = match failure.again {
             Again::After(wait) => wait,
             Again::Never | Again::Brief | Again::Yes => jittered(limits, self.done),
         };
+        // A try that took longer than an answer may take was busy sending or receiving for the rest of the time.
+        self.lost += self.since.elapsed().min(limits.answer) + wait;
+        if self.done > retries_max || self.lost > limits.patience {
+            let tries = self.done;
+            let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
+            return Err(noted(*failure.error, &format!("tried {times}")));
+        }
         if let Some(told) = &self.client.options().on_retry {
             told(&failure.error.to_string(), self.done + 1, wait);
         }
         tracing::debug!(error = %failure.error, attempt = self.done + 1, ?wait, "trying again");
         tokio::time::sleep(wait).await;
+        self.since = Instant::now();
         Ok(())
     }
 }

@@ -330,16 +330,14 @@ async fn an_image_goes_to_a_real_registry_and_comes_back() {
         annotations: Default::default(),
     });
     let media_type = MediaType::new(MediaType::MANIFEST);
-    assert!(!client.has_manifest(&image, manifest.digest()).await.unwrap());
     assert_eq!(client.peek(&image).await.unwrap(), None);
     let by_digest = image.with_digest(manifest.digest());
     client.push_manifest(&by_digest, &media_type, &manifest.raw).await.unwrap();
-    assert!(client.has_manifest(&image, manifest.digest()).await.unwrap());
+    assert_eq!(client.resolve(&by_digest).await.unwrap().digest, manifest.digest());
     client.push_manifest(&image, &media_type, &manifest.raw).await.unwrap();
     let (descriptor, bytes) = client.manifest(&image).await.unwrap();
     assert_eq!((&bytes, descriptor.digest), (&manifest.raw, manifest.digest()));
     assert_eq!(client.resolve(&image).await.unwrap(), descriptor);
-    assert_eq!(client.tags(&image).await.unwrap(), ["v1"]);
     let mut out = Vec::new();
     client.pull_blob(&image, &parts[0].0, &mut out, &|_| {}).await.unwrap();
     assert!(out == layer);

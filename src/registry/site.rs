@@ -14,7 +14,7 @@ use rustls::RootCertStore;
 use url::Url;
 
 use super::{
-    Client, ClientOptions, Credentials, RegistryError, RegistryOptions,
+    Client, ClientOptions, Credentials, Found, RegistryError, RegistryOptions, Sent,
     auth::{Grant, KnownChallenge},
     download::{Closed, gives_secrets, is_private},
     retry::Failure,
@@ -36,6 +36,8 @@ pub(super) struct Site {
     pub(super) http: reqwest::Client,
     pub(super) options: RegistryOptions,
     pub(super) credentials: Option<Credentials>,
+    /// Where those came from.
+    pub(super) sent: Sent,
     /// How it asked for authentication.
     pub(super) challenge: Mutex<Option<KnownChallenge>>,
     /// Tokens by scope. Held while one is fetched: many transfers start at once and need the same.
@@ -53,7 +55,7 @@ impl Site {
     }
 
     pub(super) fn secrets(&self) -> Vec<String> {
-        self.secrets.lock().map(|secrets| secrets.clone()).unwrap_or_default()
+        self.secrets.lock().expect("nobody panics while holding it").clone()
     }
 }
 
@@ -119,8 +121,13 @@ impl Client {
         if options.port.is_some() {
             base.set_port(options.port).expect("an http URL with a host has a port");
         }
-        let asked = self.options().credentials.as_ref().and_then(|ask| ask(registry));
-        let credentials = options.credentials.clone().or(asked);
+        let find = || self.options().credentials.as_ref()?(registry);
+        let (credentials, sent) = match &options.credentials {
+            Some(given) => (Some(given.clone()), Sent::Given),
+            None => find().map_or((None, Sent::Nothing), |Found { credentials, place }| {
+                (Some(credentials), Sent::Found(place))
+            }),
+        };
         let secrets = match &credentials {
             None => Vec::new(),
             Some(Credentials::Basic { password, .. }) => vec![password.clone()],
@@ -134,6 +141,7 @@ impl Client {
             base,
             options: options.clone(),
             credentials,
+            sent,
             challenge: Mutex::new(None),
             grants: tokio::sync::Mutex::default(),
             secrets: Mutex::new(secrets),

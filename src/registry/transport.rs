@@ -19,7 +19,10 @@ use reqwest::{
     Method, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
 };
-use tokio::{io::AsyncReadExt as _, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    time::timeout,
+};
 use tokio_util::io::ReaderStream;
 use url::Url;
 
@@ -47,7 +50,19 @@ pub(super) type Progress<'a> = dyn Fn(u64) + Send + Sync + 'a;
 pub(super) enum Payload<'a> {
     Empty,
     Bytes(&'a Bytes),
-    File { path: &'a Path, size: u64, progress: &'a Progress<'a> },
+    File(FilePart<'a>),
+}
+
+/// Some bytes of a file.
+#[derive(Clone, Copy)]
+pub(super) struct FilePart<'a> {
+    pub(super) path: &'a Path,
+    /// Bytes of the whole file.
+    pub(super) size: u64,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
+    /// Told bytes of the file so far.
+    pub(super) progress: &'a Progress<'a>,
 }
 
 /// What a request wants to do, for messages.
@@ -169,11 +184,12 @@ impl Client {
             Payload::Empty if reading => request,
             Payload::Empty => request.header(CONTENT_LENGTH, 0),
             Payload::Bytes(bytes) => request.body(bytes.clone()),
-            Payload::File { path, size, progress } => {
-                let upload = Upload::open(path, size).await.map_err(RegistryError::from)?;
-                let sent = Arc::clone(&upload.sent);
-                let request = request.header(CONTENT_LENGTH, size).body(upload.body());
-                let watched = Watched { limits: self.limits(), size, sent, progress };
+            Payload::File(part) => {
+                let file = part.open().await.map_err(RegistryError::from)?;
+                let sent = Arc::default();
+                let request = request.header(CONTENT_LENGTH, part.bytes);
+                let request = request.body(part.body(file, Arc::clone(&sent)));
+                let watched = Watched { limits: self.limits(), part, sent };
                 return match watched.send(request).await {
                     Some(answer) => answer.map_err(failed),
                     None => Err(silent(&site.registry, &ask.method, &ask.url, wait)),
@@ -323,29 +339,23 @@ pub(super) fn resolve_location(from: &Url, location: &str) -> Option<Url> {
     Some(url)
 }
 
-/// A file on its way.
-struct Upload {
-    file: tokio::fs::File,
-    size: u64,
-    sent: Arc<AtomicU64>,
-}
-
-impl Upload {
-    async fn open(path: &Path, size: u64) -> io::Result<Self> {
-        let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let file = tokio::fs::File::open(path).await.map_err(named)?;
+impl FilePart<'_> {
+    /// The file, at the first of the bytes.
+    async fn open(&self) -> io::Result<tokio::fs::File> {
+        let path = self.path.display();
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"));
+        let mut file = tokio::fs::File::open(self.path).await.map_err(named)?;
         let found = file.metadata().await.map_err(named)?.len();
-        if found != size {
-            let message = format!("{}: {found} bytes, {size} were announced", path.display());
+        if found != self.size {
+            let message = format!("{path}: {found} bytes, {} were announced", self.size);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        Ok(Self { file, size, sent: Arc::default() })
+        file.seek(io::SeekFrom::Start(self.start)).await.map_err(named)?;
+        Ok(file)
     }
 
-    fn body(self) -> reqwest::Body {
-        let sent = self.sent;
-        let chunks = ReaderStream::with_capacity(self.file.take(self.size), FILE_CHUNK_BYTES);
+    fn body(&self, file: tokio::fs::File, sent: Arc<AtomicU64>) -> reqwest::Body {
+        let chunks = ReaderStream::with_capacity(file.take(self.bytes), FILE_CHUNK_BYTES);
         let counted = chunks.inspect_ok(move |chunk| {
             sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
         });
@@ -356,9 +366,8 @@ impl Upload {
 /// An upload whose pace is watched.
 struct Watched<'a> {
     limits: &'a Limits,
-    size: u64,
+    part: FilePart<'a>,
     sent: Arc<AtomicU64>,
-    progress: &'a Progress<'a>,
 }
 
 impl Watched<'_> {
@@ -367,6 +376,7 @@ impl Watched<'_> {
         self,
         request: reqwest::RequestBuilder,
     ) -> Option<Result<Response, reqwest::Error>> {
+        let FilePart { start, bytes, progress, .. } = self.part;
         let mut sending = std::pin::pin!(request.send());
         let mut window = (Instant::now(), 0);
         let mut ticks = tokio::time::interval(PROGRESS_EVERY);
@@ -374,13 +384,13 @@ impl Watched<'_> {
             tokio::select! {
                 biased;
                 answer = &mut sending => {
-                    (self.progress)(self.sent.load(Ordering::Relaxed));
+                    progress(start + self.sent.load(Ordering::Relaxed));
                     return Some(answer);
                 }
                 _ = ticks.tick() => {
                     let sent = self.sent.load(Ordering::Relaxed);
-                    (self.progress)(sent);
-                    let all = sent >= self.size;
+                    progress(start + sent);
+                    let all = sent >= bytes;
                     let longest =
                         if all { self.limits.answer_to_write } else { self.limits.slow_window };
                     if window.0.elapsed() >= longest {
