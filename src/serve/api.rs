@@ -145,7 +145,10 @@ impl Api {
     ) -> Result<Answer, Refusal> {
         match *method {
             Method::PATCH => self.uploads.patch(name, id, headers, body).await,
-            Method::PUT => self.uploads.finish(name, id, digest_of(query, "digest")?, body).await,
+            Method::PUT => {
+                let digest = digest_of(query, "digest")?;
+                self.uploads.finish(name, id, (headers, digest), body).await
+            }
             Method::GET | Method::HEAD => self.uploads.status(name, id).await,
             Method::DELETE => self.uploads.cancel(name, id).await,
             _ => Err(unsupported(method)),

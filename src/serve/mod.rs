@@ -221,8 +221,22 @@ fn acceptor(identity: &Identity) -> Result<TlsAcceptor, ServeError> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write as _,
+        sync::atomic::{AtomicU64, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+    };
+
     use super::*;
-    use crate::store::GcPolicy;
+    use crate::{
+        oci::{Descriptor, Digest, MediaType},
+        registry::{Client, ClientOptions, Uploaded},
+        store::GcPolicy,
+    };
 
     fn options(store: &Store) -> ServeOptions {
         ServeOptions {
@@ -246,6 +260,101 @@ mod tests {
         runtime.block_on(server.stop());
         assert_eq!(store.gc(GcPolicy::default()).unwrap().blobs, 1);
         assert_eq!(store.blob_size(blob), None);
+    }
+
+    /// The answer to a request, as it comes.
+    async fn asked(server: SocketAddr, line: &str, range: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(server).await.unwrap();
+        let length = body.len();
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{range}");
+        let request = format!("{head}content-length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn g03_bytes_that_are_not_the_next_ones_are_refused_and_the_session_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let server = Server::start(options(&store)).await.unwrap();
+        let digest = Digest::of(b"helloworld");
+        let opened = asked(server.address(), "POST /v2/a/blobs/uploads/", "", "").await;
+        let (_, place) = opened.split_once("location: ").unwrap();
+        let place = place.lines().next().unwrap();
+        for (method, range, body, status, at) in [
+            ("PATCH", "5-9", "world", 416, "range: 0-0"),
+            ("PUT", "5-9", "world", 416, "range: 0-0"),
+            ("PATCH", "0-4", "hello", 202, "range: 0-4"),
+            ("PATCH", "0-4", "hello", 416, "range: 0-4"),
+            ("PUT", "4-8", "oworl", 416, "range: 0-4"),
+            ("PUT", "5-9", "world", 201, "docker-content-digest"),
+        ] {
+            let line = format!("{method} {place}?digest={digest}");
+            let range = format!("content-range: {range}\r\n");
+            let answer = asked(server.address(), &line, &range, body).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{method} {range}: {answer}"
+            );
+            assert!(answer.contains(at), "{method} {range}: {answer}");
+        }
+        assert_eq!(store.blob_size(digest), Some(10));
+        server.stop().await;
+    }
+
+    /// A way to a server on which no connection carries more than so many bytes to it; says how many all did.
+    async fn brittle(there: SocketAddr, bytes_max: u64) -> (SocketAddr, Arc<AtomicU64>) {
+        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, carried) = (door.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
+        let count = Arc::clone(&carried);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = door.accept().await {
+                tokio::spawn(carry(client, there, bytes_max, Arc::clone(&count)));
+            }
+        });
+        (address, carried)
+    }
+
+    async fn carry(mut client: TcpStream, to: SocketAddr, bytes_max: u64, count: Arc<AtomicU64>) {
+        let mut server = TcpStream::connect(to).await.unwrap();
+        let (mut answers, mut to_server) = server.split();
+        let (requests, mut to_client) = client.split();
+        let mut requests = requests.take(bytes_max);
+        let mut buffer = vec![0; 16 << 10];
+        let there = async {
+            while let Ok(len @ 1..) = requests.read(&mut buffer).await {
+                to_server.write_all(&buffer[..len]).await.unwrap();
+                count.fetch_add(len as u64, Ordering::Relaxed);
+            }
+        };
+        tokio::select! {
+            () = there => {}
+            _ = tokio::io::copy(&mut answers, &mut to_client) => {}
+        }
+    }
+
+    /// More breaks than tries: what arrived is not sent again, and each piece of progress gives new tries.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn g10_an_upload_survives_a_reset_at_every_mebibyte() {
+        const SIZE: u64 = 8 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let server = Server::start(options(&store)).await.unwrap();
+        let (address, carried) = brittle(server.address(), 1 << 20).await;
+        let content: Vec<u8> = (0..SIZE).map(|at| (at >> 8 ^ at).to_le_bytes()[0]).collect();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&content).unwrap();
+        let digest = Digest::of(&content);
+        let blob = Descriptor::new(MediaType::new(MediaType::LAYER), digest, SIZE);
+        let client = Client::new(ClientOptions::default()).unwrap();
+        let image = format!("{address}/shop/site:1").parse().unwrap();
+        let uploaded = client.push_blob(&image, &blob, file.path(), &[], &|_| {}).await.unwrap();
+        assert_eq!((uploaded, store.blob_size(digest)), (Uploaded::Sent, Some(SIZE)));
+        let carried = carried.load(Ordering::Relaxed);
+        assert!(carried < SIZE + (1 << 20), "{carried} bytes went to the registry");
+        server.stop().await;
     }
 
     #[test]

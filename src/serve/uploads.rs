@@ -84,13 +84,9 @@ impl Uploads {
     ) -> Result<Answer, Refusal> {
         let session = self.find(repository, id).await?;
         let mut session = session.lock().await;
-        if let Some(start) = range_start(headers)?
-            && start != session.bytes
-        {
-            let status = StatusCode::RANGE_NOT_SATISFIABLE;
-            return Ok(progress(status, repository, id, session.bytes));
+        if let Some(answer) = session.go_on(id, headers, body).await? {
+            return Ok(answer);
         }
-        session.take(body).await?;
         Ok(progress(StatusCode::ACCEPTED, repository, id, session.bytes))
     }
 
@@ -99,7 +95,7 @@ impl Uploads {
         &self,
         repository: &str,
         id: &str,
-        digest: Option<Digest>,
+        (headers, digest): (&HeaderMap, Option<Digest>),
         body: Incoming,
     ) -> Result<Answer, Refusal> {
         let digest = digest.ok_or_else(|| {
@@ -108,7 +104,9 @@ impl Uploads {
         })?;
         let session = self.find(repository, id).await?;
         let mut session = session.lock().await;
-        session.take(body).await?;
+        if let Some(answer) = session.go_on(id, headers, body).await? {
+            return Ok(answer);
+        }
         let answer = session.finish(digest);
         self.sessions.lock().await.remove(id);
         answer
@@ -154,6 +152,20 @@ impl Uploads {
 }
 
 impl Session {
+    /// Takes the next bytes; where they are others, the answer says which are the next ones.
+    async fn go_on(
+        &mut self,
+        id: &str,
+        headers: &HeaderMap,
+        body: Incoming,
+    ) -> Result<Option<Answer>, Refusal> {
+        if range_start(headers)?.is_some_and(|start| start != self.bytes) {
+            let status = StatusCode::RANGE_NOT_SATISFIABLE;
+            return Ok(Some(progress(status, &self.repository, id, self.bytes)));
+        }
+        self.take(body).await.map(|()| None)
+    }
+
     async fn take(&mut self, mut body: Incoming) -> Result<(), Refusal> {
         let lost =
             |reason: String| Refusal::new(StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID", reason);
