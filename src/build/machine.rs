@@ -5,6 +5,7 @@ mod inputs;
 mod layers;
 mod lookup;
 mod processes;
+mod rejoin;
 mod stack;
 mod why;
 
@@ -27,7 +28,9 @@ use super::{
     epoch,
     fetch::Errand,
     files::{self, Clock, Context, Key, Making, Parting, Root},
-    process, reason, result, strict,
+    mounts::Shown,
+    process::{self, By},
+    reason, result, strict,
 };
 use lookup::Lookup;
 use stack::Stack;
@@ -196,6 +199,8 @@ struct Machine<'a> {
     epoch: Option<i64>,
     /// What the files of steps showed.
     advice: Mutex<Vec<Warning>>,
+    /// What mounts show of stages.
+    shown: Shown,
 }
 
 impl<'a> Machine<'a> {
@@ -232,6 +237,7 @@ impl<'a> Machine<'a> {
             checked,
             epoch,
             advice,
+            shown: Shown::default(),
         }
     }
 
@@ -447,7 +453,10 @@ impl<'a> Machine<'a> {
         let reason = match self.look_up(id, key)? {
             Lookup::Found(known) => return self.take(id, below, local.as_ref(), known),
             Lookup::Refused(words) => Difference { component: "cache".to_owned(), words },
-            Lookup::Missing => self.reason(id, base, &key_parts)?,
+            Lookup::Missing => match self.rejoin(id, op, below, &key_parts)? {
+                Some(known) => return Ok((Some(known), None)),
+                None => self.reason(id, base, &key_parts)?,
+            },
         };
         if self.mode == Mode::Explain {
             return Ok((None, Some(reason)));
@@ -473,12 +482,12 @@ impl<'a> Machine<'a> {
         let made_at = jiff::Timestamp::now().as_second();
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let selections = reason::keep(store, &key_parts);
-        let tree = key_parts.tree;
         let (site, layers) = (self.site(id), made.layers().to_vec());
         if self.request.cache != CacheUse::Discard {
+            let by_content = self.key_by_content(id, op, below)?;
+            let tree = key_parts.tree;
             let record = CacheRecord { made, tree, site, made_at, took_ms, selections };
-            store.put_cached(key, &record)?;
-            store.put_site(&self.site_of_any_platform(id), key);
+            self.keep_record(id, (key, by_content), &record)?;
         }
         self.look(id, below, local.as_ref(), &layers)?;
         Ok((Some(layers), Some(reason)))
@@ -497,27 +506,15 @@ impl<'a> Machine<'a> {
                 let files = local.map_or(*files, |local| &local.op);
                 files::key(&self.workshop.store, files, below.chain, &root_of)?
             }
-            StepOp::Run(run) => process::key(&self.task(id, run, below, &|id| self.root(id)))?,
+            StepOp::Run(run) => {
+                process::key(&self.task(id, run, below, &|id| self.root(id)), By::Definition)?
+            }
         };
         if let Some(split) = self.split_of(id, below) {
             key.tree.add("layers", split);
         }
-        if let Some(epoch) = self.epoch {
-            key.tree.lead("source date epoch", epoch);
-        }
-        key.tree.lead("platform", self.platform_of(id));
+        self.lead(id, &mut key.tree);
         Ok(key)
-    }
-
-    /// What the root file system that an op adds to runs on. One for this machine is the same whatever the image is for.
-    fn platform_of(&self, id: OpId) -> Platform {
-        let graph = &self.lowered.graph;
-        let below = |at: &OpId| graph.node(*at).op.base();
-        let lowest = std::iter::successors(Some(id), below).last();
-        match lowest.map(|lowest| &graph.node(lowest).op) {
-            Some(Op::Image { platform, .. }) => platform.clone().normalized(),
-            _ => self.lowered.config.platform(),
-        }
     }
 
     fn make_files(
@@ -564,7 +561,8 @@ impl<'a> Machine<'a> {
     ) -> process::Task<'t> {
         let (workshop, image, step) = (self.workshop, self.request.name.as_str(), self.number(id));
         let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
-        process::Task { workshop, image, step, run, below, chain, root_of, request }
+        let shown = &self.shown;
+        process::Task { workshop, image, step, run, below, chain, root_of, request, shown }
     }
 
     /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where

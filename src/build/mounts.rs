@@ -1,19 +1,22 @@
 //! `RUN --mount`: what a process sees besides its root file system, and what of it the key counts.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Mutex,
 };
 
 use super::{
     BuildError, LATEST_MTIME, agents,
     caches::{self, Caches},
-    files::{self, Clock, Key},
-    process::{Task, io_error},
+    files::{self, Clock, Key, Root},
+    process::{By, Task, io_error},
 };
 use crate::{
     graph::{CopySource, FileAction, FilesOp, KeyTree, MountKind, MountOp, OpId, SourceRoot},
+    oci::DiffId,
     sandbox::{Bind, Mount, Privilege, Tmpfs},
     snapshot::View,
     ssh::Door,
@@ -32,6 +35,9 @@ const FOLDER_MODE: u32 = 0o755;
 /// Largest secret in bytes, as in BuildKit.
 const SECRET_BYTES_MAX: usize = 500 << 10;
 
+/// Layers of what mounts show of stages, by stage and path: each is made once in a build.
+pub(super) type Shown = Mutex<BTreeMap<(OpId, String), DiffId>>;
+
 /// Mounts of one process, ready to use; files behind them live in the step's staging directory.
 #[derive(Default)]
 pub(super) struct Mounts {
@@ -46,11 +52,14 @@ pub(super) struct Mounts {
 }
 
 /// Adds what a mount means for the result: selected content for binds, names for all else, and how the process finds it.
-pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildError> {
+pub(super) fn add_to_key(task: &Task<'_>, by: By, key: &mut Key) -> Result<(), BuildError> {
     for mount in &task.run.mounts {
         let name = format!("mount {}", mount.target);
         let tree = &mut key.tree;
         match &mount.kind {
+            MountKind::Bind { from, source } if by == By::Content && is_stage(task, *from) => {
+                tree.add(&name, format!("content {}", shown(task, *from, source)?));
+            }
             MountKind::Bind { from, source } => {
                 let op = selection(*from, source);
                 let selected = files::key(&task.workshop.store, &op, None, &task.root_of)?;
@@ -75,6 +84,21 @@ pub(super) fn add_to_key(task: &Task<'_>, key: &mut Key) -> Result<(), BuildErro
         add_manner(&mut key.tree, mount);
     }
     Ok(())
+}
+
+/// Whether a mount of the process shows files of a stage or an image.
+pub(super) fn show_stages(task: &Task<'_>) -> bool {
+    task.run.mounts.iter().any(|mount| match &mount.kind {
+        MountKind::Bind { from, .. } => is_stage(task, *from),
+        MountKind::Cache { .. }
+        | MountKind::Tmpfs { .. }
+        | MountKind::Secret { .. }
+        | MountKind::Ssh { .. } => false,
+    })
+}
+
+fn is_stage(task: &Task<'_>, from: OpId) -> bool {
+    matches!((task.root_of)(from), Root::Layers(_))
 }
 
 /// Adds how a process finds a mount, where that is not as usual.
@@ -251,9 +275,7 @@ pub(super) fn materialize(
     folder: &Path,
 ) -> Result<(), BuildError> {
     let store = &task.workshop.store;
-    let clock = Clock { now: LATEST_MTIME, epoch: None, commit: None };
-    let op = selection(from, source);
-    let layer = files::make_layer(store, &op, &[], &task.root_of, clock)?;
+    let layer = shown(task, from, source)?;
     fs::create_dir(folder).map_err(|source| io_error(folder, source))?;
     let directory = File::open(folder).map_err(|source| io_error(folder, source))?;
     let tar = std::io::BufReader::new(store.open_blob(layer.0)?);
@@ -264,6 +286,22 @@ pub(super) fn materialize(
         Some(meta) if is_folder(&selected) => own(task, &selected, (meta.mode, meta.uid, meta.gid)),
         _ => Ok(()),
     }
+}
+
+/// The selected files as a layer. What a stage has at a path stays the same while it is built with.
+fn shown(task: &Task<'_>, from: OpId, source: &str) -> Result<DiffId, BuildError> {
+    let known = || task.shown.lock().expect("no holder panics");
+    let place = (from, source.to_owned());
+    if let Some(layer) = known().get(&place) {
+        return Ok(*layer);
+    }
+    let clock = Clock { now: LATEST_MTIME, epoch: None, commit: None };
+    let op = selection(from, source);
+    let layer = files::make_layer(&task.workshop.store, &op, &[], &task.root_of, clock)?;
+    if is_stage(task, from) {
+        known().insert(place, layer);
+    }
+    Ok(layer)
 }
 
 /// Whether it is a directory, and no link to one.

@@ -10,7 +10,7 @@ use super::{
     BuildError, BuildRequest, LATEST_MTIME, Workshop,
     files::{self, Key, Root},
     foreign,
-    mounts::{self, Mounts},
+    mounts::{self, Mounts, Shown},
     network,
     output::Output,
     rootfs::{self, Afterwards, Prepared},
@@ -47,10 +47,21 @@ pub(super) struct Task<'a> {
     pub(super) root_of: &'a dyn Fn(OpId) -> Root<'a>,
     /// What was asked for.
     pub(super) request: &'a BuildRequest,
+    /// What mounts of this build show of stages.
+    pub(super) shown: &'a Shown,
+}
+
+/// What of a stage counts where a mount shows some of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// All that it is made of, which is known at once.
+    Definition,
+    /// What is shown, which has to be looked at.
+    Content,
 }
 
 /// Parts of the key: all that the process can see and that is not hidden on purpose.
-pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
+pub(super) fn key(task: &Task<'_>, by: By) -> Result<Key, BuildError> {
     let run = task.run;
     let mut key = Key::new("run");
     let tree = &mut key.tree;
@@ -70,7 +81,7 @@ pub(super) fn key(task: &Task<'_>) -> Result<Key, BuildError> {
     for pipe in &run.pipes {
         tree.add(&format!("heredoc {}", pipe.name), Digest::of(&pipe.content));
     }
-    mounts::add_to_key(task, &mut key)?;
+    mounts::add_to_key(task, by, &mut key)?;
     Ok(key)
 }
 

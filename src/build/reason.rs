@@ -36,19 +36,27 @@ pub(super) fn keep(store: &Store, key: &Key) -> BTreeMap<String, Digest> {
     kept
 }
 
-/// The first part in which a key differs from what an earlier result was made of; `base` says what
-/// the step stands on. `None` when nothing differs.
+/// The first part in which a key differs from what an earlier result was made of; `origin` says of a part that is
+/// known by a digest what it comes from. `None` when nothing differs.
 pub(super) fn difference(
     store: &Store,
     (now, before): (&Key, &CacheRecord),
-    base: &str,
+    origin: impl Fn(&str) -> Option<String>,
 ) -> Option<Difference> {
     let Difference { component, words } = now.tree.first_difference(&before.tree)?;
-    let words = match component.as_str() {
-        "base" => base.to_owned(),
-        _ => files(store, now, before, &component).unwrap_or(words),
+    let told = || files(store, now, before, &component);
+    let by_digest = || {
+        let [now, before] = [&now.tree, &before.tree].map(|tree| kind(tree.get(&component)?));
+        let is_same_kind = component == "base" || now.is_some() && now == before;
+        origin(&component).filter(|_| is_same_kind)
     };
+    let words = told().or_else(by_digest).unwrap_or(words);
     Some(Difference { component, words })
+}
+
+/// What stands in front of the digest that is a part's value, or of its beginning.
+fn kind(value: &str) -> Option<&str> {
+    value.split_once("sha256:").map(|(kind, _)| kind)
 }
 
 /// Which files of a part differ, when that was recorded.

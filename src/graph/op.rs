@@ -434,6 +434,18 @@ impl FileAction {
 }
 
 impl FilesOp {
+    /// The op that a source of this path is copied from.
+    #[must_use]
+    pub fn origin(&self, path: &str) -> Option<OpId> {
+        self.actions.iter().find_map(|action| match action {
+            FileAction::Copy { sources, .. } => {
+                let source = sources.iter().find(|source| source.path == path);
+                source.and_then(|source| source.root.op())
+            }
+            FileAction::MakeDirectory { .. } => None,
+        })
+    }
+
     /// Ops that files are copied from; one may come several times.
     #[must_use]
     pub fn sources(&self) -> Vec<OpId> {
@@ -448,6 +460,20 @@ impl FilesOp {
 }
 
 impl RunOp {
+    /// The op whose files a mount shows at a path.
+    #[must_use]
+    pub fn origin(&self, target: &str) -> Option<OpId> {
+        self.mounts.iter().find(|mount| mount.target == target).and_then(|mount| {
+            match &mount.kind {
+                MountKind::Bind { from, .. } => Some(*from),
+                MountKind::Cache { .. }
+                | MountKind::Tmpfs { .. }
+                | MountKind::Secret { .. }
+                | MountKind::Ssh { .. } => None,
+            }
+        })
+    }
+
     /// Ops that mounts show or are filled from; one may come several times.
     #[must_use]
     pub fn sources(&self) -> Vec<OpId> {

@@ -172,6 +172,40 @@ fn limits_that_a_process_reads_count() {
     assert!(explained(&user).is_empty(), "how much memory there is says nothing of the result");
 }
 
+/// What comes from a stage is told by the step that made it, and what is the same there is not done again.
+#[test]
+fn a_stage_that_changed_is_named_and_counts_by_what_is_shown_of_it() {
+    let user = with_files();
+    let text = "FROM busybox AS made\nCOPY src/ /src/\nRUN mkdir /kept && cp /src/a /kept/\n\
+                FROM busybox\nCOPY --from=made /kept /kept\n\
+                RUN --mount=type=bind,from=made,source=/kept,target=/m cp /m/a /a && date -u > /now\n";
+    build(&user, text, &[]);
+    user.write("src/b", "other");
+    build(&user, text, &[]);
+    let steps = explained(&user);
+    assert_eq!(
+        steps[2..],
+        [
+            "[3/4] built  COPY --from=made /kept /kept: source /kept comes from [2/4] RUN mkdir /kept && cp /src/a \
+             /kept/, which changed"
+        ],
+        "the last step joins the cache again: {steps:?}"
+    );
+    build(&user, text, &[]);
+    assert!(explained(&user).is_empty(), "and is found at once from then on");
+    let moved = text.replace("source=/kept", "source=/src");
+    build(&user, &moved, &[]);
+    let words = "mount /m shows other files of [2/4] RUN mkdir /kept && cp /src/a /kept/";
+    assert!(explained(&user)[0].ends_with(words), "{:?}", explained(&user));
+    // What was done anew is what is found again, and not what it took the place of.
+    build(&user, text, &["--no-cache-filter", "1"]);
+    let digest = |user: &User| user.run(["images", "--format", "{{.Digest}}", "demo:v1"]).ok();
+    let anew = digest(&user);
+    user.write("src/b", "third");
+    build(&user, text, &[]);
+    assert_eq!(digest(&user), anew);
+}
+
 #[test]
 fn the_plan_is_explained_without_doing_it() {
     let user = with_files();

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{Machine, OpResult};
 use crate::{
     build::{bases::Base, files::Root},
-    graph::OpId,
-    oci::{ChainId, DiffId},
+    graph::{Op, OpId},
+    oci::{ChainId, DiffId, Platform},
 };
 
 /// Layers that stand on one another, and the base image that the lowest of them came from.
@@ -91,7 +91,18 @@ impl Machine<'_> {
         }
     }
 
-    fn result(&self, id: OpId) -> &OpResult {
+    /// What the root file system that an op adds to runs on. One for this machine is the same whatever the image is for.
+    pub(super) fn platform_of(&self, id: OpId) -> Platform {
+        let graph = &self.lowered.graph;
+        let below = |at: &OpId| graph.node(*at).op.base();
+        let lowest = std::iter::successors(Some(id), below).last();
+        match lowest.map(|lowest| &graph.node(lowest).op) {
+            Some(Op::Image { platform, .. }) => platform.clone().normalized(),
+            _ => self.lowered.config.platform(),
+        }
+    }
+
+    pub(super) fn result(&self, id: OpId) -> &OpResult {
         self.results[id.index()].get().expect("inputs are done before")
     }
 }

@@ -48,15 +48,30 @@ impl Machine<'_> {
             None => store.last_at(&self.site_of_any_platform(id))?,
         };
         let Some(last) = last else { return of_cache("not built before") };
-        let base = match self.lowered.graph.node(base).op {
-            Op::Image { .. } => format!("base {} changed", self.step_words(base)),
-            Op::Scratch | Op::Context { .. } | Op::Files(_) | Op::Run(_) => {
-                format!("stands on {}, which changed", self.step_words(base))
-            }
-        };
-        match reason::difference(store, (key, &last), &base) {
+        match reason::difference(store, (key, &last), |part| self.origin(id, base, part)) {
             Some(difference) => Ok(difference),
             None => of_cache("its layer is gone from the store"),
         }
+    }
+
+    /// What a part of an op's key comes from, as a reader of the Dockerfile knows it.
+    fn origin(&self, id: OpId, base: OpId, part: &str) -> Option<String> {
+        let graph = &self.lowered.graph;
+        if part == "base" {
+            let words = self.step_words(base);
+            return Some(match graph.node(base).op {
+                Op::Image { .. } => format!("base {words} changed"),
+                Op::Scratch | Op::Context { .. } | Op::Files(_) | Op::Run(_) => {
+                    format!("stands on {words}, which changed")
+                }
+            });
+        }
+        let (from, verb) = match &graph.node(id).op {
+            Op::Files(files) => (files.origin(part.strip_prefix("source ")?)?, "comes from"),
+            Op::Run(run) => (run.origin(part.strip_prefix("mount ")?)?, "shows other files of"),
+            Op::Scratch | Op::Image { .. } | Op::Context { .. } => return None,
+        };
+        let after = if matches!(graph.node(id).op, Op::Files(_)) { ", which changed" } else { "" };
+        Some(format!("{part} {verb} {}{after}", self.step_words(from)))
     }
 }
