@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use idpbuilder::{
     exec::{self, ImageState},
     image::{self, Difference, Place},
-    oci::{Descriptor, Digest, MediaType, Reference},
+    oci::{Descriptor, Digest, MediaType, Platform, Reference},
     plan::{CacheUse, ImagePlan, Plan},
     store::{ImageRecord, Store},
 };
@@ -60,7 +60,10 @@ pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Cli
     };
     let last = plan.images.last_mut().expect("a plan has an image");
     last.cache = CacheUse::Discard;
-    let name = last.name.clone();
+    if last.platforms.is_empty() && record.platforms.len() > 1 {
+        last.platforms.clone_from(&record.platforms);
+    }
+    let (name, platforms) = (last.name.clone(), last.platforms.clone());
     for image in &mut plan.images {
         // Nothing but the bytes is wanted: no name moves, no file is written.
         image.export = false;
@@ -80,7 +83,7 @@ pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, Cli
     let Some(ImageState::Stored { digest, .. }) = image.map(|image| &image.state) else {
         unreachable!("a run without failures stores every image");
     };
-    compare(&store, &args.image, &record, *digest)
+    compare(&store, &args.image, (&record, &platforms), *digest)
 }
 
 /// The plan that ends in the image, and what the store has under its name.
@@ -114,16 +117,16 @@ fn of_project(store: &Store, args: &VerifyArgs) -> Result<(Plan, ImageRecord), C
     Ok((plan, record))
 }
 
+/// Compares for these platforms; without any, for those that the stored one has.
 fn compare(
     store: &Store,
     name: &str,
-    stored: &ImageRecord,
+    (stored, platforms): (&ImageRecord, &[Platform]),
     rebuilt: Digest,
 ) -> Result<ExitCode, CliError> {
-    let media_type = stored.target.media_type.clone();
-    let again = ImageRecord { target: descriptor(store, rebuilt, media_type), ..stored.clone() };
+    let again = ImageRecord { target: descriptor(store, rebuilt)?, ..stored.clone() };
     let mut other_form = false;
-    for platform in &stored.platforms {
+    for platform in if platforms.is_empty() { &stored.platforms } else { platforms } {
         let (one, other) =
             (image::load(store, stored, platform)?, image::load(store, &again, platform)?);
         let difference = image::first_difference(store, &one, &other)?;
@@ -147,13 +150,26 @@ fn compare(
         ),
         false => String::new(),
     };
-    setup::print(&format!("{name} is the same when built again: {}{form}\n", stored.target.digest));
+    let of = match platforms.len() {
+        0 => String::new(),
+        some if some == stored.platforms.len() => String::new(),
+        _ => format!(
+            " for {}",
+            platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let digest = stored.target.digest;
+    setup::print(&format!("{name}{of} is the same when built again: {digest}{form}\n"));
     Ok(ExitCode::SUCCESS)
 }
 
-fn descriptor(store: &Store, digest: Digest, media_type: MediaType) -> Descriptor {
-    let size = store.blob_size(digest).unwrap_or_default();
-    Descriptor::new(media_type, digest, size)
+/// Of a manifest, or of an index of several.
+fn descriptor(store: &Store, digest: Digest) -> Result<Descriptor, CliError> {
+    let raw = store.read_blob(digest)?;
+    let is_index = serde_json::from_slice::<serde_json::Value>(&raw)
+        .is_ok_and(|document| document.get("manifests").is_some());
+    let media_type = if is_index { MediaType::INDEX } else { MediaType::MANIFEST };
+    Ok(Descriptor::new(MediaType::new(media_type), digest, raw.len() as u64))
 }
 
 fn in_words(difference: &Difference) -> String {

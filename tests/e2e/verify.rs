@@ -32,6 +32,28 @@ fn what_depends_on_nothing_else_is_the_same_when_built_again() {
     }
 }
 
+/// Without a platform it is built for those that the image has; with one, that one is compared.
+#[test]
+fn an_image_of_several_platforms_is_compared_for_each() {
+    let user = User::new();
+    let text = "FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /f\n";
+    user.write("amd64", "one");
+    user.write("arm64", "two");
+    user.build(text, &["-t", "demo:v1", "--platform", "linux/amd64,linux/arm64"]).ok();
+    let words = "demo:v1 is the same when built again: sha256:";
+    let said = verify(&user, &[]).ok();
+    assert!(said.starts_with(words) && !said.contains("another"), "{said}");
+    let of_one = |arch: &str| verify(&user, &["--platform", &format!("linux/{arch}")]).ok();
+    assert!(of_one("arm64").starts_with("demo:v1 for linux/arm64 is the same when built again: "));
+    user.write("arm64", "other");
+    assert!(of_one("amd64").starts_with("demo:v1 for linux/amd64 is the same when built again: "));
+    let said = verify(&user, &[]);
+    assert!(said.out.starts_with("demo:v1 for linux/arm64 is not what it was: "), "{said}");
+    user.write("riscv64", "three");
+    verify(&user, &["--platform", "linux/riscv64"])
+        .fails(2, &["demo:v1 has no linux/riscv64", "linux/amd64, linux/arm64"]);
+}
+
 #[test]
 fn the_first_layer_entry_and_byte_that_differ_are_named() {
     let user = User::new();
