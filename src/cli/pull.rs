@@ -90,7 +90,11 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
     store.put_image(&record)?;
     // While the lease holds: a collection must find the image, or what protects its content.
     store.flush()?;
-    setup::print(&format!("{reference}@{}\n", record.target.digest));
+    let name = match reference.digest() {
+        Some(_) => reference.to_string(),
+        None => format!("{reference}@{}", record.target.digest),
+    };
+    setup::print(&format!("{name}\n"));
     Ok(ExitCode::SUCCESS)
 }
 

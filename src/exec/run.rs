@@ -313,7 +313,7 @@ impl Runner {
                 named.push(record.clone());
             }
         }
-        self.keep(named)?;
+        self.setup.store.put_images(&named)?;
         if !image.outputs.is_empty() {
             self.fetch_absent(image)?;
         }
@@ -388,25 +388,6 @@ impl Runner {
             let image = image.name.clone();
             ExecError::Image { image, source }
         })
-    }
-
-    /// Makes durable what was built, and names it where it has not the name already: a run that changes nothing
-    /// writes nothing.
-    fn keep(&self, records: Vec<ImageRecord>) -> Result<(), ExecError> {
-        let store = &self.setup.store;
-        // The size is better known once all layers were looked at.
-        let facts = |of: &ImageRecord| (of.target.clone(), of.size, of.pulled);
-        let mut changed = Vec::new();
-        for record in records {
-            let known = match &record.reference {
-                Some(reference) => store.image(reference)?,
-                None => None,
-            };
-            if known.is_none_or(|known| facts(&known) != facts(&record)) {
-                changed.push(record);
-            }
-        }
-        Ok(store.put_images(&changed)?)
     }
 
     /// What fails after the user asked to stop, fails because of it.

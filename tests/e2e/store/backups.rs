@@ -7,8 +7,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use idpbuilder::store::{ImageRecord, Store};
+
 use super::{build, copy, listed};
-use crate::support::{Done, User};
+use crate::support::{Done, User, registry::Registry};
 
 const STEPS: &str =
     "FROM scratch AS one\nCOPY a /a\nFROM scratch\nCOPY --from=one /a /b\nWORKDIR /b\n";
@@ -51,6 +53,62 @@ fn a_restored_store_has_all_images_pins_and_a_warm_cache() {
     let packed = fs::read(user.work().join("all.tar.zst")).unwrap();
     third.run_with_input(["store", "restore", "-"], &packed).ok();
     assert_eq!(listed(&third), listed(&user));
+}
+
+/// Several platforms, a manifest of docker, zstd, an image without a name, a base of which nothing was fetched.
+#[test]
+fn images_in_any_form_are_the_same_when_restored() {
+    let user = User::new();
+    let registry = Registry::plain();
+    let place = format!("127.0.0.1:{}", registry.port());
+    user.write("a/amd64", "one");
+    user.write("a/arm64", "two");
+    let both = "FROM scratch\nARG TARGETARCH\nCOPY a/$TARGETARCH /f\n";
+    let name = format!("{place}/both:v1");
+    user.build(both, &["-t", &name, "--platform", "linux/amd64,linux/arm64", "--push"]).ok();
+    user.build(both, &["-t", &format!("{place}/one:v1"), "--push"]).ok();
+    let output = ["--output", "type=oci,dest=zstd.tar,compression=zstd"];
+    user.build(both, &output).ok();
+    let copied = |from: &str, flags: &[&str], to: &str| {
+        let mut skopeo = user.command("skopeo");
+        skopeo.args(["copy", "-q", "--src-tls-verify=false", "--dest-tls-verify=false"]);
+        Done::of(skopeo.args(flags).args([from, &format!("docker://{place}/{to}:v1")])).ok();
+    };
+    copied(&format!("docker://{place}/one:v1"), &["--format", "v2s2"], "docker");
+    copied("oci-archive:zstd.tar", &[], "zstd");
+    let other = User::new();
+    for name in ["docker", "zstd"] {
+        other.run(["pull", &format!("{place}/{name}:v1")]).ok();
+    }
+    let digest = other.run(["images", "--format", "{{.Digest}}", &format!("{place}/zstd:v1")]).ok();
+    let by_digest = format!("{place}/zstd@{}", digest.trim());
+    assert_eq!(other.run(["pull", "-q", &by_digest]).ok(), format!("{by_digest}\n"));
+    user.run(["save", "-q", "-o", "both.tar", &name]).ok();
+    copy(&user.work(), &other.work());
+    other.run(["load", "-q", "-i", "both.tar"]).ok();
+    let lazy = format!("FROM {place}/one:v1\nCOPY --link a /a\n");
+    other.build(&lazy, &["-t", "lazy:v1"]).ok();
+    other.run(["store", "backup", "all.tar"]).ok();
+    let third = User::new();
+    copy(&other.work(), &third.work());
+    third.run(["store", "restore", "all.tar"]).ok();
+    assert_eq!(listed(&third), listed(&other));
+    assert!(third.run(["store", "check", "--full"]).ok().ends_with(": sound\n"));
+    let built = third.build(&lazy, &["-t", "lazy:v1", "--offline"]);
+    assert!(built.err.contains("[1/1] cached"), "{built}");
+    // The layer that was never here is where it was, and all are what they were where they go.
+    third.run(["save", "-q", "-o", "lazy.tar", "lazy:v1"]).ok();
+    for name in ["docker", "zstd", "both"] {
+        let (from, to) = (format!("{place}/{name}:v1"), format!("{place}/again/{name}:v1"));
+        third.run(["tag", &from, &to]).ok();
+        third.run(["push", &to]).ok();
+        let raw = |image: &str| {
+            let mut skopeo = user.command("skopeo");
+            skopeo.args(["inspect", "--raw", "--tls-verify=false", &format!("docker://{image}")]);
+            Done::of(&mut skopeo).ok()
+        };
+        assert_eq!(raw(&from), raw(&to), "{name}");
+    }
 }
 
 #[test]
@@ -170,6 +228,25 @@ fn images_go_by_age_and_steps_by_size_but_not_what_is_pinned() {
     user.run(["prune", "--max-size", "0"]).ok();
     assert_eq!(cached(), 0);
     user.run(["prune", "--max-size", "much"]).fails(3, &["--max-size much: `much` is no size"]);
+}
+
+/// Though nothing of it changed.
+#[test]
+fn an_image_that_is_built_again_is_as_young_as_a_new_one() {
+    const DAY_S: i64 = 24 * 60 * 60;
+    let user = filled();
+    user.run(["store", "unpin", "one:v1"]).ok();
+    let store = Store::open(&user.home().join("images")).unwrap();
+    for name in ["docker.io/library/one:v1", "localhost:5000/two:v1"] {
+        let record = store.image(name).unwrap().unwrap();
+        let stored_at = record.stored_at - 10 * DAY_S;
+        store.put_image(&ImageRecord { stored_at, ..record }).unwrap();
+    }
+    drop(store);
+    build(&user, STEPS, "one:v1");
+    user.run(["prune", "--image-days", "5"]).ok();
+    let left = listed(&user);
+    assert!(left.contains("one:v1 ") && !left.contains("two:v1 "), "{left}");
 }
 
 #[test]
