@@ -100,14 +100,18 @@ pub(super) fn wait(
             Err(Errno::INTR) => continue,
             locked => return locked.map_err(errno_at(path)),
         }
-        out_of_patience(path, started, patience, || holder(file))?;
-        if started.elapsed() >= QUIET && !is_told {
-            is_told = true;
-            (patience.tell)(&format!(
-                "waiting for {}, which holds {}",
-                holder(file),
-                path.display()
-            ));
+        let is_news = !is_told && started.elapsed() >= QUIET;
+        if is_news || patience.limit.is_some_and(|limit| started.elapsed() >= limit) {
+            is_told |= is_news;
+            let holder = holder(file);
+            // Another part of the same work ends, and there is nothing to say of it.
+            if !holder.is_this_process() {
+                out_of_patience(path, started, patience, || holder.clone())?;
+                if is_news {
+                    let path = path.display();
+                    (patience.tell)(&format!("waiting for {holder}, which holds {path}"));
+                }
+            }
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LOOK_EVERY.1);
@@ -249,5 +253,32 @@ mod tests {
         // The lock has died with its holder; who has the number now does not matter.
         wait(&file, &path, Hold::Alone, &Patience::default()).unwrap();
         assert_eq!(holder(&file), Holder::Running(std::process::id()));
+    }
+
+    #[test]
+    fn f07_who_waits_for_another_part_of_this_process_has_all_patience() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate");
+        let open = || File::options().write(true).create(true).truncate(false).open(&path).unwrap();
+        let (held, wanted) = (open(), open());
+        wait(&held, &path, Hold::Alone, &Patience::default()).unwrap();
+        let patience = Patience {
+            limit: Some(Duration::ZERO),
+            tell: Arc::new(|text| panic!("nobody else is waited for: {text}")),
+        };
+        let begun = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                begun.wait();
+                wait(&wanted, &path, Hold::Alone, &patience)
+            });
+            begun.wait();
+            let until = Instant::now() + QUIET + LOOK_EVERY.1 * 2;
+            while Instant::now() < until && !waiting.is_finished() {
+                thread::yield_now();
+            }
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }
