@@ -149,10 +149,12 @@ pub(super) fn cancel_on_signals(runtime: &tokio::runtime::Runtime) -> CancelFlag
     let cancel = Arc::new(AtomicBool::new(false));
     let ignored = ignored_signals();
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    // They are heard from here on, and not from when a task of the runtime gets its turn.
+    let _context = runtime.enter();
     for kind in kinds.into_iter().filter(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0) {
         let cancel = Arc::clone(&cancel);
+        let Ok(mut signals) = signal(kind) else { continue };
         runtime.spawn(async move {
-            let Ok(mut signals) = signal(kind) else { return };
             while signals.recv().await.is_some() {
                 let number = u8::try_from(kind.as_raw_value()).unwrap_or_default();
                 // The first one counts, and is known before anybody sees the flag.
