@@ -148,6 +148,15 @@ fn the_repository_builds_its_own_release_image() {
     assert!(release.exists(), "`cargo build --release` comes first, as in tests/run");
     let project = Path::new(ROOT).join("idpbuilder.kdl").display().to_string();
     user.run(["run", "-f", &project]).ok();
+    // Cargo may be told to build elsewhere.
+    let elsewhere = user.folder().join("built").display().to_string();
+    let own = |folder: &str| {
+        let mut command = user.idp();
+        command.args(["run", "-f", &project, "--no-push"]).env("CARGO_TARGET_DIR", folder);
+        Done::of(&mut command)
+    };
+    own(&elsewhere).fails(3, &["built does not exist"]);
+    own(&Path::new(ROOT).join("target").display().to_string()).ok();
     let names = user.run(["images", "--format", "{{.Repository}} {{.Tag}}"]).ok();
     assert!(names.contains("cnoe-io/idpbuilder latest"), "{names}");
     let embedded = Embedded::of(&user);
