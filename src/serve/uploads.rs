@@ -21,14 +21,17 @@ use crate::{
     store::{BlobWriter, Store},
 };
 
-/// Sessions open at once; the oldest idle one gives way to a new one.
+/// Sessions open at once; the oldest idle one gives way to a new one, which is refused while all are busy.
 const SESSIONS_MAX: usize = 1024;
 
 /// Open upload sessions.
 pub(super) struct Uploads {
     store: Store,
-    sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
+    sessions: Mutex<Sessions>,
 }
+
+/// By their ids.
+type Sessions = HashMap<String, Arc<Mutex<Session>>>;
 
 struct Session {
     repository: String,
@@ -59,17 +62,7 @@ impl Uploads {
         }
         let id = random_id();
         let mut sessions = self.sessions.lock().await;
-        if sessions.len() >= SESSIONS_MAX {
-            let oldest = sessions
-                .iter()
-                .filter_map(|(id, session)| {
-                    session.try_lock().ok().map(|session| (session.used, id.clone()))
-                })
-                .min();
-            if let Some((_, id)) = oldest {
-                sessions.remove(&id);
-            }
-        }
+        make_room(&mut sessions)?;
         sessions.insert(id.clone(), Arc::new(Mutex::new(session)));
         Ok(progress(StatusCode::ACCEPTED, repository, &id, 0))
     }
@@ -149,6 +142,23 @@ impl Uploads {
         }
         Ok(session)
     }
+}
+
+/// Lets go of the oldest idle session where there are too many for another one.
+fn make_room(sessions: &mut Sessions) -> Result<(), Refusal> {
+    if sessions.len() < SESSIONS_MAX {
+        return Ok(());
+    }
+    let idle = sessions.iter().filter_map(|(id, session)| {
+        session.try_lock().ok().map(|session| (session.used, id.clone()))
+    });
+    let Some((_, oldest)) = idle.min() else {
+        let message = format!("{SESSIONS_MAX} uploads are under way");
+        let status = StatusCode::TOO_MANY_REQUESTS;
+        return Err(Refusal::new(status, "TOOMANYREQUESTS", message));
+    };
+    sessions.remove(&oldest);
+    Ok(())
 }
 
 impl Session {
@@ -266,5 +276,31 @@ mod tests {
         assert_eq!(files(), 1);
         assert!(uploads.status("a", "new").await.is_ok());
         assert!(uploads.status("a", "old").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_session_too_many_takes_the_place_of_the_oldest_idle_one_or_is_refused() {
+        let now = Instant::now();
+        let session = |age: usize| {
+            let used = now.checked_sub(Duration::from_secs(age as u64)).unwrap();
+            Arc::new(Mutex::new(Session { repository: "a".into(), writer: None, bytes: 0, used }))
+        };
+        let mut sessions: Sessions =
+            (0..SESSIONS_MAX).map(|age| (age.to_string(), session(age))).collect();
+        let [last, before_last] = [1, 2].map(|back| (SESSIONS_MAX - back).to_string());
+        let busy = Arc::clone(&sessions[&last]).lock_owned().await;
+        make_room(&mut sessions).unwrap();
+        assert!(sessions.contains_key(&last) && !sessions.contains_key(&before_last));
+        make_room(&mut sessions).unwrap();
+        assert_eq!(sessions.len(), SESSIONS_MAX - 1, "there is room");
+        sessions.insert("one more".to_owned(), session(0));
+        let mut all = Vec::new();
+        for session in sessions.values().filter(|session| session.try_lock().is_ok()) {
+            all.push(Arc::clone(session).lock_owned().await);
+        }
+        assert_eq!(all.len(), SESSIONS_MAX - 1);
+        assert!(make_room(&mut sessions).is_err_and(|error| error.status == 429));
+        drop((busy, all));
+        make_room(&mut sessions).unwrap();
     }
 }
