@@ -17,7 +17,7 @@ use crate::{
     image,
     layer::{Ownership, UpperForm},
     oci::{ChainId, DiffId},
-    sandbox::{Ability, Privilege, RootFs, Snapshotter},
+    sandbox::{self, Ability, Privilege, RootFs, Snapshotter},
     snapshot,
     store::Store,
 };
@@ -127,8 +127,8 @@ fn copy_root(
 fn make_elsewhere(scratch: &Path) -> Result<Elsewhere, BuildError> {
     use std::os::unix::fs::DirBuilderExt as _;
     const TRIES_MAX: u32 = 1000;
-    for number in 0..TRIES_MAX {
-        let path = scratch.join(format!(".idpbuilder-{}-{number}", std::process::id()));
+    for _ in 0..TRIES_MAX {
+        let path = scratch.join(sandbox::own_name());
         match fs::DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => return Ok(Elsewhere(path)),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

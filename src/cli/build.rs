@@ -65,7 +65,7 @@ pub(super) struct BuildArgs {
     #[command(flatten)]
     network: network::NetworkArgs,
     #[command(flatten)]
-    running: run::RunningArgs,
+    pub(super) running: run::RunningArgs,
     #[command(flatten)]
     failure: shell::FailureArgs,
 }

@@ -18,7 +18,7 @@ pub(super) struct DoctorArgs {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    sandbox: SandboxArgs,
+    pub(super) sandbox: SandboxArgs,
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode, CliError> {

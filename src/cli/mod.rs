@@ -48,6 +48,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 use failure::CliError;
+use idpbuilder::sandbox::Isolation;
 
 /// The verbs stand in groups, which clap does not know: [`grouped`] puts them in front of the flags.
 const TEMPLATE: &str =
@@ -227,7 +228,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let Cli { global, verb } = cli;
     // A namespace is entered by a program with one thread.
     if needs_namespace(&verb) {
-        setup::enter_namespace();
+        setup::enter_namespace(isolation(&verb));
     }
     let done = on_own_stack(|| dispatch(&global, verb));
     idpbuilder::sandbox::leave();
@@ -303,6 +304,20 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, CliError> {
         }
         Verb::Internal(verb) => internal::internal(global, verb),
     }
+}
+
+/// How a verb is told to isolate processes.
+#[expect(clippy::wildcard_enum_match_arm, reason = "all others run none, or on a terminal alone")]
+fn isolation(verb: &Verb) -> Option<Isolation> {
+    let flags = match verb {
+        Verb::Run(args) => &args.running.sandbox,
+        Verb::Watch(args) => &args.running.sandbox,
+        Verb::Build(args) => &args.running.sandbox,
+        Verb::Verify(args) => &args.running.sandbox,
+        Verb::Doctor(args) => &args.sandbox,
+        _ => return None,
+    };
+    flags.isolation()
 }
 
 /// Verbs that make or remove root file systems, which an ordinary user can do only as root of a

@@ -72,6 +72,14 @@ impl SandboxArgs {
         if self.hardened { Privileges::MayNotGrow } else { Privileges::MayGrow }
     }
 
+    /// The way of isolation, when one was asked for.
+    pub(super) fn isolation(&self) -> Option<Isolation> {
+        match self.isolation {
+            IsolationName::Auto => None,
+            IsolationName::Chroot => Some(Isolation::Chroot),
+        }
+    }
+
     pub(super) fn wanted(&self) -> Result<Wanted, CliError> {
         let snapshotter = self.snapshotter.map(|name| match name {
             SnapshotterName::Overlay => Snapshotter::Overlay,
@@ -81,10 +89,7 @@ impl SandboxArgs {
             SnapshotterName::Copy => Snapshotter::Copy,
         });
         let scratch = self.scratch.as_deref().map(setup::absolute).transpose()?;
-        let isolation = match self.isolation {
-            IsolationName::Auto => None,
-            IsolationName::Chroot => Some(Isolation::Chroot),
-        };
+        let isolation = self.isolation();
         let users = match self.userns {
             UserIdsName::Host => UserIds::Host,
             UserIdsName::Private => UserIds::Private,

@@ -26,7 +26,7 @@ use idpbuilder::{
     plan::SecretSource,
     registry::ProxyOptions,
     report,
-    sandbox::{self, CancelFlag, LazyAbility},
+    sandbox::{self, CancelFlag, Isolation, LazyAbility},
     store::{Patience, Store, StoreError, is_read_only},
 };
 
@@ -130,9 +130,9 @@ pub(super) fn private_folder(name: &str) -> Result<PathBuf, CliError> {
 }
 
 /// As an ordinary user: goes on inside a user namespace, where there can be one.
-pub(super) fn enter_namespace() {
+pub(super) fn enter_namespace(isolation: Option<Isolation>) {
     forbid_core_files();
-    let _ = sandbox::enter();
+    let _ = sandbox::enter(isolation);
 }
 
 /// A runtime for what waits: requests, timers, signals.

@@ -41,7 +41,7 @@ pub(super) struct VerifyArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     var: Vec<String>,
     #[command(flatten)]
-    running: RunningArgs,
+    pub(super) running: RunningArgs,
 }
 
 pub(super) fn verify(global: &Global, args: &VerifyArgs) -> Result<ExitCode, CliError> {

@@ -37,7 +37,7 @@ pub(super) struct WatchArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    running: RunningArgs,
+    pub(super) running: RunningArgs,
 }
 
 pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliError> {

@@ -98,7 +98,7 @@ impl Environment {
 
     fn improvement_of_container(self) -> String {
         let root = self == Self::ContainerRoot;
-        let chroot = root && identity::permitted_capabilities() & OF_CHROOT == OF_CHROOT;
+        let chroot = root && may_chroot();
         let chroot = if chroot { "`--isolation chroot` runs without isolation; or " } else { "" };
         let map = if root && !rootless::may_map_root() { "--cap-add SETFCAP " } else { "" };
         format!(
@@ -112,6 +112,11 @@ impl Environment {
 /// What a process without isolation cannot be prepared without: CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER,
 /// CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_CHROOT, CAP_MKNOD (capabilities(7)).
 const OF_CHROOT: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 18 | 1 << 27;
+
+/// Whether a process can be run without isolation by who we are now.
+pub(super) fn may_chroot() -> bool {
+    identity::permitted_capabilities() & OF_CHROOT == OF_CHROOT
+}
 
 /// What a Pod must say, on one line.
 const KUBERNETES: &str = "`spec: {hostUsers: false, containers: [{securityContext: {procMount: Unmasked, \

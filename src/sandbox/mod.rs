@@ -483,7 +483,14 @@ pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
     probe::ability(folder, wanted)
 }
 
-/// Removes what probes in `folder` have left whose program was killed; an [`ability`] that tries does so too.
+/// A new name for a folder of this process, by which [`sweep`] finds it when nothing else removed it.
+#[must_use]
+pub fn own_name() -> String {
+    format!(".{}", cgroup::own_name())
+}
+
+/// Removes what probes in `folder`, and processes that wrote elsewhere, have left whose program was killed; an [`ability`]
+/// that tries does so too.
 pub fn sweep(folder: &std::path::Path) {
     probe::sweep(folder);
 }
@@ -509,10 +516,13 @@ pub fn emulated(ability: &Ability) -> Vec<&'static str> {
 /// once when we are root and may mount, or are inside already. With [`Privilege::None`] nothing has
 /// changed: [`probe`] tells why, and what would help.
 ///
+/// Root that may run processes with [`Isolation::Chroot`] stays where it is when that is wanted: in the namespace it
+/// could make no devices.
+///
 /// Must be called before any thread is started. What is on the host by other ids than ours is out of
 /// reach afterwards.
-pub fn enter() -> Privilege {
-    rootless::enter()
+pub fn enter(isolation: Option<Isolation>) -> Privilege {
+    rootless::enter(isolation)
 }
 
 /// Leaves the control group that this program moved into so that limits could be enforced below its own, if it did:

@@ -46,6 +46,9 @@ pub(super) fn ability(folder: &Path, wanted: &Wanted) -> Ability {
         if *wanted == Wanted::default() { circumstances(folder, privilege) } else { None };
     let mark = folder.join(MARK);
     let text = |way: Snapshotter| Some(format!("{}{}\n", circumstances.as_ref()?, way.name()));
+    if let Some(scratch) = &wanted.scratch {
+        sweep_one(scratch);
+    }
     if let Ok(marked) = fs::read_to_string(&mark)
         && let Some(way) = REMEMBERED.into_iter().find(|way| text(*way).as_ref() == Some(&marked))
     {
@@ -417,8 +420,13 @@ fn temporary_in(folder: &Path) -> std::io::Result<Temporary> {
     Ok(place)
 }
 
-/// Removes what probes of programs that were killed have left in a folder.
+/// See [`super::sweep`].
 pub(super) fn sweep(folder: &Path) {
+    SCRATCH_FOLDERS.iter().map(Path::new).chain([folder]).for_each(sweep_one);
+}
+
+/// Removes what programs that were killed have left in a folder.
+fn sweep_one(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_str().and_then(|name| name.strip_prefix('.'));

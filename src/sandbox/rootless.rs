@@ -15,7 +15,7 @@ use std::{
 use rustix::{pipe::PipeFlags, process::Pid, thread::UnshareFlags};
 
 use crate::sandbox::{
-    Privilege, identity,
+    Isolation, Privilege, environment, identity,
     identity::Mapping,
     sys::{self, Forked},
 };
@@ -32,11 +32,12 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 const CAP_SETFCAP: u64 = 1 << 31;
 
 /// See [`super::enter`].
-pub(super) fn enter() -> Privilege {
+pub(super) fn enter(isolation: Option<Isolation>) -> Privilege {
     let privilege = identity::privilege();
+    let without = isolation == Some(Isolation::Chroot) && environment::may_chroot();
     let ready = match privilege {
         // Root in a container often may not mount; in a namespace that nobody maps it would be nobody.
-        Privilege::Root => may_mount() || !may_map_root(),
+        Privilege::Root => may_mount() || !may_map_root() || without,
         Privilege::Mapped | Privilege::SingleId => true,
         Privilege::None => false,
     };

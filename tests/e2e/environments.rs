@@ -351,6 +351,8 @@ fn chroot_runs_where_nothing_else_can_and_says_that_nothing_is_isolated() {
     // Never without being asked for, and not for those who may not even do that.
     place.build(dockerfile, "").fails(8, &["--isolation chroot"]);
     Place::docker(1000).build(dockerfile, "--isolation chroot").fails(8, &["not possible"]);
+    // Nor is root led into a namespace where it could make no devices.
+    assert_eq!(place.clone().unconfined().build(dockerfile, "--isolation chroot").ok(), here);
     let mount = "FROM busybox\nRUN --mount=type=cache,target=/c true";
     place.build(mount, "--isolation chroot").fails(8, &["has no mounts"]);
     let left = fs::read_dir("/proc").unwrap().flatten().any(|process| {

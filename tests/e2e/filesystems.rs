@@ -1,6 +1,11 @@
 //! The root file system of a RUN by every mechanism: the same digests, whichever of them this machine has.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use crate::support::{Done, User, base_contexts};
 
@@ -184,4 +189,23 @@ fn nothing_stays_in_the_scratch_folder() {
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 0);
     let left = Done::of(Command::new("pgrep").args(["-f", &scratch]));
     assert_eq!(left.out, "");
+    // What is killed leaves a folder, which the next build takes away.
+    user.write("Dockerfile", "FROM busybox\nRUN echo sta''rted; sleep 60\n");
+    let mut command = user.idp();
+    command.arg("build").args(flags).args(base_contexts()).arg(".").stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("| started")));
+    child.kill().and_then(|()| child.wait()).unwrap();
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1);
+    let after = || {
+        user.build("FROM busybox\nRUN echo b > /b\n", &flags).ok();
+        fs::read_dir(&scratch).unwrap().count()
+    };
+    let since = Instant::now();
+    // Its process ends soon after it; what it stands on goes with it.
+    while after() > 0 {
+        assert!(since.elapsed() < Duration::from_secs(30), "it stays");
+        user.run(["prune", "--cache-days", "0"]).ok();
+    }
 }

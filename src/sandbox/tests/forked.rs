@@ -62,8 +62,8 @@ fn an_ordinary_user_with_subordinate_ids_is_root_with_many_ids() {
     let place = Place::new();
     let said = in_child(|| {
         become_ordinary(&place, "1234:200000:65536\n");
-        assert_eq!(enter(), Privilege::Mapped);
-        assert_eq!(enter(), Privilege::Mapped);
+        assert_eq!(enter(None), Privilege::Mapped);
+        assert_eq!(enter(None), Privilege::Mapped);
         let found = probe(&place.path(""), &Wanted::default());
         assert_eq!((found.run, found.snapshotter), (Ok(()), Snapshotter::Overlay));
         let mut spec = place.shell(
@@ -87,7 +87,7 @@ fn an_ordinary_user_without_subordinate_ids_is_root_in_name() {
     let place = Place::new();
     let said = in_child(|| {
         become_ordinary(&place, "");
-        assert_eq!(enter(), Privilege::SingleId);
+        assert_eq!(enter(None), Privilege::SingleId);
         let found = probe(&place.path(""), &Wanted::default());
         assert_eq!((found.run, found.snapshotter), (Ok(()), Snapshotter::Overlay));
         assert!(found.notes.iter().any(|note| note.contains("uidmap")), "{:?}", found.notes);

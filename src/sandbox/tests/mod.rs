@@ -347,7 +347,7 @@ fn root_can_run_and_the_probe_finds_out_by_doing() {
     assert_eq!((found.privilege, &found.run), (Privilege::Root, &Ok(())));
     assert_eq!((found.snapshotter, found.isolation), (Snapshotter::Overlay, Isolation::Full));
     assert_eq!(tree(folder.path()), Vec::<String>::new());
-    assert_eq!(enter(), Privilege::Root);
+    assert_eq!(enter(None), Privilege::Root);
 }
 
 #[test]
