@@ -27,22 +27,22 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const QUIET: Duration = Duration::from_secs(1);
 
 /// The caches of one process by what they are for, held until they are dropped.
-pub(super) type Caches = BTreeMap<String, CacheDir>;
+pub(super) type Caches = BTreeMap<CacheIdentity, CacheDir>;
 
-/// Takes every cache that the mounts of a process name. In the order of their names, so that two processes that want the
+/// Takes every cache that the mounts of a process name. In one order, so that two processes that want the
 /// same ones alone cannot wait for one another.
 pub(super) fn take(task: &Task<'_>, staging: &Path) -> Result<Caches, BuildError> {
     let mut wanted = BTreeMap::new();
     for mount in &task.run.mounts {
         let MountKind::Cache { sharing, .. } = &mount.kind else { continue };
         let identity = identity(task, mount)?;
-        wanted.insert(text(&identity), (mount, identity, sharing_of(*sharing)));
+        wanted.insert(identity, (mount, sharing_of(*sharing)));
     }
     let mut caches = Caches::new();
-    for (index, (name, (mount, identity, sharing))) in wanted.into_iter().enumerate() {
+    for (index, (identity, (mount, sharing))) in wanted.into_iter().enumerate() {
         let folder = staging.join(format!("cache{index}"));
         let cache = wait_for(task, &identity, sharing, |cache| fill(task, mount, &folder, cache))?;
-        caches.insert(name, cache);
+        caches.insert(identity, cache);
     }
     Ok(caches)
 }
@@ -53,17 +53,13 @@ pub(super) fn of<'c>(
     mount: &MountOp,
     caches: &'c Caches,
 ) -> Result<&'c CacheDir, BuildError> {
-    Ok(&caches[&text(&identity(task, mount)?)])
+    Ok(&caches[&identity(task, mount)?])
 }
 
 /// What of the mount's source is below the cache: its content is looked for there, not at the seed's.
 pub(super) fn path_inside(kind: &MountKind) -> Option<String> {
     let MountKind::Cache { from: None, source, .. } = kind else { return None };
     (source != "/").then(|| source.trim_start_matches('/').to_owned())
-}
-
-fn text(identity: &CacheIdentity) -> String {
-    format!("{identity:?}")
 }
 
 fn sharing_of(sharing: Sharing) -> CacheSharing {
@@ -103,7 +99,7 @@ fn wait_for(
             CacheAnswer::New(cache) => {
                 fill(&cache)?;
                 if freshness == Freshness::Fresh {
-                    task.workshop.renewed().insert(text(identity));
+                    task.workshop.renewed().insert(identity.clone());
                 }
                 return Ok(cache);
             }
@@ -128,7 +124,7 @@ fn wait_for(
 
 /// Without earlier results, a cache begins empty too, once in a run: what the run puts there it may find again.
 fn freshness(task: &Task<'_>, identity: &CacheIdentity) -> Freshness {
-    let renewed = task.workshop.renewed().contains(&text(identity));
+    let renewed = task.workshop.renewed().contains(identity);
     match task.request.cache {
         CacheUse::Ignore if !renewed => Freshness::Fresh,
         CacheUse::Ignore | CacheUse::Use | CacheUse::Discard => Freshness::Kept,

@@ -59,7 +59,7 @@ use crate::{
     plan::{CacheUse, Entitlement, NetworkPlan, Pins, SecretSource, SshSource},
     registry::Client,
     sandbox::{Ability, CancelFlag, LazyAbility, Privileges},
-    store::Store,
+    store::{CacheIdentity, Store},
     tree::Timestamp,
 };
 
@@ -112,7 +112,7 @@ pub struct Workshop {
     /// Whether what a failed step leaves is kept to look at.
     pub failed_steps: FailedSteps,
     /// Cache mounts that this run has emptied, since it was not to use earlier results.
-    pub renewed_caches: Arc<Mutex<BTreeSet<String>>>,
+    pub renewed_caches: Arc<Mutex<BTreeSet<CacheIdentity>>>,
 }
 
 /// One image to build.
@@ -298,7 +298,7 @@ impl Workshop {
         }
     }
 
-    pub(crate) fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+    pub(crate) fn renewed(&self) -> std::sync::MutexGuard<'_, BTreeSet<CacheIdentity>> {
         self.renewed_caches.lock().expect("no holder panics")
     }
 

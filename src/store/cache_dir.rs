@@ -32,7 +32,7 @@ const SLOTS_MAX: usize = 256;
 const NAME_DIGITS: usize = 32;
 
 /// What tells one cache from another.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CacheIdentity {
     /// As the Dockerfile says, or its target.
     pub id: String,
