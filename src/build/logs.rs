@@ -50,17 +50,61 @@ impl LogCount {
     }
 }
 
-struct Log {
-    path: PathBuf,
+/// The whole output of one RUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// The file.
+    pub path: PathBuf,
     /// Name and number of the step.
     step: String,
-    /// Since the Unix epoch.
-    began: Duration,
-    bytes: u64,
+    /// When it began, since the Unix epoch.
+    pub began: Duration,
+    /// Its length.
+    pub bytes: u64,
+}
+
+impl Log {
+    /// The image, as [`name_in_logs`] writes it.
+    #[must_use]
+    pub fn image(&self) -> &str {
+        self.step.rsplit_once('-').map_or("", |(image, _)| image)
+    }
+
+    /// Number of the step.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.step.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
+const NAME_CHARS_MAX: usize = 128;
+
+/// An image's name, as progress shows it, in the names of its logs.
+#[must_use]
+pub fn name_in_logs(image: &str) -> String {
+    let letters = image.chars().take(NAME_CHARS_MAX);
+    letters.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+}
+
+/// The latest log of each step, by image and number; none, when there is no folder.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn latest_logs(folder: &Path) -> io::Result<Vec<Log>> {
+    let mut latest = logs(folder)?;
+    latest.sort_by(|one, other| {
+        let place = (one.image(), one.number()).cmp(&(other.image(), other.number()));
+        place.then(other.began.cmp(&one.began))
+    });
+    latest.dedup_by(|next, first| next.step == first.step);
+    Ok(latest)
 }
 
 /// A new file that no other run writes to.
-pub(super) fn create(folder: &Path, step: &str) -> io::Result<(PathBuf, File)> {
+pub(super) fn create(folder: &Path, image: &str, step: usize) -> io::Result<(PathBuf, File)> {
+    let step = format!("{}-{step}", name_in_logs(image));
     let mut number = now().as_millis();
     loop {
         let path = folder.join(format!("{step}-{number}{ENDING}"));
@@ -184,5 +228,18 @@ mod tests {
         assert_eq!(left(&logs, rules), [0, 1]);
         assert_eq!(left(&[("a-1", 1, 1000), ("b-1", 2, 1)], rules), [0]);
         assert_eq!(count_logs(Path::new("/nowhere")).unwrap(), LogCount::default());
+    }
+
+    #[test]
+    fn the_latest_log_of_each_step_is_found_by_its_image_and_number() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a-b-10-5", "a-b-9-7", "a-b-9-6", "a_b-1-4", "notes"] {
+            fs::write(folder.path().join(format!("{name}{ENDING}")), name).unwrap();
+        }
+        let found = latest_logs(folder.path()).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|log| (log.image(), log.number(), log.began.as_millis())).collect();
+        assert_eq!(found, [("a-b", 9, 7), ("a-b", 10, 5), ("a_b", 1, 4)]);
+        assert_eq!(name_in_logs("team/a:1"), "team_a_1");
     }
 }

@@ -38,7 +38,9 @@ use std::{
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
-pub use logs::{LogCount, LogRules, Sweep, count_logs, sweep_logs};
+pub use logs::{
+    Log, LogCount, LogRules, Sweep, count_logs, latest_logs, name_in_logs, sweep_logs,
+};
 pub use machine::{build, check, explain};
 pub use network::HostDns;
 pub use pins::{Sources, Targets, source_of_dockerfile, sources};

@@ -9,8 +9,6 @@ use crate::event::{Event, Stream};
 const TAIL_LINES_MAX: usize = 20;
 /// Longest line that is kept or passed on as one, in bytes; longer ones are cut into several.
 const LINE_BYTES_MAX: usize = 16 << 10;
-/// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
-const NAME_CHARS_MAX: usize = 128;
 
 /// Takes the raw output of one process.
 pub(super) struct Output<'a, 't> {
@@ -24,9 +22,8 @@ pub(super) struct Output<'a, 't> {
 impl<'a, 't> Output<'a, 't> {
     pub(super) fn new(task: &'a Task<'t>) -> Self {
         let log = task.workshop.logs.as_ref().and_then(|folder| {
-            let name = format!("{}-{}", file_name(task.image), task.step);
             // A log that cannot be written is no reason to fail a build.
-            logs::create(folder, &name).ok()
+            logs::create(folder, task.image, task.step).ok()
         });
         Self { task, partial: [Vec::new(), Vec::new()], tail: VecDeque::new(), log }
     }
@@ -80,10 +77,4 @@ impl<'a, 't> Output<'a, 't> {
             text,
         });
     }
-}
-
-/// An image's name as one file name.
-fn file_name(image: &str) -> String {
-    let letters = image.chars().take(NAME_CHARS_MAX);
-    letters.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }

@@ -68,6 +68,9 @@ pub(super) fn cert(verb: &CertVerb) -> Result<ExitCode, CliError> {
 }
 
 fn failed(error: &TrustError) -> CliError {
+    if let TrustError::Io { path, source } = error {
+        return setup::unusable(path, source);
+    }
     CliError::new(TRUST, error.to_string())
 }
 

@@ -23,6 +23,7 @@ mod internal;
 mod limits;
 mod lock;
 mod login;
+mod logs;
 mod network;
 mod output;
 mod plan;
@@ -67,7 +68,7 @@ Exit codes:
 
 /// Verbs by what they are for, in the order of use.
 const GROUPS: &[(&str, &[&str])] = &[
-    ("Work with a project", &["init", "run", "watch", "plan", "explain", "lock"]),
+    ("Work with a project", &["init", "run", "watch", "plan", "explain", "logs", "lock"]),
     ("Build and move one image", &["build", "check", "push", "pull", "save", "load"]),
     ("Look and name", &["images", "tag", "rmi", "history", "inspect", "verify"]),
     ("Talk to registries", &["login", "logout", "cert", "serve"]),
@@ -179,6 +180,8 @@ enum Verb {
     Store(store::StoreVerb),
     /// Shows what this machine can do, and what would help.
     Doctor(doctor::DoctorArgs),
+    /// Shows what the RUN steps of a build printed.
+    Logs(logs::LogsArgs),
     /// Looks into what the store holds.
     #[command(subcommand)]
     Debug(shell::DebugVerb),
@@ -296,6 +299,7 @@ fn perform(global: &Global, verb: Verb) -> Result<ExitCode, CliError> {
         Verb::Cache(verb) => cache::cache(global, &verb),
         Verb::Store(verb) => store::store(&verb),
         Verb::Doctor(args) => doctor::doctor(&args),
+        Verb::Logs(args) => logs::logs(&args),
         Verb::Debug(verb) => shell::debug(&verb),
         Verb::Completions(args) => init::completions(&args),
         Verb::Version => {
@@ -353,6 +357,7 @@ fn needs_namespace(verb: &Verb) -> bool {
         | Verb::Cert(_)
         | Verb::Serve(_)
         | Verb::Df(_)
+        | Verb::Logs(_)
         | Verb::Completions(_)
         | Verb::Version => false,
     }

@@ -102,7 +102,7 @@ pub(super) fn store() -> Result<Store, CliError> {
 }
 
 /// What cannot be made, or looked into, below the home folder.
-fn unusable(path: &Path, error: &io::Error) -> CliError {
+pub(super) fn unusable(path: &Path, error: &io::Error) -> CliError {
     let message = format!("nothing can be kept in {}: {error}", path.display());
     CliError::new(ENVIRONMENT, message)
         .with_help("set IDPBUILDER_HOME to a folder that can be written to: images and settings are kept there")
@@ -371,9 +371,15 @@ pub(super) fn is_unicode() -> bool {
 /// Prints a result; to a terminal without what would drive it. A reader that went away ends the program quietly, as
 /// `yes | head` does.
 pub(super) fn print(text: &str) {
+    let is_terminal = io::stdout().is_terminal();
+    let text = if is_terminal { report::screened(text) } else { text.into() };
+    print_bytes(text.as_bytes());
+}
+
+/// As [`print`], of what is no text or goes to no terminal.
+pub(super) fn print_bytes(bytes: &[u8]) {
     let mut out = io::stdout().lock();
-    let text = if out.is_terminal() { report::screened(text) } else { text.into() };
-    let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) else { return };
+    let Err(error) = out.write_all(bytes).and_then(|()| out.flush()) else { return };
     let code = if error.kind() == io::ErrorKind::BrokenPipe {
         0
     } else {

@@ -179,9 +179,7 @@ fn with_terminal<T>(
     match shown.filter(|_| input.is_terminal()) {
         Some(shown) => act(Terminal { input: input.as_fd(), output: shown }),
         None => Err(CliError::new(CONFIGURATION, format!("{what} needs a terminal to type on"))
-            .with_help(
-                "without one, the whole output of a step is in its log, which a failure names",
-            )),
+            .with_help("without one, `idpbuilder logs NAME` shows the whole output of its steps")),
     }
 }
 

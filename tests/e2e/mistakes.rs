@@ -52,6 +52,12 @@ fn a_store_that_cannot_be_made_is_told_with_the_way_out() {
         let words = ["nothing can be kept in", value, "set IDPBUILDER_HOME to a folder"];
         Done::of(&mut command).fails(8, &words);
     }
+    for verb in [&["cert", "list"][..], &["cert", "remove", "reg.invalid"], &["logs"]] {
+        let mut command = user.idp();
+        command.env_remove("IDPBUILDER_HOME").env("HOME", "file").args(verb);
+        let words = ["nothing can be kept in file/", "set IDPBUILDER_HOME to a folder"];
+        Done::of(&mut command).fails(8, &words);
+    }
 }
 
 #[test]

@@ -34,6 +34,36 @@ fn f24_a_step_ends_when_its_process_ends_and_takes_what_it_left_with_it() {
     }
 }
 
+/// Also of what went well, and of what was cached since.
+#[test]
+fn logs_shows_what_the_steps_of_an_image_printed_last() {
+    let user = User::new();
+    let dockerfile = |word: &str| {
+        format!(
+            "FROM busybox\nRUN echo {word}; printf '\\377\\033[2J'\nCOPY Dockerfile /\nRUN echo three\n"
+        )
+    };
+    for word in ["one", "other"] {
+        user.build(&dockerfile(word), &["-t", "demo:v1"]).ok();
+    }
+    user.build(&dockerfile("one"), &["-t", "demo:v1"]).ok();
+    let name = "demo:v1";
+    let list = user.run(["logs"]).ok();
+    let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["NAME", "STEP", "BEGAN", "SIZE"]);
+    let steps: Vec<_> = rows[1..].iter().map(|row| (row[0], row[1])).collect();
+    assert_eq!(steps, [("demo_v1", "1"), ("demo_v1", "3")], "{list}");
+    let both = user.command("sh").args(["-c", "idpbuilder logs demo:v1"]).output().unwrap();
+    assert_eq!(both.stdout, b"other\n\xff\x1b[2Jthree\n", "{both:?}");
+    assert_eq!(String::from_utf8(both.stderr).unwrap().matches("step ").count(), 2);
+    assert_eq!(user.run(["logs", name, "--step", "3"]).ok(), "three\n");
+    user.run(["logs", name, "--step", "2"])
+        .fails(2, &["no log of step 2 of demo:v1", "only a RUN"]);
+    user.run(["logs", "deno"])
+        .fails(2, &["there is no log of deno", "`idpbuilder logs` lists them"]);
+    user.script("set +o pipefail; idpbuilder logs demo:v1 | true").ok();
+}
+
 #[test]
 fn two_runs_of_one_image_have_a_log_each() {
     let user = User::new();
