@@ -55,6 +55,18 @@ impl BuildFailure {
         scene.as_ref()
     }
 
+    /// Whether it says of a process what `other` says already.
+    #[must_use]
+    pub fn repeats(&self, other: &Self) -> bool {
+        let BuildError::FailedBefore { image, command } = self.error.as_ref() else { return false };
+        let (BuildError::Exit { command: failed, .. } | BuildError::Start { command: failed, .. }) =
+            other.error.as_ref()
+        else {
+            return false;
+        };
+        other.image == *image && failed == command
+    }
+
     /// A failure of `request`, at a place when one is to blame.
     pub(super) fn new(request: &BuildRequest, place: Option<Place>, error: BuildError) -> Self {
         let (place, error) = if let BuildError::At { place, source } = error {
@@ -113,6 +125,14 @@ pub enum BuildError {
         source: Box<BuildError>,
         /// What the step left, when it was to be kept.
         scene: Option<Arc<Scene>>,
+    },
+    /// The same process failed in this run, for another image.
+    #[error("process {command:?} failed for {image} already")]
+    FailedBefore {
+        /// The other image.
+        image: String,
+        /// The command on one line.
+        command: String,
     },
     /// The sandbox failed.
     #[error(transparent)]

@@ -475,8 +475,11 @@ impl<'a> Machine<'a> {
                 self.make_files(id, local, below, &key_parts)?
             }
             StepOp::Run(run) => {
+                self.check_failed_before(key, run)?;
                 self.fetch_for_run(run, below)?;
-                process::run(&self.task(id, run, below, &|id| self.root(id)))?.into()
+                let done = process::run(&self.task(id, run, below, &|id| self.root(id)));
+                self.note_failure(key, run, &done);
+                done?.into()
             }
         };
         let made_at = jiff::Timestamp::now().as_second();

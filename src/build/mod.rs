@@ -11,6 +11,7 @@ mod epoch;
 mod failure;
 mod fetch;
 pub mod files;
+mod flights;
 mod foreign;
 mod logs;
 mod machine;
@@ -30,7 +31,7 @@ mod strict;
 mod wholes;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Condvar, Mutex, atomic::Ordering},
     time::Duration,
@@ -38,9 +39,8 @@ use std::{
 
 pub use failure::{BuildError, BuildFailure, DockerfileText};
 pub use fetch::{Fetches, dockerfile_behind, dockerfile_of};
-pub use logs::{
-    Log, LogCount, LogRules, Sweep, count_logs, latest_logs, name_in_logs, sweep_logs,
-};
+pub use flights::Flights;
+pub use logs::{Log, LogCount, LogRules, Sweep, count_logs, latest_logs, name_in_logs, sweep_logs};
 pub use machine::{build, check, explain};
 pub use network::HostDns;
 pub use pins::{Sources, Targets, source_of_dockerfile, sources};
@@ -53,7 +53,6 @@ pub use wholes::Wholes;
 use crate::{
     event::Emit,
     git::GitProgram,
-    graph::CacheKey,
     image::Refresh,
     layer::OverlayMarks,
     limits::{Limits, Split},
@@ -239,43 +238,6 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         *self.0.free.lock().expect("no holder panics while counting") += 1;
         self.0.freed.notify_one();
-    }
-}
-
-/// Cache keys of what is being done, so that the same work is not done twice at once.
-#[derive(Default)]
-pub struct Flights {
-    keys: Mutex<HashSet<CacheKey>>,
-    landed: Condvar,
-}
-
-/// The only one of its key, until dropped.
-pub(crate) struct Flight<'a> {
-    flights: &'a Flights,
-    key: CacheKey,
-}
-
-impl Flights {
-    /// Waits until nobody else does the work of a key; `None` when `cancel` is set before.
-    pub(crate) fn start(&self, key: CacheKey, cancel: &CancelFlag) -> Option<Flight<'_>> {
-        let mut keys = self.keys.lock().expect("no holder panics");
-        loop {
-            if cancel.load(Ordering::Relaxed) {
-                return None;
-            }
-            if keys.insert(key) {
-                break;
-            }
-            (keys, _) = self.landed.wait_timeout(keys, CANCEL_POLL).expect("no holder panics");
-        }
-        Some(Flight { flights: self, key })
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.flights.keys.lock().expect("no holder panics").remove(&self.key);
-        self.flights.landed.notify_all();
     }
 }
 

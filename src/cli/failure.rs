@@ -130,10 +130,7 @@ impl CliError {
                 drawn.join("\n")
             }
             Self::Drawn(report) => draw(report.as_ref()),
-            Self::Run(report) => {
-                let failures = report.failures.iter().map(exec_text);
-                failures.collect::<Vec<_>>().join("\n")
-            }
+            Self::Run(report) => run_text(report),
             Self::Registry(error) if lacks_space(error) => full_text("", error),
             Self::Image(error) if lacks_space(error) => full_text("", error),
             Self::Registry(error) => registry_text("", error),
@@ -327,6 +324,35 @@ fn other_dockerfiles(missing: &Path) -> Vec<String> {
     names.sort();
     names.truncate(SHOWN_MAX);
     names
+}
+
+/// Failures in order; a process that several images share is told once.
+fn run_text(report: &Report) -> String {
+    let mut texts = Vec::new();
+    for error in &report.failures {
+        let ExecError::Build(failure) = error else {
+            texts.push(exec_text(error));
+            continue;
+        };
+        if builds(report).any(|other| failure.repeats(other)) {
+            continue;
+        }
+        let same = builds(report).filter(|other| other.repeats(failure));
+        let images: Vec<&str> = same.map(|other| other.image.as_str()).collect();
+        let mut text = build_text(failure);
+        if !images.is_empty() {
+            text.push_str(&format!("  fails too    {}\n", images.join(", ")));
+        }
+        texts.push(text);
+    }
+    texts.join("\n")
+}
+
+fn builds(report: &Report) -> impl Iterator<Item = &BuildFailure> {
+    report.failures.iter().filter_map(|error| match error {
+        ExecError::Build(failure) => Some(failure),
+        _ => None,
+    })
 }
 
 fn build_text(failure: &BuildFailure) -> String {

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use crate::support::{Done, User, base_contexts, registry::Registry};
+use crate::support::{Done, User, base_contexts, busybox, registry::Registry};
 
 /// Waits for a file that the test makes in the cache mount, and is done then.
 const WAIT: &str = "RUN --mount=type=cache,target=/gate touch /gate/here && until [ -e /gate/go ]; do sleep 0.05; done";
@@ -46,6 +46,30 @@ fn trusted(registry: &Registry) -> (User, String) {
     let login = ["login", &address, "-u", "admin", "--password-stdin"];
     user.run_with_input(login, b"secret\n").ok();
     (user, format!("{address}/demo:1"))
+}
+
+#[test]
+fn a_process_that_fails_is_run_and_told_once_for_all_images_that_need_it() {
+    let user = User::new();
+    let busybox = busybox();
+    let (_, layout) = busybox.split_once('=').unwrap();
+    let image = |name: &str| {
+        format!(
+            "image {name} {{ dockerfile inline=\"FROM busybox\\nRUN echo ran; exit 7\\nRUN echo {name}\"\n\
+             build-context busybox=\"{layout}\" }}\n"
+        )
+    };
+    user.write("idpbuilder.kdl", &["a", "b", "c"].map(image).concat());
+    for flags in [["-j1", "--keep-going"], ["-j4", "--keep-going"]] {
+        let mut command = user.idp();
+        command.args(["run", "--no-push", "--progress", "plain"]).args(flags);
+        let done = Done::of(&mut command);
+        assert_eq!(done.err.matches("| ran").count(), 1, "{done}");
+        assert_eq!(done.err.matches("error: ").count(), 1, "{done}");
+        let said = done.fails(1, &["ended with exit code 7", "failed for "]);
+        let too = said.lines().find_map(|line| line.strip_prefix("  fails too    ")).unwrap();
+        assert_eq!(too.split(", ").count(), 2, "{said}");
+    }
 }
 
 #[test]

@@ -4,9 +4,9 @@
 
 use super::Machine;
 use crate::{
-    build::{BuildError, foreign, network, process},
+    build::{BuildError, flights::Given, foreign, network, process},
     event::Event,
-    graph::{Op, OpId, OpNode, RunOp},
+    graph::{CacheKey, Op, OpId, OpNode, RunOp},
 };
 
 impl Machine<'_> {
@@ -43,6 +43,22 @@ impl Machine<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Fails when the same process failed in this run.
+    pub(super) fn check_failed_before(&self, key: CacheKey, run: &RunOp) -> Result<(), BuildError> {
+        let failed = self.workshop.flights.failed_for(key, &Given::of(run, self.request));
+        failed.map_or(Ok(()), |image| {
+            Err(BuildError::FailedBefore { image, command: run.argv.join(" ") })
+        })
+    }
+
+    /// Remembers a process that failed by itself.
+    pub(super) fn note_failure<T>(&self, key: CacheKey, run: &RunOp, done: &Result<T, BuildError>) {
+        if let Err(BuildError::Exit { .. } | BuildError::Start { .. }) = done {
+            let (image, given) = (&self.request.name, Given::of(run, self.request));
+            self.workshop.flights.note_failure(key, image, given);
+        }
     }
 
     fn check_process(&self, node: &OpNode, run: &RunOp) -> Result<(), BuildError> {
