@@ -12,6 +12,11 @@ use serde_json::Value;
 
 const SCHEMA: &str = include_str!("../schema/events.json");
 
+fn output_of(image: String) -> Event {
+    let (platform, stream, text) = (None, Stream::Stderr, "x".into());
+    Event::StepOutput { image, platform, step: 1, stream, text }
+}
+
 /// The event that `schema/events.json` must describe after this one; a new variant does not compile
 /// until it has a place here.
 fn next(event: Option<&Event>) -> Option<Event> {
@@ -27,9 +32,7 @@ fn next(event: Option<&Event>) -> Option<Event> {
             let name = "RUN make".into();
             Event::StepStarted { image: image(), platform: None, step: 1, steps: 2, name }
         }
-        Event::StepStarted { .. } => {
-            Event::StepOutput { image: image(), step: 1, stream: Stream::Stderr, text: "x".into() }
-        }
+        Event::StepStarted { .. } => output_of(image()),
         Event::StepOutput { .. } => Event::StepDone {
             image: image(),
             platform: Some("linux/arm64".into()),
@@ -79,7 +82,8 @@ fn next(event: Option<&Event>) -> Option<Event> {
             duration: second,
         },
         Event::Pushed { .. } => Event::ImageFailed { image: image(), reason: "no".into() },
-        Event::ImageFailed { .. } => Event::ImageSkipped { image: image(), reason: "no".into() },
+        Event::ImageFailed { .. } => Event::ImageCancelled { image: image() },
+        Event::ImageCancelled { .. } => Event::ImageSkipped { image: image(), reason: "no".into() },
         Event::ImageSkipped { .. } => Event::Warning { image: None, text: "mind".into() },
         Event::Warning { .. } => Event::Note { text: "mind".into() },
         Event::Note { .. } => Event::Finished { ok: true, duration: second },

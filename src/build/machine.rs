@@ -379,8 +379,7 @@ impl<'a> Machine<'a> {
         let cancel = &self.workshop.cancel;
         let slot = self.workshop.slots.take(cancel).ok_or(BuildError::Cancelled)?;
         let emit = &self.workshop.emit;
-        let several = self.request.platforms.len() > 1;
-        let platform = several.then(|| self.lowered.config.platform().to_string());
+        let platform = self.platform_told();
         emit(Event::StepStarted {
             image: image.clone(),
             platform: platform.clone(),
@@ -564,8 +563,25 @@ impl<'a> Machine<'a> {
     ) -> process::Task<'t> {
         let (workshop, image, step) = (self.workshop, self.request.name.as_str(), self.number(id));
         let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
-        let shown = &self.shown;
-        process::Task { workshop, image, step, run, below, chain, root_of, request, shown }
+        let (platform, shown) = (self.platform_told(), &self.shown);
+        process::Task {
+            workshop,
+            image,
+            platform,
+            step,
+            run,
+            below,
+            chain,
+            root_of,
+            request,
+            shown,
+        }
+    }
+
+    /// The platform in events, when there are several.
+    fn platform_told(&self) -> Option<String> {
+        let several = self.request.platforms.len() > 1;
+        several.then(|| self.lowered.config.platform().to_string())
     }
 
     /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where

@@ -72,6 +72,7 @@ impl<'a, 't> Output<'a, 't> {
         self.tail.push_back(text.clone());
         (self.task.workshop.emit)(Event::StepOutput {
             image: self.task.image.to_owned(),
+            platform: self.task.platform.clone(),
             step: self.task.step,
             stream,
             text,

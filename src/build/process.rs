@@ -36,6 +36,8 @@ pub(super) struct Task<'a> {
     pub(super) workshop: &'a Workshop,
     /// The image's name in events.
     pub(super) image: &'a str,
+    /// The platform in events, when the image is built for several.
+    pub(super) platform: Option<String>,
     /// The step's number in events.
     pub(super) step: usize,
     pub(super) run: &'a RunOp,

@@ -331,7 +331,11 @@ fn run_text(report: &Report) -> String {
     let mut texts = Vec::new();
     for error in &report.failures {
         let ExecError::Build(failure) = error else {
-            texts.push(exec_text(error));
+            let text = exec_text(error);
+            // What ^C stopped is told once, however much it was.
+            if !matches!(error, ExecError::Cancelled) || !texts.contains(&text) {
+                texts.push(text);
+            }
             continue;
         };
         if builds(report).any(|other| failure.repeats(other)) {

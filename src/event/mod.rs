@@ -80,6 +80,8 @@ pub enum Event {
     StepOutput {
         /// The image.
         image: String,
+        /// The platform that it is for, when the image is built for several.
+        platform: Option<String>,
         /// The step.
         step: usize,
         /// Which output.
@@ -193,7 +195,12 @@ pub enum Event {
         /// Why, in one line.
         reason: String,
     },
-    /// Work on an image never began, because another failed.
+    /// Work on an image was stopped before its end, because the user asked.
+    ImageCancelled {
+        /// The image.
+        image: String,
+    },
+    /// Work on an image never began: another failed, or the user asked to stop.
     ImageSkipped {
         /// The image.
         image: String,

@@ -28,8 +28,8 @@ use crate::{
     tree::Timestamp,
 };
 
-/// Time for a tag to arrive that is on its way when the user stops the run.
-const TAG_GRACE: Duration = Duration::from_secs(1);
+/// How long the answer of a registry is waited for when the user asks to stop while a tag moves.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Carries a plan out; failures are in the report.
 pub async fn run(plan: &Plan, setup: &Setup) -> Report {
@@ -166,7 +166,9 @@ impl Runner {
             let never_ran =
                 matches!(schedule.state(*node), State::Skipped | State::Waiting | State::Ready);
             if never_ran && step.kind == StepKind::Build {
-                let reason = "something before it failed".to_owned();
+                let stopped = self.setup.cancel.load(Ordering::Relaxed);
+                let reason = if stopped { "cancelled" } else { "something before it failed" };
+                let reason = reason.to_owned();
                 (self.setup.emit)(Event::ImageSkipped { image: step.image.clone(), reason });
             }
         }
@@ -199,8 +201,12 @@ impl Runner {
         }
         drop(progress);
         if let Err(error) = &result {
-            let reason = error.to_string();
-            (self.setup.emit)(Event::ImageFailed { image: step.image.clone(), reason });
+            let (image, reason) = (step.image.clone(), error.to_string());
+            let cancelled = matches!(error, ExecError::Cancelled);
+            (self.setup.emit)(match cancelled {
+                true => Event::ImageCancelled { image },
+                false => Event::ImageFailed { image, reason },
+            });
         }
         result
     }
@@ -426,16 +432,20 @@ impl Runner {
     async fn publish(&self, image: &ImagePlan, to: &str) -> Result<(), ExecError> {
         let started = Instant::now();
         let upload = self.lock().uploads[&(image.name.clone(), to.to_owned())].clone();
-        // A tag that is on its way gets a moment to arrive: who knows, it may have moved.
-        let too_late = async {
+        let moves = image::publish(&self.client, &upload);
+        // What was asked of the registry may be answered yet: then it is known that the tag moved.
+        let stopped = async {
             self.workshop.cancelled().await;
-            tokio::time::sleep(TAG_GRACE).await;
+            tokio::time::sleep(ANSWER_WAIT).await;
         };
         let digest = tokio::select! {
-            digest = image::publish(&self.client, &upload) => digest.map_err(Some),
-            () = too_late => Err(None),
+            digest = moves => digest.map_err(|source| push_error(image, to, Some(source)))?,
+            () = stopped => {
+                let text = format!("{to} may have moved: its registry had not answered yet");
+                (self.setup.emit)(Event::Warning { image: Some(image.name.clone()), text });
+                return Err(ExecError::Cancelled);
+            }
         };
-        let digest = digest.map_err(|source| push_error(image, to, source))?;
         self.pushed(image, to, digest, started);
         Ok(())
     }

@@ -81,6 +81,7 @@ impl Display {
             Event::ImageFailed { image, reason } => {
                 self.end(&image, "✗", &safe(&one_line(&reason)));
             }
+            Event::ImageCancelled { image } => self.end(&image, "·", "cancelled"),
             Event::ImageSkipped { image, .. } => self.end(&image, "·", "not built"),
             Event::Warning { image, text } => {
                 let image = image.map(|image| format!("{image}: ")).unwrap_or_default();

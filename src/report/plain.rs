@@ -59,6 +59,7 @@ pub(super) fn lines(event: &Event) -> Vec<String> {
         Event::ImageFailed { image, reason } => {
             vec![format!("{image}: failed: {}", safe(&super::one_line(reason)))]
         }
+        Event::ImageCancelled { image } => vec![format!("{image}: cancelled")],
         Event::ImageSkipped { image, reason } => vec![format!("{image}: not built: {reason}")],
         Event::Warning { image, text } => {
             let image = image.as_ref().map(|image| format!("{image}: ")).unwrap_or_default();

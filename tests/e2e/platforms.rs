@@ -191,6 +191,23 @@ fn assert_trees(user: &User, root: &str) {
 }
 
 #[test]
+fn output_of_a_step_says_for_which_of_several_platforms_it_is() {
+    let user = User::new();
+    let dockerfile = "FROM busybox\nRUN uname -m\n";
+    let told = |flags: &[&str]| -> Vec<(serde_json::Value, serde_json::Value)> {
+        let done =
+            build(&user, dockerfile, &[&["--no-cache", "--progress", "json"], flags].concat());
+        let events: Vec<serde_json::Value> = done.err.lines().map(json).collect();
+        done.ok();
+        let outputs = events.iter().filter(|event| event["event"] == "step-output");
+        outputs.map(|event| (event["platform"].clone(), event["text"].clone())).collect()
+    };
+    let both = [("linux/amd64", "x86_64"), ("linux/arm64", "aarch64")];
+    assert_eq!(told(&BOTH), both.map(|(platform, text)| (platform.into(), text.into())));
+    assert_eq!(told(&[]), [(serde_json::Value::Null, "x86_64".into())]);
+}
+
+#[test]
 fn several_platforms_are_folders_of_a_local_output_and_of_a_tar() {
     let user = User::new();
     build(&user, CROSS, &[&BOTH[..], &["--output", "type=local,dest=out"]].concat()).ok();

@@ -7,13 +7,14 @@ use std::{
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
     process::{Child, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::processes;
-use crate::support::{Done, Patience, Turn, User, base_contexts, registry::Registry};
+use crate::support::{Done, Patience, Turn, User, base_contexts, busybox, registry::Registry};
 
 /// How long the tool may take to end when it was stopped, of the processor time of who waits: what does not end by itself
 /// takes longer.
@@ -320,6 +321,112 @@ fn f09_push_and_pull_end_soon_and_leave_nothing() {
         assert_eq!(fs::read_dir(user.home().join("images/tmp")).unwrap().count(), 0);
     }
     user.run(["inspect", &image]).ok();
+}
+
+/// Each image is told once how it stands, and what was asked to stop has not failed.
+#[test]
+fn f09_an_interrupted_run_says_cancelled_and_not_failed() {
+    let user = User::new();
+    let busybox = busybox();
+    let (_, layout) = busybox.split_once('=').unwrap();
+    let image = |name: &str, text: &str| {
+        let context = format!("build-context busybox=\"{layout}\"");
+        format!("image {name} {{ dockerfile inline=\"{text}\"; {context}; push #null }}\n")
+    };
+    let sleep = format!("RUN echo sta''rted; sleep {}", unique(500));
+    let images = [
+        image("a", &format!("FROM busybox\\n{sleep}")),
+        image("b", &format!("FROM busybox\\nENV b=b\\n{sleep}")),
+        image("c", "FROM a\\nENV c=c"),
+    ];
+    user.write("idpbuilder.kdl", &images.concat());
+    let mut command = user.idp();
+    command.args(["run", "-j2", "--no-push", "--progress", "plain"]).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("| started")));
+    assert!(lines.any(|line| line.contains("| started")));
+    let since = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let said: Vec<String> = lines.collect();
+    assert_eq!(end(&mut child, since), Some(130));
+    for (line, times) in
+        [("a: cancelled", 1), ("b: cancelled", 1), ("c: not built: cancelled", 1), ("cancelled", 1)]
+    {
+        assert_eq!(said.iter().filter(|said| *said == line).count(), times, "{line}: {said:#?}");
+    }
+    assert!(said.iter().all(|line| !line.contains("failed")), "{said:#?}");
+}
+
+/// A registry that has every blob, takes manifests by digest, and never answers who moves a tag; it says when it is asked to.
+fn stuck_at_tags() -> (String, mpsc::Receiver<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (asked, when_asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, asked) = (stream.unwrap(), asked.clone());
+            std::thread::spawn(move || answer_all_but_tags(&stream, &asked));
+        }
+    });
+    (address, when_asked)
+}
+
+fn answer_all_but_tags(mut stream: &std::net::TcpStream, asked: &mpsc::Sender<()>) {
+    use std::io::{Read as _, Write as _};
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let length = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
+        });
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body).unwrap();
+        let is_of_tag = head.contains("/manifests/") && !head.contains("/manifests/sha256:");
+        let status = match head.split(' ').next() {
+            Some("PUT") if is_of_tag => {
+                asked.send(()).unwrap();
+                // Until the client hangs up.
+                drop(reader.read_to_end(&mut body));
+                return;
+            }
+            Some("PUT") => "201 Created",
+            Some("HEAD") if head.contains("/manifests/") => "404 Not Found",
+            _ => "200 OK",
+        };
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n").unwrap();
+    }
+}
+
+#[test]
+fn f09_a_tag_that_its_registry_does_not_answer_for_holds_nobody_up() {
+    let user = User::new();
+    let (address, asked) = stuck_at_tags();
+    user.write(
+        "idpbuilder.kdl",
+        &format!(
+            "registry there \"{address}\" {{ plain-http }}\n\
+             image a {{ dockerfile inline=\"FROM scratch\\nENV a=a\"; tags one two; push there }}\n"
+        ),
+    );
+    let mut command = user.idp();
+    command.args(["run", "--progress", "plain"]).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    asked.recv().unwrap();
+    let since = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(end(&mut child, since), Some(130));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("a:one may have moved: its registry had not answered yet"), "{said}");
+    assert!(asked.try_recv().is_err(), "the other tag was not asked for: {said}");
+    assert!(said.ends_with("\ncancelled\n"), "{said}");
 }
 
 /// The second signal ends what the first one only asked to end: a server whose client is in the middle of something.
