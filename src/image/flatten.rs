@@ -4,7 +4,7 @@
 //! manifests.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs::File,
     io::{self, Read, Seek as _, SeekFrom, Write},
     os::fd::AsFd as _,
@@ -16,7 +16,10 @@ use crate::{
     layer::{LayerError, LayerWriter, Listed, Listing, OverlayMarks, Ownership, unpack_as},
     oci::DiffId,
     store::Store,
-    tree::{Change, Entry, Kind, Meta, TreePath},
+    tree::{
+        Change, Entry, Kind, Meta, PathMap, TreePath,
+        packed::{self, Packed},
+    },
 };
 
 /// Mode of directories that no layer has an entry for.
@@ -41,7 +44,11 @@ pub(super) enum Links {
 }
 
 /// What stands in the end: all paths, of which there may be millions, and where the listings say what stands there.
-type Merged = BTreeMap<TreePath, Standing>;
+#[derive(Default)]
+struct Merged(PathMap);
+
+/// Why what is in a map can be read.
+const SOUND: &str = "it was packed here";
 
 #[derive(Clone, Copy)]
 struct Standing {
@@ -73,29 +80,29 @@ pub(super) fn write_tree<W: Write>(
     }
     let merged = merge(&listings);
     let mut first_names: HashMap<(usize, TreePath), TreePath> = HashMap::new();
-    for (path, Standing { layer, what }) in &merged {
-        let listing = &listings[*layer];
-        let standing = standing_at(listing, path, *what);
+    for (path, Standing { layer, what }) in merged.onward(&TreePath::root()) {
+        let listing = &listings[layer];
+        let standing = standing_at(listing, &path, what);
         let (entry, offset) = match inode(listing, &standing) {
             None => (standing.0, 0),
             Some((node, offset)) if !listing.is_linked(&node.path) => (node, offset),
-            Some((node, offset)) => match first_names.get(&(*layer, node.path.clone())) {
+            Some((node, offset)) => match first_names.get(&(layer, node.path.clone())) {
                 Some(first) if links == Links::Kept => {
                     let kind = Kind::Hardlink { target: prefix.join(first) };
                     (Entry { kind, ..standing.0 }, 0)
                 }
                 _ => {
-                    first_names.insert((*layer, node.path.clone()), path.clone());
+                    first_names.insert((layer, node.path.clone()), path.clone());
                     (node, offset)
                 }
             },
         };
-        let mut entry = Entry { path: prefix.join(path), ..entry };
+        let mut entry = Entry { path: prefix.join(&path), ..entry };
         if owners == Owners::Process {
             entry.meta.uid = rustix::process::geteuid().as_raw();
             entry.meta.gid = rustix::process::getegid().as_raw();
         }
-        put(out, &entry, &mut tars[*layer], offset)?;
+        put(out, &entry, &mut tars[layer], offset)?;
     }
     Ok(())
 }
@@ -169,9 +176,39 @@ fn put<W: Write>(
     Ok(out.put(entry, &mut tar.take(entry.size()))?)
 }
 
+impl Merged {
+    fn get(&self, path: &TreePath) -> Option<Standing> {
+        self.0.get(path).map(Standing::unpack)
+    }
+
+    fn insert(&mut self, path: &TreePath, Standing { layer, what }: Standing) {
+        let mut bytes = vec![what as u8];
+        packed::put_number(&mut bytes, layer as u64);
+        self.0.insert(path, &bytes);
+    }
+
+    /// All from a path on.
+    fn onward<'m>(
+        &'m self,
+        path: &TreePath,
+    ) -> impl Iterator<Item = (TreePath, Standing)> + use<'m> {
+        self.0.onward(path).map(|(path, bytes)| (path, Standing::unpack(bytes)))
+    }
+}
+
+impl Standing {
+    fn unpack(bytes: &[u8]) -> Self {
+        let mut rest = Packed(bytes);
+        let what = usize::from(rest.byte().expect(SOUND));
+        let what = [What::Implied, What::Directory, What::Other][what];
+        let layer = rest.number().and_then(|layer| usize::try_from(layer).ok());
+        Self { layer: layer.expect(SOUND), what }
+    }
+}
+
 /// Puts the layers over one another, bottom first.
 fn merge(listings: &[Listing]) -> Merged {
-    let mut merged = Merged::new();
+    let mut merged = Merged::default();
     for (layer, listing) in listings.iter().enumerate() {
         // Deletions first: they are meant for the layers below.
         for listed in listing {
@@ -181,22 +218,26 @@ fn merge(listings: &[Listing]) -> Merged {
                 Change::Put(_) => {}
             }
         }
+        let mut folder = TreePath::root();
         for listed in listing {
             let Change::Put(entry) = &listed.change else { continue };
             if !entry.is_directory() {
                 remove(&mut merged, &entry.path, Keep::Nothing);
             }
-            let mut above = entry.path.parent();
+            let parent = entry.path.parent().unwrap_or_default();
+            let mut above = (parent != folder).then(|| parent.clone());
             while let Some(parent) = above.filter(|path| !path.is_root()) {
                 // What stands above a directory are directories: it was made so.
                 if merged.get(&parent).is_some_and(|there| there.what != What::Other) {
                     break;
                 }
                 above = parent.parent();
-                merged.insert(parent, Standing { layer, what: What::Implied });
+                merged.insert(&parent, Standing { layer, what: What::Implied });
             }
+            // Nothing of the same layer takes its place.
+            folder = parent;
             let what = if entry.is_directory() { What::Directory } else { What::Other };
-            merged.insert(entry.path.clone(), Standing { layer, what });
+            merged.insert(&entry.path, Standing { layer, what });
         }
     }
     merged
@@ -210,10 +251,10 @@ enum Keep {
 }
 
 fn remove(merged: &mut Merged, path: &TreePath, keep: Keep) {
-    let below = merged.range(path.clone()..).take_while(|(there, _)| there.starts_with(path));
-    let gone: Vec<_> = below.map(|(there, _)| there.clone()).collect();
+    let below = merged.onward(path).take_while(|(there, _)| there.starts_with(path));
+    let gone: Vec<_> = below.map(|(there, _)| there).collect();
     for there in gone.iter().filter(|there| keep == Keep::Nothing || *there != path) {
-        merged.remove(there);
+        merged.0.remove(there);
     }
 }
 

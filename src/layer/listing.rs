@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, fmt};
 
 use super::{LayerError, Listed};
 use crate::{
-    oci::Digest,
+    oci::{Digest, Hasher},
     tree::{
         Change, Entry, Kind, TreePath,
         packed::{self, Packed},
@@ -195,6 +195,43 @@ impl Listing {
     }
 }
 
+/// The digest of what [`Listing::encode`] would give, of changes that are not kept.
+pub struct ListingHasher {
+    hasher: Hasher,
+    pending: Vec<u8>,
+    last: TreePath,
+}
+
+/// Bytes that are hashed at once.
+const PENDING_BYTES: usize = 64 << 10;
+
+impl ListingHasher {
+    /// Of so many changes.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Self { hasher: Hasher::new(), pending: header(count), last: TreePath::root() }
+    }
+
+    /// Takes in a change, which comes behind all before it.
+    pub fn push(&mut self, listed: &Listed) {
+        put(&mut self.pending, &self.last, listed);
+        self.last.clone_from(listed.change.path());
+        if self.pending.len() >= PENDING_BYTES {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
+    }
+
+    /// The digest.
+    #[must_use]
+    pub fn finish(mut self) -> Digest {
+        self.hasher.update(&self.pending);
+        let checksum = self.hasher.clone().finish();
+        self.hasher.update(&checksum.as_bytes()[..CHECKSUM_BYTES]);
+        self.hasher.finish()
+    }
+}
+
 impl FromIterator<Listed> for Listing {
     fn from_iter<I: IntoIterator<Item = Listed>>(changes: I) -> Self {
         let mut listing = Self::default();
@@ -301,13 +338,18 @@ fn facts(packed: &mut Packed<'_>, tag: u8) -> Option<Option<(Kind, crate::tree::
 
 /// Packed changes with what comes before and behind them.
 fn framed(changes: Vec<u8>, count: usize) -> Vec<u8> {
-    let mut header = MAGIC.to_vec();
-    packed::put_number(&mut header, count as u64);
     let mut bytes = changes;
-    bytes.splice(..0, header);
+    bytes.splice(..0, header(count));
     let checksum = Digest::of(&bytes);
     bytes.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
     bytes
+}
+
+/// What an encoded listing begins with.
+fn header(count: usize) -> Vec<u8> {
+    let mut header = MAGIC.to_vec();
+    packed::put_number(&mut header, count as u64);
+    header
 }
 
 fn decode(mut bytes: Vec<u8>) -> Result<Listing, &'static str> {
@@ -392,6 +434,9 @@ mod tests {
             assert_eq!(*listing, packed);
             assert_eq!((listing.len(), listing.is_empty()), (changes.len(), false));
             assert_eq!(listing.iter().collect::<Vec<_>>(), changes);
+            let mut hasher = ListingHasher::new(changes.len());
+            changes.iter().for_each(|listed| hasher.push(listed));
+            assert_eq!(hasher.finish(), Digest::of(&listing.encode()));
             assert_eq!(
                 listing.iter_back().collect::<Vec<_>>(),
                 changes.iter().rev().cloned().collect::<Vec<_>>()

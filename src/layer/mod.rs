@@ -27,7 +27,7 @@ use crate::{oci::DiffId, tree::Change};
 pub use compare::{Difference, compare, is_same_content};
 pub use compress::compress;
 pub use decompress::{bounded, decompress, is_too_large};
-pub use listing::{Changes, Listing};
+pub use listing::{Changes, Listing, ListingHasher};
 pub use read::read_layer;
 pub use snapshot::{Settled, Surplus, settle};
 pub use unpack::{Ownership, unpack, unpack_as};

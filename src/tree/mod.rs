@@ -3,8 +3,10 @@
 //! Knows nothing of tar, directories or overlay; `layer` turns these values into bytes and files.
 
 mod entry;
+mod map;
 pub mod packed;
 mod path;
 
 pub use entry::{Change, Entry, Kind, Meta, Timestamp, Xattrs};
+pub use map::PathMap;
 pub use path::{ParseTreePathError, TreePath};

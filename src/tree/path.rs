@@ -70,8 +70,16 @@ impl TreePath {
         let mut path = Self::root();
         for part in bytes.as_ref().split(|byte| *byte == b'/') {
             match part {
-                b".." => path = path.parent().unwrap_or_default(),
-                part => path = path.join(&Self::parse(part)?),
+                b".." => {
+                    let end = path.0.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+                    path.0.truncate(end);
+                }
+                part => {
+                    let name = Self::parse(part)?;
+                    if !name.is_root() {
+                        path.push(&name.0);
+                    }
+                }
             }
         }
         Ok(path)

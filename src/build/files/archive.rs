@@ -5,7 +5,6 @@
 
 use std::{
     cell::Cell,
-    collections::HashMap,
     fs::File,
     io::{self, BufReader, Cursor, Read, Seek as _, SeekFrom, Write as _},
     rc::Rc,
@@ -20,9 +19,10 @@ use tar::EntryType;
 use super::{
     FilesError,
     copy::{Content, Manner},
+    puts::{Made, Put, Puts},
     resolve::{child, clamped},
     source::travels,
-    target::{Made, Maker, Target},
+    target::{Maker, Rule, Target},
 };
 use crate::{
     layer::{bounded, decompress},
@@ -59,7 +59,7 @@ pub fn is_archive(file: Box<dyn Read + Send>) -> bool {
 
 /// Puts the members of an archive below the destination: its name, its bytes, and how many it may have plain.
 pub(super) fn unpack(
-    target: &mut Target<'_, Content>,
+    target: &mut Target<'_>,
     manner: &Manner<'_>,
     archive: (&str, Input, u64),
     (spool, spool_index): (&mut File, usize),
@@ -79,7 +79,6 @@ pub(super) fn unpack(
         spool,
         spool_index,
         position,
-        relinked: HashMap::new(),
         walked: TreePath::root(),
     };
     let plain = decompressed(file).map_err(failed)?;
@@ -91,12 +90,6 @@ pub(super) fn unpack(
         unpacking.member(member.map_err(failed)?)?;
         left.set(HEADERS_BYTES_MAX);
     }
-    let Unpacking { target, relinked, .. } = unpacking;
-    target.change_files(|content, meta| {
-        if let Some(last) = relinked.get(&Rc::as_ptr(content)) {
-            meta.clone_from(last);
-        }
-    });
     Ok(())
 }
 
@@ -143,7 +136,7 @@ fn is_blank(field: &[u8]) -> bool {
 }
 
 struct Unpacking<'u, 't> {
-    target: &'u mut Target<'t, Content>,
+    target: &'u mut Target<'t>,
     root: TreePath,
     archive: &'u str,
     owner: Option<(u32, u32)>,
@@ -151,8 +144,6 @@ struct Unpacking<'u, 't> {
     spool: &'u mut File,
     spool_index: usize,
     position: u64,
-    /// Metadata that a hard link gave to the file, whatever its names.
-    relinked: HashMap<*const Content, Meta>,
     /// A directory with no link on the way to it, that of the last member or one above: the next one is most often near.
     walked: TreePath,
 }
@@ -168,13 +159,13 @@ impl Unpacking<'_, '_> {
         let Some(file_name) = below.file_name() else { return Ok(()) };
         let directory = self.directory(&below)?;
         let path = child(&directory, file_name)?;
-        let made = if entry_type == EntryType::Link {
+        let put = if entry_type == EntryType::Link {
             self.hard_link(&mut member, &below)?
         } else {
-            self.plain(&mut member, &below)?
+            let made = self.plain(&mut member, &below)?;
+            Puts::of_own(&made)
         };
-        self.target.put(path, made);
-        Ok(())
+        self.target.put(&path, &put, Rule::Any)
     }
 
     /// The directory that a member goes into, made when nothing of that name is there.
@@ -206,7 +197,7 @@ impl Unpacking<'_, '_> {
         &mut self,
         member: &mut tar::Entry<'_, R>,
         below: &TreePath,
-    ) -> Result<Made<Content>, FilesError> {
+    ) -> Result<Put, FilesError> {
         let meta = self.meta(member, below)?;
         let link = member.link_name_bytes().unwrap_or_default().into_owned();
         let link = clamped(&link)?;
@@ -217,28 +208,27 @@ impl Unpacking<'_, '_> {
         let above = link.parent().unwrap_or_default();
         let path = child(&self.resolved(&above)?, name)?;
         if let Some(entry) = self.target.base_entry(&path) {
-            self.take_up(&path, entry);
+            self.take_up(&path, entry)?;
         }
         let first = self.target.made(&path).filter(|made| made.kind != Kind::Directory);
-        let first = first.ok_or_else(|| nothing(self))?;
-        let (kind, content) = (first.kind.clone(), first.content.clone());
-        self.relinked.extend(content.as_ref().map(|content| (Rc::as_ptr(content), meta.clone())));
-        Ok(Made { kind, meta, content })
+        let Made { kind, .. } = first.ok_or_else(|| nothing(self))?;
+        let link = self.target.puts.of_link(&path, meta.clone());
+        Ok(link.unwrap_or_else(|| Puts::of_own(&Made::alone(kind, meta, None))))
     }
 
     /// Makes a file of the base a part of the layer: a layer links only to its own files.
-    fn take_up(&mut self, path: &TreePath, entry: Entry) {
-        let Entry { kind: Kind::File { size }, meta, .. } = entry else { return };
-        let content = Rc::new(Content::Base(path.clone()));
-        let kind = Kind::File { size };
-        self.target.put(path.clone(), Made { kind, meta, content: Some(content) });
+    fn take_up(&mut self, path: &TreePath, entry: Entry) -> Result<(), FilesError> {
+        let Entry { kind: Kind::File { size }, meta, .. } = entry else { return Ok(()) };
+        let content = Some(Content::Base(path.clone()));
+        let put = Puts::of_own(&Made::alone(Kind::File { size }, meta, content));
+        self.target.put(path, &put, Rule::Any)
     }
 
     fn plain<R: Read>(
         &mut self,
         member: &mut tar::Entry<'_, R>,
         below: &TreePath,
-    ) -> Result<Made<Content>, FilesError> {
+    ) -> Result<Made, FilesError> {
         let meta = self.meta(member, below)?;
         let header = member.header();
         let device = |number: io::Result<Option<u32>>| number.ok().flatten().unwrap_or_default();
@@ -248,7 +238,7 @@ impl Unpacking<'_, '_> {
             let size = self.spool(member)?;
             let offset = self.position - size;
             let content = Content::Spooled { spool: self.spool_index, offset, size };
-            return Ok(Made { kind: Kind::File { size }, meta, content: Some(Rc::new(content)) });
+            return Ok(Made::alone(Kind::File { size }, meta, Some(content)));
         }
         let kind = if entry_type.is_dir() {
             Kind::Directory
@@ -263,7 +253,7 @@ impl Unpacking<'_, '_> {
         } else {
             return Err(self.invalid(below, "has a type that no file has"));
         };
-        Ok(Made { kind, meta, content: None })
+        Ok(Made::alone(kind, meta, None))
     }
 
     fn meta<R: Read>(

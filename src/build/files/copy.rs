@@ -2,33 +2,47 @@
 //!
 //! The order of steps is BuildKit's, since its corners are what Dockerfiles rely on.
 
-use std::{
-    collections::{HashMap, HashSet},
-    rc::Rc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     FilesError,
     items::Items,
+    keys,
     mode::ModeChange,
+    puts::{FileNumber, Made, Puts},
     resolve::child,
     select::{Item, Pick, Role},
     source::{Inode, Node},
-    target::{self, Made, Maker, Target, destination_parent},
+    target::{Maker, Rule, Target, destination_parent, over_file},
 };
 use crate::tree::{Kind, Timestamp, TreePath};
 
 /// Where the bytes of a file of the layer come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Content {
     /// A file of a source, seen as `node`.
-    Source { tree: usize, path: TreePath, node: Box<Node> },
+    Source { tree: usize, path: TreePath, node: Box<Node>, print: Option<Print> },
     /// A heredoc.
-    Bytes(Vec<u8>),
+    Bytes(Arc<[u8]>),
     /// A member of an archive, in a spool file.
     Spooled { spool: usize, offset: u64, size: u64 },
     /// A file of the base that got another name.
     Base(TreePath),
+}
+
+/// Where the key has the digest of a file: number of the selection, and of the file in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Print {
+    pub(super) selection: usize,
+    pub(super) number: usize,
+}
+
+/// What a pick is taken from.
+pub(super) enum Origin {
+    /// A source, at the path of the pick in it; and the digest of the first of its files, where the key has them.
+    Tree { tree: usize, path: TreePath, first: Option<Print> },
+    /// A heredoc.
+    Text(Arc<[u8]>),
 }
 
 /// What the flags of a copy say.
@@ -55,21 +69,19 @@ impl Look {
     }
 }
 
-/// Where the bytes of a file item come from.
-pub(super) type ContentOf = Rc<dyn Fn(&Item) -> Content>;
-
 /// Copies one pick, whose own time is given besides.
 pub(super) fn copy(
-    target: &mut Target<'_, Content>,
+    target: &mut Target<'_>,
     manner: &Manner<'_>,
     (pick, top_time): (&Pick, Timestamp),
-    content_of: ContentOf,
+    origin: Origin,
 ) -> Result<(), FilesError> {
     let maker = manner.look.maker();
     target.make_directories(destination_parent(manner.destination).as_bytes(), maker)?;
     let mut place = target.resolve(manner.destination.as_bytes())?;
     let standing = target.at(&place);
-    if pick.top.is_directory() {
+    let is_directory = pick.top.is_directory();
+    if is_directory {
         match standing {
             Some(standing) if !standing.is_directory() => return Err(over_file(&place)),
             _ => target.make_directories_at(&place, maker)?,
@@ -80,121 +92,97 @@ pub(super) fn copy(
         }
         target.make_directories_at(&place.parent().unwrap_or_default(), maker)?;
     }
-    let several = Rc::new(of_several_names(&pick.items));
-    let (items, look) = (Rc::clone(&pick.items), manner.look.clone());
-    let copied = Copied { items, place, look, several, content_of };
-    let is_directory = pick.top.is_directory();
     if is_directory && top_time != Timestamp::default() {
         // The destination keeps its metadata; only the time follows, where the source has one.
-        target.change_directory(&copied.place, |meta| meta.mtime = top_time);
+        target.change_directory(&place, |meta| meta.mtime = top_time);
     }
-    if is_directory && target.is_free_below(&copied.place) && copied.has_plain_names() {
-        if target.has_base() {
-            let mut places = copied.places();
-            places.try_for_each(|(path, kind)| check(target, &path, &kind))?;
-        }
-        target.put_all(Box::new(move || Box::new(copied.all())));
-        return Ok(());
-    }
-    for (path, made) in copied.all() {
-        check(target, &path, &made.kind)?;
-        target.put(path, made);
-    }
-    Ok(())
+    put_all(target, &pick.items, (place, manner.look.clone(), origin))
 }
 
-/// Whether something may be put where it goes.
-fn check(target: &Target<'_, Content>, path: &TreePath, kind: &Kind) -> Result<(), FilesError> {
-    match (kind, target.at(path).map(|standing| standing.is_directory())) {
-        (Kind::Directory, Some(false)) => Err(over_file(path)),
-        (Kind::Directory, _) | (_, Some(false) | None) => Ok(()),
-        (_, Some(true)) => {
-            Err(FilesError::Invalid(format!("cannot replace to directory {path} with file")))
+/// Puts the items of a pick at their places; hard links are kept within it, as BuildKit does.
+fn put_all(
+    target: &mut Target<'_>,
+    items: &Arc<Items>,
+    (place, look, origin): (TreePath, Look, Origin),
+) -> Result<(), FilesError> {
+    let mut files = of_several_names(items);
+    let mut print = match origin {
+        Origin::Tree { first: Some(Print { number, .. }), .. } => Some(number),
+        Origin::Tree { first: None, .. } | Origin::Text(_) => None,
+    };
+    let copied = Copied { items: Arc::clone(items), place: place.clone(), look, origin };
+    let copy = target.puts.begin(copied);
+    let mut unpacked = items.unpacked();
+    loop {
+        let position = unpacked.position();
+        let Some(item) = unpacked.next() else { return Ok(()) };
+        let hashed = print.filter(|_| keys::is_hashed(&item.node));
+        print = print.map(|number| number + usize::from(hashed.is_some()));
+        // A directory that is copied is the destination, which stands there already.
+        if item.role == Role::Top && item.node.is_directory() {
+            continue;
         }
+        let file = item.node.inode.as_ref().and_then(|inode| files.get_mut(inode));
+        let file = file.map(|file| *file.get_or_insert_with(|| target.puts.new_file()));
+        let put = Puts::of_item(copy, (position, hashed), (item.node.is_directory(), file));
+        target.put(&place.join(&item.below), &put, Rule::Alike)?;
     }
 }
 
-/// Inodes that have more than one name among the items.
-fn of_several_names(items: &Rc<Items>) -> HashSet<Inode> {
+/// Inodes that have more than one name among the items; their files have no numbers yet.
+fn of_several_names(items: &Arc<Items>) -> HashMap<Inode, Option<FileNumber>> {
     let mut seen: HashMap<Inode, bool> = HashMap::new();
-    for inode in items.unpacked().filter_map(|item| item.node.inode) {
+    let files = items.unpacked().filter(|item| matches!(item.node.kind, Kind::File { .. }));
+    for inode in files.filter_map(|item| item.node.inode) {
         if inode != Inode::Alone {
             seen.entry(inode).and_modify(|several| *several = true).or_insert(false);
         }
     }
-    seen.into_iter().filter_map(|(inode, several)| several.then_some(inode)).collect()
+    seen.into_iter().filter_map(|(inode, several)| several.then_some((inode, None))).collect()
 }
 
-/// One pick at its place; hard links are kept within it, as BuildKit does.
-struct Copied {
-    items: Rc<Items>,
+/// One pick at its place.
+pub(super) struct Copied {
+    pub(super) items: Arc<Items>,
     place: TreePath,
     look: Look,
-    several: Rc<HashSet<Inode>>,
-    content_of: ContentOf,
+    origin: Origin,
 }
 
 impl Copied {
-    /// Whether no name means that something is taken away.
-    fn has_plain_names(&self) -> bool {
-        let is_mark = |item: &Item| item.below.file_name().is_some_and(target::is_mark);
-        !self.items.unpacked().any(|item| is_mark(&item))
+    /// The path of an item below the pick, by where it is put.
+    pub(super) fn below(&self, path: &TreePath) -> TreePath {
+        path.strip_prefix(&self.place).expect("items are put below the place of their pick")
     }
 
-    /// Where its items go, and what they are.
-    fn places(&self) -> impl Iterator<Item = (TreePath, Kind)> {
-        let place = self.place.clone();
-        let items = self.items.unpacked().filter(|item| !is_made_before(item));
-        items.map(move |item| (place.join(&item.below), item.node.kind))
-    }
-
-    /// What is put, and where, in path order.
-    fn all(&self) -> impl Iterator<Item = (TreePath, Made<Content>)> + use<> {
-        let Self { items, place, look, several, content_of } = self;
-        let (place, look, content_of) = (place.clone(), look.clone(), Rc::clone(content_of));
-        let several = Rc::clone(several);
-        let mut names: HashMap<Inode, Rc<Content>> = HashMap::new();
-        items.unpacked().filter(|item| !is_made_before(item)).map(move |item| {
-            let fresh = || Rc::new(content_of(&item));
-            let content = match (&item.node.kind, &item.node.inode) {
-                (Kind::File { .. }, Some(inode)) if several.contains(inode) => {
-                    Some(names.entry(inode.clone()).or_insert_with(fresh).clone())
-                }
-                (Kind::File { .. }, _) => Some(fresh()),
-                _ => None,
-            };
-            let mut made = made_of(&look, &item, content);
-            if item.role == Role::Passage {
-                made.meta.mtime = look.now;
+    /// What becomes of an item, the number of whose digest is given.
+    pub(super) fn made(&self, item: Item, print: Option<usize>) -> Made {
+        let Item { below, node, role } = item;
+        let mut meta = node.meta.clone();
+        if let Some((uid, gid)) = self.look.owner {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+        let mut kind = node.kind.clone();
+        if let Kind::BlockDevice { major, minor } = kind {
+            // BuildKit makes a character device of a block device; so does every image built with it.
+            kind = Kind::CharDevice { major, minor };
+        }
+        if let Some(change) = &self.look.mode
+            && !matches!(kind, Kind::Symlink { .. })
+        {
+            meta.mode = change.apply(meta.mode, &kind);
+        }
+        if role == Role::Passage {
+            meta.mtime = self.look.now;
+        }
+        let content = matches!(kind, Kind::File { .. }).then(|| match &self.origin {
+            Origin::Text(text) => Content::Bytes(Arc::clone(text)),
+            Origin::Tree { tree, path, first } => {
+                let print = first.zip(print).map(|(first, number)| Print { number, ..first });
+                let path = path.join(&below);
+                Content::Source { tree: *tree, path, node: Box::new(node), print }
             }
-            (place.join(&item.below), made)
-        })
+        });
+        Made::alone(kind, meta, content)
     }
-}
-
-/// A directory that is copied is the destination, which stands there already.
-fn is_made_before(item: &Item) -> bool {
-    item.role == Role::Top && item.node.is_directory()
-}
-
-fn made_of(look: &Look, item: &Item, content: Option<Rc<Content>>) -> Made<Content> {
-    let mut meta = item.node.meta.clone();
-    if let Some((uid, gid)) = look.owner {
-        (meta.uid, meta.gid) = (uid, gid);
-    }
-    let mut kind = item.node.kind.clone();
-    if let Kind::BlockDevice { major, minor } = kind {
-        // BuildKit makes a character device of a block device; so does every image built with it.
-        kind = Kind::CharDevice { major, minor };
-    }
-    if let Some(change) = &look.mode
-        && !matches!(kind, Kind::Symlink { .. })
-    {
-        meta.mode = change.apply(meta.mode, &kind);
-    }
-    Made { kind, meta, content }
-}
-
-fn over_file(path: &TreePath) -> FilesError {
-    FilesError::Invalid(format!("cannot copy to non-directory: {path}"))
 }

@@ -2,12 +2,9 @@
 //!
 //! Their content is taken from that layer's tar, in one piece of the disk, instead of from one file each.
 
-use std::{
-    collections::{BTreeSet, HashSet},
-    fs::File,
-};
+use std::{collections::BTreeSet, fs::File};
 
-use super::{CONTENT, Key, Selection};
+use super::{CONTENT, Key, Selection, copy::Print};
 use crate::{
     graph::KeyTree,
     layer::Listing,
@@ -19,8 +16,8 @@ use crate::{
 /// The layers that the same step made before, as far as they are of use.
 pub(in crate::build) struct Earlier {
     layers: Vec<(File, Listing)>,
-    /// Paths of the context whose files were the same then.
-    same: HashSet<TreePath>,
+    /// Of each selection, which of its files were the same then, by their numbers.
+    same: Vec<Vec<bool>>,
 }
 
 impl Earlier {
@@ -37,12 +34,12 @@ impl Earlier {
         {
             return None;
         }
-        let (mut files, mut same) = (0, HashSet::new());
+        let (mut files, mut same) = (0, Vec::new());
         for selection in &key.selections {
             let blob = *record.selections.get(&selection.component)?;
             let before = Listing::decode(store.read_blob(blob).ok()?).ok()?;
             files += before.iter().filter(|listed| is_file(&listed.change)).count();
-            add_same(&mut same, selection, &before);
+            same.push(same_files(selection, &before));
         }
         let layers: Option<Vec<_>> =
             record.made.layers().iter().map(|layer| open(store, *layer)).collect();
@@ -59,11 +56,11 @@ impl Earlier {
     /// The tar that has the content of a file of the context that goes to `destination`, and where.
     pub(super) fn place(
         &self,
-        source: &TreePath,
+        Print { selection, number }: Print,
         destination: &TreePath,
         size: u64,
     ) -> Option<(&File, u64)> {
-        if !self.same.contains(source) {
+        if !self.same[selection][number] {
             return None;
         }
         self.layers.iter().find_map(|(tar, listing)| {
@@ -100,22 +97,22 @@ fn is_file(change: &Change) -> bool {
     matches!(entry.kind, Kind::File { .. } | Kind::Hardlink { .. })
 }
 
-/// Adds files whose content is what it was. One with attributes is read again: they come with it.
-fn add_same(same: &mut HashSet<TreePath>, selection: &Selection, before: &Listing) {
+/// Which files have the content that they had. One with attributes is read again: they come with it.
+fn same_files(selection: &Selection, before: &Listing) -> Vec<bool> {
+    let mut same = vec![false; selection.hashed()];
     let mut before = before.iter().filter_map(|listed| match listed.change {
         Change::Put(entry) => Some(entry),
         Change::Whiteout(_) | Change::Opaque(_) => None,
     });
     let mut old = before.next();
-    for (path, size, content) in selection.plain_files() {
+    for (number, path, size, content) in selection.plain_files() {
         while old.as_ref().is_some_and(|entry| entry.path < path) {
             old = before.next();
         }
         let Some(entry) = old.as_ref().filter(|entry| entry.path == path) else { continue };
         let was = entry.meta.xattrs.get(CONTENT).map(Vec::as_slice);
         let is_plain = entry.meta.xattrs.len() == 1 && entry.kind == Kind::File { size };
-        if is_plain && was == Some(content.as_bytes().as_slice()) {
-            same.insert(path);
-        }
+        same[number] = is_plain && was == Some(content.as_bytes().as_slice());
     }
+    same
 }

@@ -2,7 +2,7 @@
 //!
 //! Knows how an entry is held, and not why it was taken.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     select::{Item, Role},
@@ -37,7 +37,7 @@ pub(super) struct Items {
 /// Items on their way out.
 #[derive(Debug)]
 pub(super) struct Unpacked {
-    items: Rc<Items>,
+    items: Arc<Items>,
     /// Bytes that were read.
     position: usize,
     path: TreePath,
@@ -80,8 +80,15 @@ impl Items {
         self.last = below;
     }
 
-    pub(super) fn unpacked(self: &Rc<Self>) -> Unpacked {
-        Unpacked { items: Rc::clone(self), position: 0, path: TreePath::root() }
+    pub(super) fn unpacked(self: &Arc<Self>) -> Unpacked {
+        Unpacked { items: Arc::clone(self), position: 0, path: TreePath::root() }
+    }
+
+    /// The item that begins at a position, by its path below the pick.
+    pub(super) fn at(&self, position: usize, below: TreePath) -> Item {
+        let mut rest = Packed(&self.bytes[position..]);
+        let skip = |rest: &mut Packed<'_>| rest.number().and(rest.bytes()).map(|_| below);
+        unpack(&mut rest, skip).expect(SOUND)
     }
 }
 
@@ -93,11 +100,14 @@ impl FromIterator<Item> for Items {
     }
 }
 
-fn unpack(rest: &mut Packed<'_>, path: &mut TreePath) -> Option<Item> {
+fn unpack(
+    rest: &mut Packed<'_>,
+    below: impl FnOnce(&mut Packed<'_>) -> Option<TreePath>,
+) -> Option<Item> {
     let role = usize::from(rest.byte()?);
     let role = *[Role::Top, Role::Chosen, Role::Passage].get(role)?;
     let tag = rest.byte()?;
-    rest.path(path)?;
+    let below = below(rest)?;
     let (kind, meta) = rest.facts(tag)?;
     let bits = rest.byte()?;
     let stamp = if bits & STAMP == 0 { None } else { Some(stamp(rest, &kind, &meta)?) };
@@ -110,7 +120,7 @@ fn unpack(rest: &mut Packed<'_>, path: &mut TreePath) -> Option<Item> {
         ALONE => Some(Inode::Alone),
         _ => None,
     };
-    Some(Item { below: path.clone(), node: Node { kind, meta, inode, stamp }, role })
+    Some(Item { below, node: Node { kind, meta, inode, stamp }, role })
 }
 
 /// Size and time of a file's stamp are those of the file.
@@ -123,6 +133,13 @@ fn stamp(rest: &mut Packed<'_>, kind: &Kind, meta: &Meta) -> Option<FileStamp> {
     Some(FileStamp { device, inode, size, mtime_ns, ctime_ns })
 }
 
+impl Unpacked {
+    /// Where the next item begins.
+    pub(super) fn position(&self) -> usize {
+        self.position
+    }
+}
+
 impl Iterator for Unpacked {
     type Item = Item;
 
@@ -131,7 +148,9 @@ impl Iterator for Unpacked {
         if rest.0.is_empty() {
             return None;
         }
-        let item = unpack(&mut rest, &mut self.path).expect(SOUND);
+        let path = &mut self.path;
+        let below = |rest: &mut Packed<'_>| rest.path(path).map(|()| path.clone());
+        let item = unpack(&mut rest, below).expect(SOUND);
         self.position = self.items.bytes.len() - rest.0.len();
         Some(item)
     }
@@ -178,8 +197,14 @@ mod tests {
                 ),
             ]
         };
-        let packed = Rc::new(Items::from_iter(items()));
+        let packed = Arc::new(Items::from_iter(items()));
         let (found, wanted): (Vec<_>, Vec<_>) = (packed.unpacked().collect(), items().into());
         assert_eq!(format!("{found:?}"), format!("{wanted:?}"));
+        let mut unpacked = packed.unpacked();
+        for item in wanted {
+            let one = packed.at(unpacked.position(), item.below.clone());
+            assert_eq!(format!("{one:?}"), format!("{item:?}"));
+            drop(unpacked.next());
+        }
     }
 }

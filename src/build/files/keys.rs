@@ -141,21 +141,23 @@ impl Selection {
         }
     }
 
-    /// Regular files without attributes, in path order: path in the source, size and content.
-    pub(super) fn plain_files(&self) -> impl Iterator<Item = (TreePath, u64, Digest)> {
-        self.in_order().filter_map(|(path, item, print)| {
-            let print = print.filter(|print| print.xattrs.is_empty())?;
+    /// Regular files without attributes, in path order: number, path in the source, size and content.
+    pub(super) fn plain_files(&self) -> impl Iterator<Item = (usize, TreePath, u64, Digest)> {
+        self.in_order().filter_map(|Seen { path, item, number }| {
+            let print = self.prints.get(number?).filter(|print| print.xattrs.is_empty())?;
             let Kind::File { size } = item.node.kind else { return None };
-            Some((path, size, print.content))
+            Some((number?, path, size, print.content))
         })
     }
 
-    /// Every file that was hashed: path in the source, content and attributes.
-    pub(super) fn files(&self) -> impl Iterator<Item = (TreePath, Digest, Xattrs)> {
-        self.items().filter_map(|(pick, item, print)| {
-            let print = print?;
-            Some((pick.path.join(&item.below), print.content, print.xattrs))
-        })
+    /// How many files were hashed.
+    pub(super) fn hashed(&self) -> usize {
+        self.prints.contents.len()
+    }
+
+    /// Content and attributes of the file of a number.
+    pub(super) fn file(&self, number: usize) -> Option<(Digest, Xattrs)> {
+        self.prints.get(number).map(|print| (print.content, print.xattrs))
     }
 
     /// In words: how many files, and a digest over all that counts of them.
@@ -163,8 +165,9 @@ impl Selection {
         let mut hasher = Hasher::new();
         let mut inodes = Inodes::default();
         let mut count = 0;
-        for (pick, item, print) in self.items() {
+        for (pick, item, number) in numbered(&self.picks, 0) {
             count += usize::from(!item.node.is_directory());
+            let print = number.and_then(|number| self.prints.get(number));
             hash_item(&mut hasher, pick, &item, print.as_ref());
             if let Some(inode) = item.node.inode {
                 hasher.update(&inodes.number(inode).to_le_bytes());
@@ -179,13 +182,13 @@ impl Selection {
     pub(in crate::build) fn listing(&self, bytes_max: usize) -> Option<Listing> {
         let mut listing = Listing::default();
         let mut last = None;
-        for (path, item, print) in self.in_order() {
+        for Seen { path, item, number } in self.in_order() {
             let mut meta = item.node.meta;
             meta.mtime = Timestamp::default();
             if item.role == Role::Top && item.node.kind == Kind::Directory {
                 meta.mode = 0;
             }
-            if let Some(Fingerprint { content, xattrs }) = print {
+            if let Some((content, xattrs)) = number.and_then(|number| self.file(number)) {
                 meta.xattrs = xattrs;
                 meta.xattrs.insert(CONTENT.to_vec(), content.as_bytes().to_vec());
             }
@@ -203,30 +206,55 @@ impl Selection {
     }
 
     /// Every item by its path in the source, in the order of the paths.
-    fn in_order(&self) -> Box<dyn Iterator<Item = (TreePath, Item, Option<Fingerprint>)> + '_> {
-        let by_path =
-            |(pick, item, print): (&Pick, Item, _)| (pick.path.join(&item.below), item, print);
-        let items = self.items().map(by_path);
-        if self.picks.len() == 1 {
-            return Box::new(items);
+    fn in_order(&self) -> Box<dyn Iterator<Item = Seen> + '_> {
+        let mut picks: Vec<(&Pick, usize)> = Vec::new();
+        let mut first = 0;
+        for pick in &self.picks {
+            picks.push((pick, first));
+            first += count_hashed(pick);
         }
-        let mut items: Vec<_> = items.collect();
-        items.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        let mut sorted = picks.clone();
+        sorted.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
+        // Picks meet where links lead to what others hold.
+        let meet = |pair: &[(&Pick, usize)]| pair[1].0.path.starts_with(&pair[0].0.path);
+        if !sorted.windows(2).any(meet) {
+            return Box::new(sorted.into_iter().flat_map(seen));
+        }
+        let mut items: Vec<_> = picks.into_iter().flat_map(seen).collect();
+        items.sort_by(|one, other| one.path.cmp(&other.path));
         Box::new(items.into_iter())
-    }
-
-    fn items(&self) -> impl Iterator<Item = (&Pick, Item, Option<Fingerprint>)> {
-        let mut number = 0;
-        items(&self.picks).map(move |(pick, item)| {
-            let print = is_hashed(&item.node).then(|| self.prints.get(number)).flatten();
-            number += usize::from(print.is_some());
-            (pick, item, print)
-        })
     }
 }
 
+/// An item by its path in the source, with its number among those that were hashed.
+struct Seen {
+    path: TreePath,
+    item: Item,
+    number: Option<usize>,
+}
+
+/// The items of a pick, the first of its files being of a number.
+fn seen((pick, first): (&Pick, usize)) -> impl Iterator<Item = Seen> {
+    let items = numbered(std::slice::from_ref(pick), first);
+    items.map(|(pick, item, number)| Seen { path: pick.path.join(&item.below), item, number })
+}
+
+/// Items with their numbers among those that are hashed, counted from one on.
+fn numbered(picks: &[Pick], mut next: usize) -> impl Iterator<Item = (&Pick, Item, Option<usize>)> {
+    items(picks).map(move |(pick, item)| {
+        let number = is_hashed(&item.node).then_some(next);
+        next += usize::from(number.is_some());
+        (pick, item, number)
+    })
+}
+
+/// How many items of a pick are hashed.
+pub(super) fn count_hashed(pick: &Pick) -> usize {
+    pick.items.unpacked().filter(|item| is_hashed(&item.node)).count()
+}
+
 /// A regular file; a socket of a folder is copied as an empty file, and has nothing to hash.
-fn is_hashed(node: &Node) -> bool {
+pub(super) fn is_hashed(node: &Node) -> bool {
     let of_layer = matches!(node.inode, Some(Inode::Layer(..) | Inode::Alone));
     node.stamp.is_some() || (of_layer && matches!(node.kind, Kind::File { .. }))
 }

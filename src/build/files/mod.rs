@@ -4,7 +4,7 @@
 //! `select` says which files, `copy` and `archive` where they go in a `target` that is only thought
 //! of, `write` makes the layer of it. `keys` says what all that depends on. Knows no Dockerfile.
 
-use std::{collections::HashMap, fs::File, io, rc::Rc};
+use std::{collections::HashMap, fs::File, io};
 
 use thiserror::Error;
 
@@ -28,6 +28,7 @@ mod items;
 mod keys;
 mod mode;
 mod parts;
+mod puts;
 mod resolve;
 mod select;
 mod source;
@@ -51,10 +52,9 @@ pub(crate) use stored::{holds_archive, newest, read_stored};
 pub use archive::is_archive;
 
 use accounts::{Lookup, owner_ids};
-use copy::{Content, Look, Manner};
+use copy::{Look, Manner, Origin, Print};
 use mode::ModeChange;
-use parts::KnownFiles;
-use select::{Item, Parents, Pick, select};
+use select::{Parents, Pick, select};
 use source::{Node, Opened, Tree};
 use target::{Maker, Target};
 
@@ -271,21 +271,18 @@ pub(super) fn make_layers<'a>(
         trees: Vec::new(),
         opened: HashMap::new(),
         spools: Vec::new(),
-        selections: selections.iter(),
+        selections,
+        used: 0,
         clock,
     };
     for action in &op.actions {
         work.act(action, root_of)?;
     }
-    let Work { target, trees, spools, opened, .. } = work;
+    let Work { target, trees, spools, .. } = work;
     let (base, trees, spools, latest) = (view.as_ref(), &trees, &spools, clock.latest());
     let origins = write::Origins { store, base, trees, spools, earlier, latest };
     let Some(parting) = parting else { return Ok(write::write(&target, &origins)?.into()) };
-    let mut files = KnownFiles::default();
-    for selection in selections {
-        opened.get(&selection.from).into_iter().for_each(|source| files.add(*source, selection));
-    }
-    Ok(parts::write_parts(&target, &origins, (parting, &files))?.into())
+    Ok(parts::write_parts(&target, &origins, (parting, selections))?.into())
 }
 
 /// Mode and owner of what a source path stands for.
@@ -423,7 +420,7 @@ fn select_for(
 /// A layer being planned.
 struct Work<'a, 'v> {
     store: &'v Store,
-    target: Target<'v, Content>,
+    target: Target<'v>,
     accounts: Option<&'v dyn Lookup>,
     trees: Vec<Tree<'a>>,
     /// Sources that were opened before, in `trees`.
@@ -431,7 +428,9 @@ struct Work<'a, 'v> {
     /// Contents of archive members.
     spools: Vec<File>,
     /// What was selected from contexts for the key, in the order in which it is used.
-    selections: std::slice::Iter<'v, Selection>,
+    selections: &'v [Selection],
+    /// How many of them were used.
+    used: usize,
     clock: Clock,
 }
 
@@ -481,10 +480,8 @@ impl<'a, 'v> Work<'a, 'v> {
                 let mut node = Node::plain(Kind::File { size: bytes.len() as u64 }, HEREDOC_MODE);
                 node.meta.mtime = self.clock.now;
                 let pick = single(source.path.as_bytes(), node);
-                let bytes = bytes.clone();
-                let content = Rc::new(move |_: &Item| Content::Bytes(bytes.clone()));
-                let time = pick.top.meta.mtime;
-                return copy::copy(&mut self.target, manner, (&pick, time), content);
+                let (text, time) = (Origin::Text(bytes.as_slice().into()), pick.top.meta.mtime);
+                return copy::copy(&mut self.target, manner, (&pick, time), text);
             }
             SourceRoot::Url { .. } | SourceRoot::Git(_) => unreachable!("{NOT_FETCHED}"),
         };
@@ -506,35 +503,34 @@ impl<'a, 'v> Work<'a, 'v> {
                 &selected
             }
             tree @ (Tree::Layers(_) | Tree::Folder(_)) => match known {
-                Some(selection) => &selection.picks,
+                Some(number) => &self.selections[number].picks,
                 None => {
                     selected = select_for((self.store, tree), &source.path, action)?;
                     &selected
                 }
             },
         };
+        let mut first = known.map(|selection| Print { selection, number: 0 });
         for pick in picks {
+            let origin = Origin::Tree { tree: index, path: pick.path.clone(), first };
+            if let Some(print) = &mut first {
+                print.number += keys::count_hashed(pick);
+            }
             if self.unpacks(action, index, pick)? {
                 self.unpack(manner, index, pick)?;
                 continue;
             }
-            let top = pick.path.clone();
-            let content = Rc::new(move |item: &Item| Content::Source {
-                tree: index,
-                path: top.join(&item.below),
-                node: Box::new(item.node.clone()),
-            });
             let time = self.top_time(index, pick);
-            copy::copy(&mut self.target, manner, (pick, time), content)?;
+            copy::copy(&mut self.target, manner, (pick, time), origin)?;
         }
         Ok(())
     }
 
-    /// What the key has selected from a source, where it has looked at files.
-    fn selected(&mut self, from: OpId) -> Option<&'v Selection> {
-        let next = self.selections.as_slice().first().filter(|next| next.from == from)?;
-        self.selections.next();
-        Some(next)
+    /// Number of what the key has selected from a source, where it has looked at files.
+    fn selected(&mut self, from: OpId) -> Option<usize> {
+        self.selections.get(self.used).filter(|next| next.from == from)?;
+        self.used += 1;
+        Some(self.used - 1)
     }
 
     /// Time that a destination gets from the folder that is copied into it.

@@ -2,7 +2,7 @@
 //!
 //! Knows sources only; where the files go is none of its business.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     FilesError,
@@ -32,14 +32,14 @@ pub(super) struct Pick {
     /// The thing itself.
     pub(super) top: Node,
     /// In path order, the thing itself first.
-    pub(super) items: Rc<Items>,
+    pub(super) items: Arc<Items>,
 }
 
 impl Pick {
     /// One file, not looked at any further.
     pub(super) fn single(path: TreePath, name: &[u8], top: Node) -> Self {
         let item = Item { below: TreePath::root(), node: top.clone(), role: Role::Top };
-        Self { path, name: name.to_vec(), top, items: Rc::new(Items::from_iter([item])) }
+        Self { path, name: name.to_vec(), top, items: Arc::new(Items::from_iter([item])) }
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn select(
         let walk = Walk { store, tree, filter: &filter, top: &path };
         let (include, exclude) = Default::default();
         walk.descend(Above { below, include, exclude }, &mut items)?;
-        picks.push(Pick { path, name: file_name, top: node, items: Rc::new(items) });
+        picks.push(Pick { path, name: file_name, top: node, items: Arc::new(items) });
     }
     Ok(picks)
 }

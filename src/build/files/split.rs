@@ -18,35 +18,14 @@ use crate::{
 /// A line without content takes a block of an archive.
 const LINE_BYTES: u64 = 512;
 
-/// Every line of a layer, as far as cutting goes.
-pub(super) struct Line<'a> {
-    pub(super) path: &'a TreePath,
-    pub(super) role: Role<'a>,
-}
-
-/// What a line is to the layers that it may go to.
-#[derive(Clone, Copy)]
-pub(super) enum Role<'a> {
-    /// It goes to one of them.
-    Put(&'a Kind),
-    /// Another name of the file on a line before, and goes with it.
-    Link(usize),
-    /// A directory that stands wherever something below it does, and for nothing else.
-    Above,
-    /// It takes something of the base away, and so comes before all that is put.
-    Mark,
-}
-
 /// Patterns that say which paths have layers of their own.
 pub(super) struct Groups(Vec<PatternSet>);
 
-/// Lines before which there may be a cut.
-struct Place<'a> {
-    line: usize,
-    path: &'a TreePath,
-    group: usize,
-    is_directory: bool,
-    bytes: u64,
+/// A line before which there may be a cut.
+pub(super) struct Place<'a> {
+    pub(super) path: &'a TreePath,
+    pub(super) group: usize,
+    pub(super) kind: &'a Kind,
 }
 
 /// How well a cut lies; less is better.
@@ -69,139 +48,135 @@ impl Groups {
         Ok(Self(split.often.iter().map(compile).collect::<Result<_, _>>()?))
     }
 
+    /// How many there are, with that of what is in none.
+    pub(super) fn count(&self) -> usize {
+        self.0.len() + 1
+    }
+
     /// 0 for what is in none.
-    fn of_path(&self, path: &TreePath) -> usize {
+    pub(super) fn of_path(&self, path: &TreePath) -> usize {
         let found = self.0.iter().position(|patterns| patterns.matches(path.as_bytes()));
         found.map_or(0, |index| index + 1)
     }
 }
 
-/// The lines of each layer, in their order, bottom layer first; `lines` are in path order, and so is what comes of
-/// them. A line of a directory is in every layer with something below it, so that none changes it. One layer
-/// with everything when it is not worth while to cut.
-pub(super) fn divide(lines: &[Line<'_>], split: &Split, groups: &Groups) -> Vec<Vec<usize>> {
-    let has_marks = lines.iter().any(|line| matches!(line.role, Role::Mark));
-    let mut places = places(lines, groups);
-    places.sort_by_key(|place| (place.group, place.line));
-    let layers_max = split.layers_max.saturating_sub(usize::from(has_marks));
-    let cuts = cuts(&places, split.size_bytes, layers_max);
-    if cuts.is_empty() {
-        return vec![(0..lines.len()).collect()];
-    }
-    let first = usize::from(has_marks);
-    let mut layer_of = vec![0; lines.len()];
-    for (index, place) in places.iter().enumerate() {
-        layer_of[place.line] = first + cuts.partition_point(|cut| *cut <= index);
-    }
-    for (index, line) in lines.iter().enumerate() {
-        if let Role::Link(file) = line.role {
-            layer_of[index] = layer_of[file];
-        }
-    }
-    gather(lines, &layer_of, first + cuts.len() + 1)
+/// Finds the cuts in places that are told in the order of their groups and paths. Of all that were told, it holds those
+/// that nothing behind them beats yet, and those that may be cuts.
+pub(super) struct Cutter {
+    size_bytes: u64,
+    count: usize,
+    /// Bytes of all places so far.
+    total: u64,
+    /// Group and bytes of the last place.
+    last: Option<(usize, u64)>,
+    /// Each lies better than the next.
+    unbeaten: Vec<Candidate>,
+    lonely: Vec<Candidate>,
 }
 
-fn places<'a>(lines: &[Line<'a>], groups: &Groups) -> Vec<Place<'a>> {
-    let place = |(line, Line { path, role }): (usize, &Line<'a>)| {
-        let Role::Put(kind) = role else { return None };
-        let size = if let Kind::File { size } = kind { *size } else { 0 };
+/// A place that a cut may be made before.
+struct Candidate {
+    number: usize,
+    start: u64,
+    merit: Merit,
+    /// Bytes to the nearest place that lies better, or to an end; without limit for a wall.
+    reach: u64,
+}
+
+/// Between two groups, or beside what has a layer to itself.
+const WALL: u32 = 0;
+const FILE: u32 = u32::MAX;
+
+impl Cutter {
+    pub(super) fn new(size_bytes: u64) -> Self {
+        let (unbeaten, lonely) = Default::default();
+        Self { size_bytes, count: 0, total: 0, last: None, unbeaten, lonely }
+    }
+
+    pub(super) fn push(&mut self, place: &Place<'_>) {
+        let size = if let Kind::File { size } = place.kind { *size } else { 0 };
         let bytes = LINE_BYTES + size.next_multiple_of(LINE_BYTES);
-        let (group, is_directory) = (groups.of_path(path), **kind == Kind::Directory);
-        Some(Place { line, path, group, is_directory, bytes })
-    };
-    lines.iter().enumerate().filter_map(place).collect()
-}
-
-/// Places before which a layer begins, in order; not the first.
-fn cuts(places: &[Place<'_>], size_bytes: u64, layers_max: usize) -> Vec<usize> {
-    let mut starts = Vec::with_capacity(places.len() + 1);
-    let mut total = 0_u64;
-    for place in places {
-        starts.push(total);
-        total = total.saturating_add(place.bytes);
+        let merit = self.merit(place, bytes);
+        let start = self.total;
+        while let Some(mut beaten) = self.unbeaten.pop_if(|last| last.merit > merit) {
+            beaten.reach = beaten.reach.min(start - beaten.start);
+            self.keep(beaten);
+        }
+        let reach = self.unbeaten.last().map_or(start, |better| start - better.start);
+        self.unbeaten.push(Candidate { number: self.count, start, merit, reach });
+        self.count += 1;
+        self.total = self.total.saturating_add(bytes);
+        self.last = Some((place.group, bytes));
     }
-    starts.push(total);
-    if total < size_bytes || layers_max < 2 {
-        return Vec::new();
-    }
-    let merits = merits(places, size_bytes);
-    let reach = reach(&starts, &merits);
-    let mut cuts: Vec<usize> =
-        (1..places.len()).filter(|index| reach[*index] >= size_bytes / 2).collect();
-    // Those that stand alone in the widest neighbourhood stay.
-    cuts.sort_by_key(|index| (std::cmp::Reverse(reach[*index]), merits[*index]));
-    cuts.truncate(layers_max - 1);
-    cuts.sort_unstable();
-    cuts
-}
 
-fn merits(places: &[Place<'_>], size_bytes: u64) -> Vec<Merit> {
-    const WALL: u32 = 0;
-    const FILE: u32 = u32::MAX;
-    let is_wall = |index: usize| {
-        let (before, after) = (&places[index - 1], &places[index]);
-        before.group != after.group || before.bytes.max(after.bytes) > size_bytes
-    };
-    let merit = |(index, place): (usize, &Place<'_>)| {
+    fn merit(&self, place: &Place<'_>, bytes: u64) -> Merit {
         let hash = Digest::of(place.path.as_bytes());
         let hash = hash.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+        let is_wall = self.last.is_some_and(|(group, before)| {
+            group != place.group || before.max(bytes) > self.size_bytes
+        });
+        if is_wall {
+            return (WALL, hash);
+        }
         let depth = u32::try_from(place.path.components().count()).unwrap_or(FILE - 1);
-        match place.is_directory {
-            _ if index > 0 && is_wall(index) => (WALL, hash),
-            true => (depth.clamp(1, FILE - 1), hash),
-            false => (FILE, hash),
+        let is_directory = *place.kind == Kind::Directory;
+        (if is_directory { depth.clamp(1, FILE - 1) } else { FILE }, hash)
+    }
+
+    fn keep(&mut self, mut candidate: Candidate) {
+        if candidate.merit.0 == WALL {
+            candidate.reach = u64::MAX;
         }
-    };
-    places.iter().enumerate().map(merit).collect()
+        if candidate.number > 0 && candidate.reach >= self.size_bytes / 2 {
+            self.lonely.push(candidate);
+        }
+    }
+
+    /// Numbers of the places before which a layer begins, in order; not the first.
+    pub(super) fn cuts(mut self, layers_max: usize) -> Vec<usize> {
+        if self.total < self.size_bytes || layers_max < 2 {
+            return Vec::new();
+        }
+        for mut candidate in std::mem::take(&mut self.unbeaten) {
+            candidate.reach = candidate.reach.min(self.total - candidate.start);
+            self.keep(candidate);
+        }
+        // Those that stand alone in the widest neighbourhood stay.
+        self.lonely.sort_by_key(|one| (std::cmp::Reverse(one.reach), one.merit, one.number));
+        self.lonely.truncate(layers_max - 1);
+        let mut cuts: Vec<usize> = self.lonely.iter().map(|one| one.number).collect();
+        cuts.sort_unstable();
+        cuts
+    }
 }
 
-/// Bytes from each place to the nearest one that lies better, or to an end; without limit for a wall. `starts` has
-/// the end as its last.
-fn reach(starts: &[u64], merits: &[Merit]) -> Vec<u64> {
-    let end = starts[merits.len()];
-    let mut reach: Vec<u64> = starts.iter().map(|start| *start.min(&(end - start))).collect();
-    // Places so far that nothing behind them beats; each lies better than the next.
-    let mut unbeaten: Vec<usize> = Vec::new();
-    for index in 0..merits.len() {
-        while let Some(last) = unbeaten.pop_if(|last| merits[*last] > merits[index]) {
-            reach[last] = reach[last].min(starts[index] - starts[last]);
-        }
-        if let Some(last) = unbeaten.last() {
-            reach[index] = reach[index].min(starts[index] - starts[*last]);
-        }
-        unbeaten.push(index);
-    }
-    for (index, (level, _)) in merits.iter().enumerate() {
-        if *level == 0 {
-            reach[index] = u64::MAX;
-        }
-    }
-    reach
+/// Says which layer each place goes to.
+pub(super) struct Layers {
+    cuts: Vec<usize>,
+    /// Of each group, the number of the next place.
+    next: Vec<usize>,
 }
 
-/// Puts each line into its layer, and the directories above it too.
-fn gather(lines: &[Line<'_>], layer_of: &[usize], layers: usize) -> Vec<Vec<usize>> {
-    let mut gathered: Vec<Vec<usize>> = vec![Vec::new(); layers];
-    let mut layers_of: Vec<Vec<usize>> = vec![Vec::new(); lines.len()];
-    let mut above: Vec<usize> = Vec::new();
-    for (index, line) in lines.iter().enumerate() {
-        while above.pop_if(|last| !line.path.starts_with(lines[*last].path)).is_some() {}
-        let layer = layer_of[index];
-        let own = (!matches!(line.role, Role::Above)).then_some(index);
-        // Where a directory is, those above it are.
-        for line in own.into_iter().chain(above.iter().rev().copied()) {
-            if layers_of[line].contains(&layer) {
-                break;
-            }
-            layers_of[line].push(layer);
-            gathered[layer].push(line);
-        }
-        if matches!(line.role, Role::Above | Role::Put(Kind::Directory)) {
-            above.push(index);
-        }
+impl Layers {
+    /// Of so many places in each group.
+    pub(super) fn new(cuts: Vec<usize>, counts: &[usize]) -> Self {
+        let mut first = 0;
+        let next = counts.iter().map(|count| {
+            first += count;
+            first - count
+        });
+        Self { cuts, next: next.collect() }
     }
-    for lines in &mut gathered {
-        lines.sort_unstable();
+
+    /// How many layers there are.
+    pub(super) fn count(&self) -> usize {
+        self.cuts.len() + 1
     }
-    gathered
+
+    /// The layer of the next place of a group, bottom first.
+    pub(super) fn of_next(&mut self, group: usize) -> usize {
+        let number = self.next[group];
+        self.next[group] += 1;
+        self.cuts.partition_point(|cut| *cut <= number)
+    }
 }

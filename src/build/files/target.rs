@@ -3,15 +3,13 @@
 //! Nothing is written here. Knows neither sources nor tar.
 
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     iter::Peekable,
-    ops::Bound,
-    rc::Rc,
 };
 
 use super::{
     FilesError,
+    puts::{Made, Put, Puts, Raw},
     resolve::{Stand, child, resolve_from},
     source::travels,
 };
@@ -28,35 +26,22 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// A root file system with changes on top.
-pub(super) struct Target<'a, C> {
+pub(super) struct Target<'a> {
     base: Option<&'a View>,
-    made: BTreeMap<TreePath, Made<C>>,
+    pub(super) puts: Puts,
     /// Paths at which the base's entry, and what is below it, is gone.
     gone: BTreeSet<TreePath>,
     /// Directories in which everything of the base is gone.
     opaque: BTreeSet<TreePath>,
-    /// What the last copy put where the layer had nothing: a tree may have millions of files, and is not held twice.
-    rest: Option<Rest<C>>,
 }
 
-/// Makes paths in their order, and what stands there.
-pub(super) type Rest<C> = Box<dyn Fn() -> Puts<C>>;
-
-type Puts<C> = Box<dyn Iterator<Item = (TreePath, Made<C>)>>;
-
-/// Something that the layer will hold.
-pub(super) struct Made<C> {
-    pub(super) kind: Kind,
-    pub(super) meta: Meta,
-    /// Where the bytes come from. Two names with the same one are hard links.
-    pub(super) content: Option<Rc<C>>,
-}
-
-impl<C> Clone for Made<C> {
-    fn clone(&self) -> Self {
-        let Self { kind, meta, content } = self;
-        Self { kind: kind.clone(), meta: meta.clone(), content: content.clone() }
-    }
+/// What may take the place of what.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// Directories and files do not take one another's place, as with COPY.
+    Alike,
+    /// The last one counts, as with archives.
+    Any,
 }
 
 /// Owner, mode and time of directories that are made on the way.
@@ -75,12 +60,21 @@ pub(super) struct Standing {
 }
 
 /// A line of the layer that is to be written.
-pub(super) enum Line<'t, C> {
+pub(super) enum Line<'t> {
     Whiteout(TreePath),
-    Put(TreePath, Cow<'t, Made<C>>),
+    Put(TreePath, Raw<'t>),
     /// A directory of the base that holds something new: other tools need it to be listed.
     Above(Entry),
     Opaque(TreePath),
+}
+
+impl Line<'_> {
+    pub(super) fn path(&self) -> &TreePath {
+        match self {
+            Self::Whiteout(path) | Self::Opaque(path) | Self::Put(path, _) => path,
+            Self::Above(entry) => &entry.path,
+        }
+    }
 }
 
 impl Standing {
@@ -96,34 +90,11 @@ impl Maker {
     }
 }
 
-impl<'a, C: 'static> Target<'a, C> {
+impl<'a> Target<'a> {
     /// `None` is an empty root file system.
     pub(super) fn new(base: Option<&'a View>) -> Self {
-        let (made, gone, opaque) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { base, made, gone, opaque, rest: None }
-    }
-
-    /// Whether there is a root file system below.
-    pub(super) fn has_base(&self) -> bool {
-        self.base.is_some()
-    }
-
-    /// Whether the layer has put nothing below a path yet.
-    pub(super) fn is_free_below(&self, path: &TreePath) -> bool {
-        let mut behind = self.made.range((Bound::Excluded(path), Bound::Unbounded));
-        behind.next().is_none_or(|(next, _)| !next.starts_with(path))
-    }
-
-    /// Puts much at once below a path at which the layer has put nothing, as [`Target::put`] would one by one.
-    pub(super) fn put_all(&mut self, rest: Rest<C>) {
-        self.rest = Some(rest);
-    }
-
-    /// Makes what was put at once findable by its paths.
-    fn settle(&mut self) {
-        if let Some(rest) = self.rest.take() {
-            rest().for_each(|(path, made)| self.put(path, made));
-        }
+        let (puts, gone, opaque) = Default::default();
+        Self { base, puts, gone, opaque }
     }
 
     /// What stands at exactly this path; links are not followed.
@@ -134,8 +105,8 @@ impl<'a, C: 'static> Target<'a, C> {
                 meta: Meta { mode: 0o755, ..Meta::default() },
             });
         }
-        if let Some(made) = self.made.get(path) {
-            return Some(Standing { kind: made.kind.clone(), meta: made.meta.clone() });
+        if let Some(Made { kind, meta, .. }) = self.made(path) {
+            return Some(Standing { kind, meta });
         }
         self.in_base(path).map(|Entry { kind, meta, .. }| Standing { kind, meta })
     }
@@ -159,13 +130,13 @@ impl<'a, C: 'static> Target<'a, C> {
     }
 
     /// What the layer will hold at a path.
-    pub(super) fn made(&self, path: &TreePath) -> Option<&Made<C>> {
-        self.made.get(path)
+    pub(super) fn made(&self, path: &TreePath) -> Option<Made> {
+        self.puts.get(path).map(|raw| self.puts.made(path, raw))
     }
 
     /// The base's own look-ups, for content that has to be copied up.
     pub(super) fn base_entry(&self, path: &TreePath) -> Option<Entry> {
-        if self.made.contains_key(path) { None } else { self.in_base(path) }
+        if self.puts.get(path).is_some() { None } else { self.in_base(path) }
     }
 
     /// Follows links inside of the target, the last component included.
@@ -191,13 +162,12 @@ impl<'a, C: 'static> Target<'a, C> {
     }
 
     /// Makes a directory and those above it, following links; returns where it stands. What exists is
-    /// left alone. Whatever else is put begins with this.
+    /// left alone.
     pub(super) fn make_directories(
         &mut self,
         path: &[u8],
         maker: Maker,
     ) -> Result<TreePath, FilesError> {
-        self.settle();
         let place = self.resolve(path)?;
         self.make_directories_at(&place, maker)?;
         Ok(place)
@@ -217,26 +187,37 @@ impl<'a, C: 'static> Target<'a, C> {
                         "cannot make directory {place}: {directory} is not a directory"
                     )));
                 }
-                None => self.put(
-                    directory,
-                    Made { kind: Kind::Directory, meta: maker.meta(), content: None },
-                ),
+                None => {
+                    let put = Puts::of_own(&Made::alone(Kind::Directory, maker.meta(), None));
+                    self.put(&directory, &put, Rule::Alike)?;
+                }
             }
         }
         Ok(())
     }
 
     /// Puts something in place of whatever stands there. Its directory must exist.
-    pub(super) fn put(&mut self, path: TreePath, made: Made<C>) {
-        if path.is_root() || self.took_away(&path) {
-            return;
+    pub(super) fn put(&mut self, path: &TreePath, put: &Put, rule: Rule) -> Result<(), FilesError> {
+        if path.is_root() || self.took_away(path) {
+            return Ok(());
         }
-        let stays =
-            made.kind == Kind::Directory && self.at(&path).is_some_and(|old| old.is_directory());
-        if !stays {
-            self.clear(&path);
+        let own = self.puts.get(path).map(|raw| self.puts.made(path, raw).kind == Kind::Directory);
+        let below = self.in_base(path).map(|entry| entry.is_directory());
+        match own.or(below) {
+            Some(false) if put.is_directory && rule == Rule::Alike => return Err(over_file(path)),
+            Some(true) if !put.is_directory && rule == Rule::Alike => {
+                let text = format!("cannot replace to directory {path} with file");
+                return Err(FilesError::Invalid(text));
+            }
+            Some(true) if !put.is_directory => self.clear(path),
+            // What is put in place of a file needs no word about the file.
+            Some(false) if put.is_directory && below.is_some() => {
+                self.gone.insert(path.clone());
+            }
+            Some(_) | None => {}
         }
-        self.made.insert(path, made);
+        self.puts.insert(path, put);
+        Ok(())
     }
 
     /// Changes the metadata of a directory that stands there, in the base or new.
@@ -244,24 +225,19 @@ impl<'a, C: 'static> Target<'a, C> {
         let Some(Standing { kind: Kind::Directory, mut meta }) = self.at(path) else { return };
         if !path.is_root() {
             change(&mut meta);
-            self.made.insert(path.clone(), Made { kind: Kind::Directory, meta, content: None });
-        }
-    }
-
-    /// Changes the metadata of files of the layer, each by its content.
-    pub(super) fn change_files(&mut self, change: impl Fn(&Rc<C>, &mut Meta)) {
-        for Made { meta, content, .. } in self.made.values_mut() {
-            content.iter().for_each(|content| change(content, meta));
+            let put = Puts::of_own(&Made::alone(Kind::Directory, meta, None));
+            self.puts.insert(path, &put);
         }
     }
 
     /// A name that a layer reads as a removal removes: there is no other way to write it.
     fn took_away(&mut self, path: &TreePath) -> bool {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return false };
+        let name = path.file_name().unwrap_or_default();
         let Some(hidden) = name.strip_prefix(WHITEOUT) else { return false };
+        let parent = path.parent().unwrap_or_default();
         if name == OPAQUE {
             let below: Vec<_> = self.strictly_below(&parent);
-            below.iter().for_each(|path| drop(self.made.remove(path)));
+            below.iter().for_each(|path| self.puts.remove(path));
             if self.in_base(&parent).is_some() {
                 self.opaque.insert(parent);
             }
@@ -274,100 +250,96 @@ impl<'a, C: 'static> Target<'a, C> {
     /// Takes away whatever stands at a path, with all that is below.
     fn clear(&mut self, path: &TreePath) {
         for below in self.strictly_below(path) {
-            self.made.remove(&below);
+            self.puts.remove(&below);
         }
-        self.made.remove(path);
+        self.puts.remove(path);
         if self.in_base(path).is_some() {
             self.gone.insert(path.clone());
         }
     }
 
     fn strictly_below(&self, path: &TreePath) -> Vec<TreePath> {
-        let after = self.made.range(path.clone()..).map(|(key, _)| key);
-        after.take_while(|key| key.starts_with(path)).filter(|key| *key != path).cloned().collect()
+        let after = self.puts.onward(path).map(|(put, _)| put);
+        after.take_while(|put| put.starts_with(path)).filter(|put| put != path).collect()
     }
 
     /// The layer, in path order.
-    pub(super) fn lines(&self) -> Lines<'_, C> {
-        let rest: Puts<C> = match &self.rest {
-            Some(rest) => rest(),
-            None => Box::new(std::iter::empty()),
-        };
-        let made = self.made.iter().map(|(path, made)| (path.clone(), Cow::Borrowed(made)));
-        let made: Lined<'_, C> = Box::new(made);
-        let rest: Lined<'_, C> = Box::new(rest.map(|(path, made)| (path, Cow::Owned(made))));
-        let marks = self.gone.union(&self.opaque);
+    pub(super) fn lines(&self) -> Lines<'_> {
+        let (puts, marks) = (self.puts.onward(&TreePath::root()), self.gone.union(&self.opaque));
         Lines {
             target: self,
-            made: made.peekable(),
-            rest: rest.peekable(),
+            puts: (Box::new(puts) as Box<dyn Iterator<Item = _>>).peekable(),
             marks: (Box::new(marks) as Box<dyn Iterator<Item = _>>).peekable(),
             before: TreePath::root(),
             ready: VecDeque::new(),
         }
     }
 
-    /// What becomes of a path, and what is put there.
-    fn lines_at<'t>(&'t self, path: &TreePath, made: Option<Cow<'t, Made<C>>>) -> Vec<Line<'t, C>> {
-        let mut lines = Vec::new();
-        // A file in place of something needs no whiteout; a directory would keep what was below.
-        let replaced = made.as_ref().is_some_and(|made| made.kind != Kind::Directory);
-        if self.gone.contains(path) && !replaced {
-            lines.push(Line::Whiteout(path.clone()));
+    /// The line of a directory that something is put or taken away below.
+    pub(super) fn directory(&self, path: &TreePath) -> Option<Line<'_>> {
+        match self.puts.get(path) {
+            Some(raw) => Some(Line::Put(path.clone(), raw)),
+            None => self.above(path).map(Line::Above),
         }
-        match made {
-            Some(made) => lines.push(Line::Put(path.clone(), made)),
-            None => {
-                if let Some(mut entry) = self.in_base(path).filter(Entry::is_directory) {
-                    entry.meta.xattrs.retain(|name, _| travels(name));
-                    lines.push(Line::Above(entry));
-                }
-            }
+    }
+
+    /// A directory of the base, as a layer lists it.
+    fn above(&self, path: &TreePath) -> Option<Entry> {
+        let mut entry = self.in_base(path).filter(Entry::is_directory)?;
+        entry.meta.xattrs.retain(|name, _| travels(name));
+        Some(entry)
+    }
+
+    /// What becomes of a path, and what is put there.
+    fn lines_at<'t>(&'t self, path: &TreePath, put: Option<Raw<'t>>) -> VecDeque<Line<'t>> {
+        let mut lines = VecDeque::new();
+        // A file in place of something needs no whiteout; a directory would keep what was below.
+        let replaced = |raw| self.puts.made(path, raw).kind != Kind::Directory;
+        if self.gone.contains(path) && !put.is_some_and(replaced) {
+            lines.push_back(Line::Whiteout(path.clone()));
+        }
+        match put {
+            Some(raw) => lines.push_back(Line::Put(path.clone(), raw)),
+            None => lines.extend(self.above(path).map(Line::Above)),
         }
         if self.opaque.contains(path) {
-            lines.push(Line::Opaque(path.clone()));
+            lines.push_back(Line::Opaque(path.clone()));
         }
         lines
     }
 }
 
-type Lined<'t, C> = Box<dyn Iterator<Item = (TreePath, Cow<'t, Made<C>>)> + 't>;
-
 /// The lines of a layer, one by one: what is put, what is gone, and directories above both.
-pub(super) struct Lines<'t, C: 'static> {
-    target: &'t Target<'t, C>,
-    made: Peekable<Lined<'t, C>>,
-    rest: Peekable<Lined<'t, C>>,
+pub(super) struct Lines<'t> {
+    target: &'t Target<'t>,
+    puts: Peekable<Box<dyn Iterator<Item = (TreePath, Raw<'t>)> + 't>>,
     marks: Peekable<Box<dyn Iterator<Item = &'t TreePath> + 't>>,
     /// The path of the line before.
     before: TreePath,
-    ready: VecDeque<Line<'t, C>>,
+    ready: VecDeque<Line<'t>>,
 }
 
-impl<'t, C: 'static> Iterator for Lines<'t, C> {
-    type Item = Line<'t, C>;
+impl<'t> Iterator for Lines<'t> {
+    type Item = Line<'t>;
 
-    fn next(&mut self) -> Option<Line<'t, C>> {
+    fn next(&mut self) -> Option<Line<'t>> {
         while self.ready.is_empty() {
-            let put = [self.made.peek(), self.rest.peek()].into_iter().flatten();
-            let path = put.map(|(path, _)| path).chain(self.marks.peek().copied()).min()?.clone();
-            let made = self.made.next_if(|(made, _)| *made == path);
-            let rest = self.rest.next_if(|(made, _)| *made == path);
+            let put = self.puts.peek().map(|(path, _)| path);
+            let path = put.into_iter().chain(self.marks.peek().copied()).min()?.clone();
+            let put = self.puts.next_if(|(put, _)| *put == path).map(|(_, raw)| raw);
             self.marks.next_if(|mark| **mark == path);
             for above in path.ancestors_beyond(path.common(&self.before)) {
                 self.ready.extend(self.target.lines_at(&above, None));
             }
-            let made = made.or(rest).map(|(_, made)| made);
-            self.ready.extend(self.target.lines_at(&path, made));
+            self.ready.extend(self.target.lines_at(&path, put));
             self.before = path;
         }
         self.ready.pop_front()
     }
 }
 
-/// Whether a name takes something of the layers below away.
-pub(super) fn is_mark(name: &[u8]) -> bool {
-    name.starts_with(WHITEOUT)
+pub(super) fn over_file(path: &TreePath) -> FilesError {
+    FilesError::Invalid(format!("cannot copy to non-directory: {path}"))
 }
 
 /// Whether a path, or one above it, is in the set; in a few steps, however deep the path is.

@@ -3,19 +3,18 @@
 //! Contents are streamed; a file that changes while it is read fails the copy.
 
 use std::{
-    borrow::{Borrow, Cow},
     collections::HashMap,
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt as _,
-    rc::Rc,
 };
 
 use super::{
     Earlier, FilesError,
-    copy::Content,
+    copy::{Content, Print},
+    puts::{FileNumber, Made},
     source::{Opened, Tree, travels},
-    target::{Line, Made, Target},
+    target::{Line, Target},
 };
 use crate::{
     layer::{self, LayerWriter},
@@ -38,82 +37,82 @@ pub(super) struct Origins<'a> {
 }
 
 /// A line of a layer, as it will be written.
-pub(super) enum Planned<'t> {
+pub(super) enum Planned {
     Whiteout(TreePath),
     Opaque(TreePath),
     /// A directory of the base.
     Above(Entry),
-    /// Another name of the file on an earlier line, by number.
-    Link(Entry, usize),
-    Put(TreePath, Cow<'t, Made<Content>>),
+    /// Another name of the file on an earlier line.
+    Link(Entry),
+    Put(TreePath, Made),
 }
 
 /// Writes a target as one layer, and all that the store keeps of it.
-pub(super) fn write(
-    target: &Target<'_, Content>,
-    origins: &Origins<'_>,
-) -> Result<DiffId, FilesError> {
-    write_lines(plan(target, origins), origins)
+pub(super) fn write(target: &Target<'_>, origins: &Origins<'_>) -> Result<DiffId, FilesError> {
+    let mut names = FirstNames::default();
+    let lines = target.lines().filter_map(|line| {
+        let planned = names.plan(line, target);
+        let is_needed = planned.is_needed(target, origins);
+        is_needed.map(|needed| needed.then_some(planned)).transpose()
+    });
+    write_lines(lines, origins)
 }
 
-/// What will be written, in path order: without files that the base has already.
-pub(super) fn plan<'t>(
-    target: &'t Target<'_, Content>,
-    origins: &'t Origins<'_>,
-) -> impl Iterator<Item = Result<Planned<'t>, FilesError>> {
-    let mut number = 0;
-    // The first name of each file that has several.
-    let mut first_names: HashMap<*const Content, (TreePath, usize)> = HashMap::new();
-    target.lines().filter_map(move |line| {
-        let planned = plan_line(line, (target, origins), (&mut first_names, number));
-        number += usize::from(matches!(planned, Ok(Some(_))));
-        planned.transpose()
-    })
+/// The first name of each file that has several, among lines in path order.
+#[derive(Default)]
+pub(super) struct FirstNames(HashMap<FileNumber, TreePath>);
+
+impl FirstNames {
+    /// What becomes of a line.
+    pub(super) fn plan(&mut self, line: Line<'_>, target: &Target<'_>) -> Planned {
+        let (path, raw) = match line {
+            Line::Whiteout(path) => return Planned::Whiteout(path),
+            Line::Opaque(directory) => return Planned::Opaque(directory),
+            Line::Above(entry) => return Planned::Above(entry),
+            Line::Put(path, raw) => (path, raw),
+        };
+        let made = target.puts.made(&path, raw);
+        if let Some(file) = target.puts.shared(raw) {
+            if let Some(first) = self.0.get(&file) {
+                let kind = Kind::Hardlink { target: first.clone() };
+                return Planned::Link(Entry { path, kind, meta: made.meta });
+            }
+            self.0.insert(file, path.clone());
+        }
+        Planned::Put(path, made)
+    }
 }
 
-fn plan_line<'t>(
-    line: Line<'t, Content>,
-    (target, origins): (&Target<'_, Content>, &Origins<'_>),
-    (first_names, number): (&mut HashMap<*const Content, (TreePath, usize)>, usize),
-) -> Result<Option<Planned<'t>>, FilesError> {
-    let (path, made) = match line {
-        Line::Whiteout(path) => return Ok(Some(Planned::Whiteout(path))),
-        Line::Opaque(directory) => return Ok(Some(Planned::Opaque(directory))),
-        Line::Above(entry) => return Ok(Some(Planned::Above(entry))),
-        Line::Put(path, made) => (path, made),
-    };
-    let stopped = |source| FilesError::Io { path: path.to_string(), source };
-    origins.store.go_on().map_err(stopped)?;
-    let shared = made.content.as_ref().filter(|content| Rc::strong_count(content) > 1);
-    let shared = shared.map(Rc::as_ptr);
-    if let Some((target, line)) = shared.and_then(|shared| first_names.get(&shared)).cloned() {
-        let kind = Kind::Hardlink { target };
-        let entry = Entry { path, kind, meta: made.meta.clone() };
-        return Ok(Some(Planned::Link(entry, line)));
+impl Planned {
+    /// Whether the layer has to say it: the base may have that file already.
+    pub(super) fn is_needed(
+        &self,
+        target: &Target<'_>,
+        origins: &Origins<'_>,
+    ) -> Result<bool, FilesError> {
+        let Self::Put(path, made) = self else { return Ok(true) };
+        let stopped = |source| FilesError::Io { path: path.to_string(), source };
+        origins.store.go_on().map_err(stopped)?;
+        Ok(!is_as_before(target, path, made, origins)?)
     }
-    if is_as_before(target, &path, &made, origins)? {
-        return Ok(None);
-    }
-    first_names.extend(shared.map(|shared| (shared, (path.clone(), number))));
-    Ok(Some(Planned::Put(path, made)))
 }
 
 /// Writes lines as a layer, and all that the store keeps of it.
-pub(super) fn write_lines<'l, L: Borrow<Planned<'l>>>(
-    lines: impl Iterator<Item = Result<L, FilesError>>,
+pub(super) fn write_lines(
+    lines: impl Iterator<Item = Result<Planned, FilesError>>,
     origins: &Origins<'_>,
 ) -> Result<DiffId, FilesError> {
     let store = origins.store;
     let mut layer =
         LayerWriter::new(store.blob_writer_hashed_by_caller()?).clamp_mtime(origins.latest);
     for line in lines {
-        match line?.borrow() {
-            Planned::Whiteout(path) => layer.whiteout(path)?,
-            Planned::Opaque(directory) => layer.opaque(directory)?,
-            Planned::Above(entry) | Planned::Link(entry, _) => {
-                layer.put(entry, &mut io::empty())?;
+        match line? {
+            Planned::Whiteout(path) => layer.whiteout(&path)?,
+            Planned::Opaque(directory) => layer.opaque(&directory)?,
+            Planned::Above(entry) | Planned::Link(entry) => {
+                layer.put(&entry, &mut io::empty())?;
             }
-            Planned::Put(path, made) => put(&mut layer, path.clone(), made, origins)?,
+            Planned::Put(path, made) => put(&mut layer, path, made, origins)?,
         }
     }
     let (blob, summary) = layer.finish()?;
@@ -130,12 +129,12 @@ pub(super) fn write_lines<'l, L: Borrow<Planned<'l>>>(
 
 /// Whether the base has the very same file or link already: such a copy changes nothing.
 fn is_as_before(
-    target: &Target<'_, Content>,
+    target: &Target<'_>,
     path: &TreePath,
-    made: &Made<Content>,
+    made: &Made,
     origins: &Origins<'_>,
 ) -> Result<bool, FilesError> {
-    let alone = made.content.as_ref().is_none_or(|content| Rc::strong_count(content) == 1);
+    let alone = !made.file.is_some_and(|file| target.puts.has_several_names(file));
     let Some(before) = target.before(path).filter(|_| alone) else { return Ok(false) };
     // As it would be written: never too young, and in seconds.
     let seconds = made.meta.mtime.min(origins.latest).seconds;
@@ -144,7 +143,7 @@ fn is_as_before(
     if !same || before.meta.mtime.seconds != seconds || before.is_directory() {
         return Ok(false);
     }
-    let (Some(content), Some(view)) = (made.content.as_deref(), origins.base) else {
+    let (Some(content), Some(view)) = (made.content.as_ref(), origins.base) else {
         return Ok(true);
     };
     let (mut new, xattrs) = open(content, origins)?;
@@ -162,7 +161,7 @@ fn open<'o>(
     origins: &'o Origins<'_>,
 ) -> Result<(Box<dyn Read + 'o>, Xattrs), FilesError> {
     let bytes: Box<dyn Read + 'o> = match content {
-        Content::Bytes(bytes) => Box::new(bytes.as_slice()),
+        Content::Bytes(bytes) => Box::new(&bytes[..]),
         Content::Spooled { spool, offset, size } => {
             let file = &origins.spools[*spool];
             Box::new(Slice { file, offset: *offset, left: *size })
@@ -170,7 +169,7 @@ fn open<'o>(
         Content::Base(path) => {
             origins.base.expect("content of a base comes from one").open_file(path)?
         }
-        Content::Source { tree, path, node } => {
+        Content::Source { tree, path, node, .. } => {
             match origins.trees[*tree].open_file(origins.store, path, node)? {
                 Opened::Other(content) => content,
                 Opened::Local(file, xattrs) => return Ok((Box::new(file), xattrs)),
@@ -183,14 +182,14 @@ fn open<'o>(
 fn put(
     layer: &mut LayerWriter<BlobWriter>,
     path: TreePath,
-    made: &Made<Content>,
+    made: Made,
     origins: &Origins<'_>,
 ) -> Result<(), FilesError> {
-    let mut entry = Entry { path, kind: made.kind.clone(), meta: made.meta.clone() };
+    let mut entry = Entry { path, kind: made.kind, meta: made.meta };
     entry.meta.xattrs.retain(|name, _| travels(name));
-    match made.content.as_deref() {
+    match &made.content {
         None => layer.put(&entry, &mut io::empty())?,
-        Some(Content::Bytes(bytes)) => layer.put(&entry, &mut bytes.as_slice())?,
+        Some(Content::Bytes(bytes)) => layer.put(&entry, &mut &bytes[..])?,
         Some(Content::Spooled { spool, offset, size }) => {
             let file = &origins.spools[*spool];
             layer.put(&entry, &mut Slice { file, offset: *offset, left: *size })?;
@@ -199,9 +198,9 @@ fn put(
             let view = origins.base.expect("content of a base comes from one");
             layer.put(&entry, &mut view.open_file(path)?)?;
         }
-        Some(Content::Source { tree, path, node }) => {
+        Some(Content::Source { tree, path, node, print }) => {
             let tree = &origins.trees[*tree];
-            if let Some(mut kept) = kept(&entry, path, tree, origins) {
+            if let Some(mut kept) = kept(&entry, *print, tree, origins) {
                 return Ok(layer.put(&entry, &mut kept)?);
             }
             match tree.open_file(origins.store, path, node)? {
@@ -224,13 +223,13 @@ fn put(
 /// The content of a file that did not change, in the tar of the layer made before.
 fn kept<'o>(
     entry: &Entry,
-    source: &TreePath,
+    print: Option<Print>,
     tree: &Tree<'_>,
     origins: &'o Origins<'_>,
 ) -> Option<Slice<'o>> {
     let earlier = origins.earlier.filter(|_| matches!(tree, Tree::Folder(_)))?;
     let Kind::File { size } = entry.kind else { return None };
-    let (tar, offset) = earlier.place(source, &entry.path, size)?;
+    let (tar, offset) = earlier.place(print?, &entry.path, size)?;
     Some(Slice { file: tar, offset, left: size })
 }
 

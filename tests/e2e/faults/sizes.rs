@@ -107,21 +107,32 @@ for folder in range(count // 1000):
     Done::of(user.command("python3").args(["-c", script, &count.to_string()])).ok();
 }
 
-/// Peaks of building an image with so many files twice, saving and loading it.
+/// Peaks of building an image with so many files in every way that files come into a layer, and of giving it away.
 fn peaks_of_files(count: u64) -> Vec<(&'static str, u64)> {
     let user = User::new();
     make_files(&user, count);
+    user.script("mkdir added && tar -cf added/many.tar many").ok();
     user.write(
         "Dockerfile",
         "FROM busybox\nCOPY many /many\nRUN find /many -type f | wc -l > /count && rm -r /many/0\n\
          FROM scratch\nCOPY --from=0 /many /again\n",
     );
+    user.write("Whole", "FROM scratch\nCOPY many /many\n");
+    // Folders of the one lie between those of the other.
+    user.write("Several", "FROM scratch\nCOPY --parents many/*[02468] many/*[13579] /several/\n");
+    user.write("Added", "FROM scratch\nADD added/many.tar /added/\n");
     let tag = ["-t", "many:v1", "--progress", "plain"];
+    let build = |flags: &[&str]| words(&[&["build"], flags].concat());
     let cases = [
-        ("build", words(&[&["build"], &tag[..]].concat())),
-        ("again", words(&[&["build"], &tag[..]].concat())),
+        ("build", build(&tag)),
+        ("again", build(&tag)),
         ("save", ["save", "-o", "many.tar", "many:v1"].map(str::to_owned).to_vec()),
         ("load", ["load", "-i", "many.tar"].map(str::to_owned).to_vec()),
+        ("several folders", build(&["-f", "Several"])),
+        ("an archive", build(&["-f", "Added"])),
+        ("a split layer", build(&["-f", "Whole", "--split-layers=size=1m"])),
+        ("a tar", build(&["-f", "Whole", "--output", "type=tar,dest=out.tar"])),
+        ("a folder", build(&["-f", "Whole", "--output", "type=local,dest=out"])),
     ];
     let peak = |(what, all): (_, Vec<_>)| {
         let (peak, seconds) = peak_of(&user, &all);

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     build::files::{
         parts::Parting,
-        split::{Groups, Line, Role, divide},
+        split::{Cutter, Groups, Layers, Place},
     },
     limits::Split,
     plan::CacheUse,
@@ -33,12 +33,23 @@ fn parts_of(files: &Sizes, split: &Split) -> Vec<BTreeMap<TreePath, Option<u64>>
         let above = path.ancestors().filter(|above| !above.is_root());
         kinds.extend(above.map(|above| (above, Kind::Directory)));
     }
-    let lines: Vec<_> =
-        kinds.iter().map(|(path, kind)| Line { path, role: Role::Put(kind) }).collect();
-    let all: Vec<(TreePath, Option<u64>)> =
-        kinds.keys().map(|path| (path.clone(), files.get(path).copied())).collect();
-    let layers = divide(&lines, split, &Groups::of(split).unwrap());
-    layers.iter().map(|layer| layer.iter().map(|line| all[*line].clone()).collect()).collect()
+    let groups = Groups::of(split).unwrap();
+    let mut counts = vec![0; groups.count()];
+    let mut cutter = Cutter::new(split.size_bytes);
+    for (group, count) in counts.iter_mut().enumerate() {
+        for (path, kind) in kinds.iter().filter(|(path, _)| groups.of_path(path) == group) {
+            cutter.push(&Place { path, group, kind });
+            *count += 1;
+        }
+    }
+    let mut layers = Layers::new(cutter.cuts(split.layers_max), &counts);
+    let mut parts = vec![BTreeMap::new(); layers.count()];
+    for path in kinds.keys() {
+        let part = &mut parts[layers.of_next(groups.of_path(path))];
+        part.extend(path.ancestors().filter(|above| !above.is_root()).map(|above| (above, None)));
+        part.insert(path.clone(), files.get(path).copied());
+    }
+    parts
 }
 
 /// How many parts there are that were not there before.
