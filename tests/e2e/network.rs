@@ -62,7 +62,7 @@ pub(crate) fn own_address() -> IpAddr {
 pub(crate) fn ask(address: &str) -> String {
     let (host, port) = address.rsplit_once(':').unwrap();
     format!(
-        "(printf 'GET /name HTTP/1.0\\r\\n\\r\\n' | timeout 10 nc {host} {port} 2>/dev/null | grep -m 1 reached || echo no)"
+        "(printf 'GET /name HTTP/1.0\\r\\n\\r\\n' | timeout 60 nc {host} {port} 2>/dev/null | grep -m 1 reached || echo no)"
     )
 }
 

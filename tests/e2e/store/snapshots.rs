@@ -33,7 +33,8 @@ fn what_a_process_only_touched_hides_nothing_of_another_base() {
 const STEPS: &str = "FROM busybox
 RUN mkdir -p /a/b /c && echo one > /a/b/file && ln /a/b/file /c/second && ln -s file /a/b/link && mkfifo /c/pipe
 RUN rm -r /a/b && mkdir /a/b && echo two > /a/b/other && touch -d @1 /c/pipe && chmod 4755 /c/second
-RUN chmod 755 /a /bin && mkdir -p /a/b/deep/er && mv /c/second /c/third && nc -lU /c/socket & sleep 0.2; true
+RUN chmod 755 /a /bin && mkdir -p /a/b/deep/er && mv /c/second /c/third && ln -s /c/socket /dev/log && syslogd && \\
+    until test -S /c/socket; do sleep 0.05; done
 RUN rm -r /c && test -s /a/b/other && test ! -e /a/b/file
 ";
 
