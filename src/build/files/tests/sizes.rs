@@ -101,8 +101,8 @@ fn every_part_of_a_large_file_counts_and_it_is_one_content_in_a_folder_and_in_a_
     let (layer, context) = (bench.layer(&[], &copy).unwrap(), bench.context(None));
     let contents = |root: Root<'_>| {
         let key = key(&bench.store, &copy.op(), None, &|_| root).unwrap();
-        let files = key.selections.iter().flat_map(Selection::files);
-        files.map(|(_, content, _)| content).collect::<Vec<_>>()
+        let files = key.selections.iter().flat_map(Selection::plain_files);
+        files.map(|(.., content)| content).collect::<Vec<_>>()
     };
     let of_folder = contents(Root::Context(&context));
     assert_eq!((of_folder.len(), contents(Root::Files(layer))), (1, of_folder));
