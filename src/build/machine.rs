@@ -4,6 +4,7 @@ mod advice;
 mod inputs;
 mod layers;
 mod lookup;
+mod making;
 mod processes;
 mod rejoin;
 mod stack;
@@ -27,10 +28,9 @@ use super::{
     downloads::Local,
     epoch,
     fetch::Errand,
-    files::{self, Clock, Context, Key, Making, Parting, Root},
+    files::{self, Context},
     mounts::Shown,
-    process::{self, By},
-    reason, result, strict,
+    process, reason, result, strict,
 };
 use lookup::Lookup;
 use stack::Stack;
@@ -44,8 +44,7 @@ use crate::{
     oci::{ChainId, DiffId, Platform},
     plan::CacheUse,
     sandbox::CancelFlag,
-    store::{CacheRecord, Made},
-    tree::Timestamp,
+    store::CacheRecord,
 };
 
 /// What the build checks find, and after it what the rules of our own find, on every platform asked for; only configs of
@@ -493,95 +492,6 @@ impl<'a> Machine<'a> {
         }
         self.look(id, below, local.as_ref(), &layers)?;
         Ok((Some(layers), Some(reason)))
-    }
-
-    fn key(
-        &self,
-        id: OpId,
-        op: &StepOp<'_>,
-        below: &Stack,
-        local: Option<&Local>,
-    ) -> Result<Key, BuildError> {
-        let mut key = match op {
-            StepOp::Files(files) => {
-                let root_of = |id: OpId| self.root_in(local, id);
-                let files = local.map_or(*files, |local| &local.op);
-                files::key(&self.workshop.store, files, below.chain, &root_of)?
-            }
-            StepOp::Run(run) => {
-                process::key(&self.task(id, run, below, &|id| self.root(id)), By::Definition)?
-            }
-        };
-        if let Some(split) = self.split_of(id, below) {
-            key.tree.add("layers", split);
-        }
-        self.lead(id, &mut key.tree);
-        Ok(key)
-    }
-
-    fn make_files(
-        &self,
-        id: OpId,
-        local: &Local,
-        below: &Stack,
-        key: &Key,
-    ) -> Result<Made, BuildError> {
-        let epoch = self.epoch.map(|seconds| Timestamp { seconds, nanos: 0 });
-        let clock = Clock { now: LATEST_MTIME, epoch, commit: local.commit };
-        let root_of = |id: OpId| self.root_in(Some(local), id);
-        let store = &self.workshop.store;
-        let last = store.last_at(&self.site(id))?;
-        let earlier = last.and_then(|last| files::Earlier::find(store, key, &last));
-        let split = self.split_of(id, below);
-        let parting = split.as_ref().map(|split| Parting { split, cache: self.request.cache });
-        let selections = &key.selections;
-        let making = Making { clock, selections, earlier: earlier.as_ref(), parting };
-        let made = files::make_layers(store, &local.op, &below.layers, &root_of, making)?;
-        // What was copied must be what the key says, or a later build would find it there.
-        for selection in &key.selections {
-            // What was fetched is what it is.
-            let Root::Context(context) = self.root_in(Some(local), selection.from) else {
-                continue;
-            };
-            if !selection.is_current(store, context)? {
-                return Err(files::FilesError::Changed.into());
-            }
-        }
-        Ok(made)
-    }
-
-    fn root_in<'r>(&'r self, local: Option<&'r Local>, id: OpId) -> Root<'r> {
-        local.and_then(|local| local.root(id)).unwrap_or_else(|| self.root(id))
-    }
-
-    fn task<'t>(
-        &'t self,
-        id: OpId,
-        run: &'t RunOp,
-        below: &'t Stack,
-        root_of: &'t dyn Fn(OpId) -> Root<'t>,
-    ) -> process::Task<'t> {
-        let (workshop, image, step) = (self.workshop, self.request.name.as_str(), self.number(id));
-        let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
-        let (platform, shown) = (self.platform_told(), &self.shown);
-        process::Task {
-            workshop,
-            image,
-            platform,
-            step,
-            run,
-            below,
-            chain,
-            root_of,
-            request,
-            shown,
-        }
-    }
-
-    /// The platform in events, when there are several.
-    fn platform_told(&self) -> Option<String> {
-        let several = self.request.platforms.len() > 1;
-        several.then(|| self.lowered.config.platform().to_string())
     }
 
     /// Config and manifest of the finished stack. Layers of the base that nothing looked at stay where
