@@ -227,6 +227,7 @@ pub(crate) fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     setup::start_logging(cli.global.verbose);
     setup::be_patient(cli.global.lock_timeout);
+    setup::have_randomness();
     idpbuilder::sandbox::expect_children();
     let Cli { global, verb } = cli;
     // A namespace is entered by a program with one thread.

@@ -422,6 +422,14 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, CliError> {
         .map_err(|error| CliError::new(CONFIGURATION, format!("{}: {error}", path.display())))
 }
 
+/// Has the kernel gather randomness, on a machine that was just started and has no device for it: who asks by getrandom(2)
+/// makes it do so, while who waits for `/dev/random`, as a library in a static program does, may wait for ever.
+pub(super) fn have_randomness() {
+    use rustix::rand::{GetRandomFlags, getrandom};
+    // Without the call there are only the files.
+    let _ = getrandom(&mut [0_u8; 1], GetRandomFlags::empty());
+}
+
 /// A crash must not leave secrets on the disk. A limit of 1 also keeps the kernel from handing the memory to a program,
 /// where core files go to one (core(5)).
 fn forbid_core_files() {
