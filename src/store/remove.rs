@@ -17,15 +17,17 @@ use rustix::{
 
 /// Removes `path` and all below it. A path that is not there is fine.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
-    match open_folder(CWD, path.as_os_str()) {
-        Ok(top) => empty(&top)?,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(Errno::NOTDIR | Errno::LOOP) => {
-            return Ok(rustix::fs::unlinkat(CWD, path, AtFlags::empty())?);
+    let kind = match open_folder(CWD, path.as_os_str()) {
+        Ok(top) => {
+            empty(&top)?;
+            AtFlags::REMOVEDIR
         }
+        Err(Errno::NOTDIR | Errno::LOOP) => AtFlags::empty(),
+        Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno.into()),
-    }
-    match rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR) {
+    };
+    // Whoever made it may be faster: a store that is just being made moves its first files to their places.
+    match rustix::fs::unlinkat(CWD, path, kind) {
         Err(Errno::NOENT) => Ok(()),
         removed => Ok(removed?),
     }
@@ -111,7 +113,11 @@ fn open_folder(base: impl AsFd + Copy, name: &OsStr) -> rustix::io::Result<Owned
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use super::*;
 
@@ -137,5 +143,21 @@ mod tests {
         remove_tree(&top).unwrap();
         assert!(!top.exists());
         assert!(root.path().join("kept/file").exists());
+    }
+    #[test]
+    fn what_goes_away_by_itself_meanwhile_is_gone_too() {
+        const ROUNDS: usize = 5000;
+        let root = tempfile::tempdir().unwrap();
+        let (file, is_over) = (root.path().join("file"), AtomicBool::new(false));
+        let remove = || {
+            while !is_over.load(Ordering::Relaxed) {
+                remove_tree(&file).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(remove)));
+            (0..ROUNDS).for_each(|_| fs::write(&file, "x").unwrap());
+            is_over.store(true, Ordering::Relaxed);
+        });
     }
 }
