@@ -83,6 +83,8 @@ async fn t05_no_blob_leaves_tls_for_a_place_without() {
     let client = impatient(options).unwrap();
     let error = push(&client, &server.image("a/b:1"), b"x", &[]).await.unwrap_err();
     assert!(error.to_string().contains("one without TLS"), "{error}");
+    let RegistryError::Refused { help: Some(help), .. } = error else { panic!("{error}") };
+    assert!(help.contains("X-Forwarded-Proto"), "{help}");
     assert_eq!(plain.lines(), Vec::<String>::new());
 }
 

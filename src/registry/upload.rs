@@ -28,6 +28,9 @@ use crate::oci::Descriptor;
 pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 /// Says how many bytes a chunk must have at least.
 const CHUNK_MIN_HEADER: &str = "oci-chunk-min-length";
+/// What makes a registry name an address without TLS, most often.
+const NO_TLS_HELP: &str = "the proxy in front of the registry has to tell it that it is reached with TLS: \
+    `X-Forwarded-Proto: https`";
 /// The body was too large for somebody on the way, or is not taken as a whole.
 const REFUSED_WHOLE: [u16; 5] = [405, 411, 413, 416, 501];
 const NOT_FOUND: u16 = 404;
@@ -69,7 +72,7 @@ impl Session {
             status: answer.status().as_u16(),
             reason: "the answer names no place to upload to (no Location, or one without TLS)"
                 .to_owned(),
-            help: None,
+            help: named_place(answer).map(|_| NO_TLS_HELP.to_owned()),
         })?;
         let least = text(answer.headers(), CHUNK_MIN_HEADER).and_then(|text| text.parse().ok());
         Ok(Self { url, done: 0, chunk_bytes: CHUNK_BYTES.max(least.unwrap_or_default()) })
@@ -251,8 +254,12 @@ fn add_digest(url: &mut Url, blob: &Descriptor) {
 
 /// Where an upload goes on: never without TLS when the registry was reached with it.
 fn location(answer: &Response) -> Option<Url> {
-    let next = resolve_location(answer.url(), text(answer.headers(), LOCATION.as_str())?)?;
+    let next = named_place(answer)?;
     (answer.url().scheme() == "http" || next.scheme() == "https").then_some(next)
+}
+
+fn named_place(answer: &Response) -> Option<Url> {
+    resolve_location(answer.url(), text(answer.headers(), LOCATION.as_str())?)
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
