@@ -20,7 +20,7 @@ use crate::{
         Store, StoreError,
         error::{at, errno_at},
         facts::Access,
-        waits::{self, Holder, LOOK_EVERY, QUIET, out_of_patience},
+        waits::{self, Holder, LOOK_EVERY, QUIET},
     },
 };
 
@@ -84,10 +84,15 @@ impl Store {
                 file.write_all(b".").map_err(at(&path))?;
                 has_asked = Some(inode);
             }
-            out_of_patience(&path, started, &self.shared.patience, || waits::holder(&file))?;
-            let holder = (started.elapsed() >= QUIET && !is_told).then(|| waits::holder(&file));
-            is_told |= holder.is_some();
-            if look(holder.as_ref()) == Waiting::No {
+            let waited = started.elapsed();
+            let is_news = waited >= QUIET && !is_told;
+            let is_over = self.shared.patience.limit.is_some_and(|limit| waited >= limit);
+            let holder = (is_news || is_over).then(|| waits::holder(&file));
+            if let Some(holder) = &holder {
+                self.go_on_waiting(&path, started, holder)?;
+            }
+            is_told |= is_news;
+            if look(holder.as_ref().filter(|_| is_news)) == Waiting::No {
                 return Ok(None);
             }
             thread::sleep(pause);

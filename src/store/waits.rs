@@ -25,6 +25,9 @@ pub(super) const QUIET: Duration = Duration::from_secs(1);
 /// How often who waits looks again: soon at first, since most locks are held for moments.
 pub(super) const LOOK_EVERY: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(20));
+/// How often a lock is looked for before nobody is said to be seen holding it: it may pass from one to the next just
+/// then, and the kernel's list, which is read a page at a time, leaves out a lock when one before it goes meanwhile.
+const LOOKS: u32 = 5;
 
 /// How a process waits for others.
 #[derive(Clone)]
@@ -138,9 +141,41 @@ pub(super) fn out_of_patience(
 /// Who holds a lock on this file.
 pub(super) fn holder(file: &File) -> Holder {
     let Ok(found) = file.metadata() else { return Holder::Unknown };
-    let (device, inode) = (found.dev(), found.ino());
+    let wanted = (found.dev(), found.ino());
+    for look in 0..LOOKS {
+        if look > 0 {
+            thread::sleep(LOOK_EVERY.0);
+        }
+        if is_held_here(wanted) {
+            return Holder::Running(std::process::id());
+        }
+        if let Some(pid) = listed_holder(wanted) {
+            return describe(pid, wanted);
+        }
+    }
+    Holder::Unknown
+}
+
+/// Whether a descriptor of this process holds a lock on this file: told by the kernel for each descriptor alone.
+fn is_held_here(wanted: (u64, u64)) -> bool {
+    let Ok(descriptors) = fs::read_dir("/proc/self/fd") else { return false };
+    descriptors.flatten().any(|descriptor| {
+        let found = fs::metadata(descriptor.path());
+        found.is_ok_and(|found| (found.dev(), found.ino()) == wanted)
+            && fs::read_to_string(Path::new("/proc/self/fdinfo").join(descriptor.file_name()))
+                .is_ok_and(|told| told.lines().any(is_of_a_lock))
+    })
+}
+
+/// `lock:  1: FLOCK  ADVISORY  WRITE 123 08:01:456 0 EOF`.
+fn is_of_a_lock(line: &str) -> bool {
+    line.starts_with("lock:") && line.contains(" FLOCK ")
+}
+
+/// Who took the lock on this file, from the list of all locks.
+fn listed_holder((device, inode): (u64, u64)) -> Option<u32> {
     let place = format!("{:02x}:{:02x}:{inode}", major(device), minor(device));
-    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let locks = fs::read_to_string("/proc/locks").ok()?;
     let held = locks.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         // `1: FLOCK ADVISORY WRITE 123 08:01:456 0 EOF`; who waits has `->` behind the number.
@@ -152,7 +187,7 @@ pub(super) fn holder(file: &File) -> Holder {
     let same_inode = format!(":{inode}");
     let exact = held.iter().find(|(_, at)| *at == place);
     let found = exact.or_else(|| held.iter().find(|(_, at)| at.ends_with(&same_inode)));
-    found.map_or(Holder::Unknown, |(pid, _)| describe(*pid, (device, inode)))
+    found.map(|(pid, _)| *pid)
 }
 
 /// The kernel keeps the number of who took the lock, although only a child may hold it now, or somebody else have
@@ -280,5 +315,43 @@ mod tests {
             drop(held);
             waiting.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn f07_other_locks_that_come_and_go_hide_no_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = |name: String| {
+            let path = folder.path().join(name);
+            let file = File::options().append(true).create(true).open(&path).unwrap();
+            wait(&file, &path, Hold::Alone, &Patience::default()).unwrap();
+            file
+        };
+        let gate = folder.path().join("gate");
+        let mut child = lock_elsewhere(&gate);
+        let here = lock("here".to_owned());
+        // More than a page of the kernel's list.
+        let before: Vec<File> = (0..200).map(|number| lock(format!("before {number}"))).collect();
+        let elsewhere = File::open(&gate).unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    // The newest stands first in the list: all that come later move up when it goes.
+                    for file in before.iter().rev() {
+                        rustix::fs::flock(file, FlockOperation::Unlock).unwrap();
+                    }
+                    for file in &before {
+                        rustix::fs::flock(file, FlockOperation::LockExclusive).unwrap();
+                    }
+                }
+            });
+            let found: Vec<(Holder, Holder)> =
+                (0..300).map(|_| (holder(&here), holder(&elsewhere))).collect();
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            let wanted = (Holder::Running(std::process::id()), Holder::Running(child.id()));
+            assert!(found.iter().all(|found| *found == wanted), "{found:?}");
+        });
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }
