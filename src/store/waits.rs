@@ -243,8 +243,13 @@ impl Store {
 mod tests {
     use std::{
         process::{Child, Command, Stdio},
-        sync::Mutex,
+        sync::{
+            Mutex,
+            atomic::{AtomicBool, Ordering},
+        },
     };
+
+    use rustix::fs::flock;
 
     use super::*;
 
@@ -332,22 +337,20 @@ mod tests {
         // More than a page of the kernel's list.
         let before: Vec<File> = (0..200).map(|number| lock(format!("before {number}"))).collect();
         let elsewhere = File::open(&gate).unwrap();
-        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let is_over = AtomicBool::new(false);
+        // The newest stands first in the list: all that come later move up when it goes.
+        let unlock =
+            || before.iter().rev().try_for_each(|file| flock(file, FlockOperation::Unlock));
+        let lock = || before.iter().try_for_each(|file| flock(file, FlockOperation::LockExclusive));
         thread::scope(|scope| {
             scope.spawn(|| {
-                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    // The newest stands first in the list: all that come later move up when it goes.
-                    for file in before.iter().rev() {
-                        rustix::fs::flock(file, FlockOperation::Unlock).unwrap();
-                    }
-                    for file in &before {
-                        rustix::fs::flock(file, FlockOperation::LockExclusive).unwrap();
-                    }
+                while !is_over.load(Ordering::Relaxed) {
+                    unlock().and_then(|()| lock()).unwrap();
                 }
             });
             let found: Vec<(Holder, Holder)> =
                 (0..300).map(|_| (holder(&here), holder(&elsewhere))).collect();
-            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            is_over.store(true, Ordering::Relaxed);
             let wanted = (Holder::Running(std::process::id()), Holder::Running(child.id()));
             assert!(found.iter().all(|found| *found == wanted), "{found:?}");
         });
