@@ -1,12 +1,6 @@
 //! `RUN --mount=type=cache`: which directory, taken as its sharing says, and filled when it is new.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::atomic::Ordering, time::Duration};
 
 use super::{
     BuildError,
@@ -22,9 +16,6 @@ use crate::{
 
 /// How often a cache that others use is asked for again.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-
-/// How long a wait is not worth a word.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// The caches of one process by what they are for, held until they are dropped.
 pub(super) type Caches = BTreeMap<CacheIdentity, CacheDir>;
@@ -92,7 +83,7 @@ fn wait_for(
     fill: impl Fn(&CacheDir) -> Result<(), BuildError>,
 ) -> Result<CacheDir, BuildError> {
     let freshness = freshness(task, identity);
-    let (started, mut is_told) = (Instant::now(), false);
+    let mut waiter = task.workshop.store.waiter();
     loop {
         match task.workshop.store.take_cache_dir(identity, sharing, freshness)? {
             CacheAnswer::Ready(cache) => return Ok(cache),
@@ -108,9 +99,7 @@ fn wait_for(
             }
             CacheAnswer::Busy(holder) => {
                 let what = Path::new(&identity.id);
-                task.workshop.store.go_on_waiting(what, started, &holder)?;
-                if started.elapsed() >= QUIET && !is_told && !holder.is_this_process() {
-                    is_told = true;
+                if let Some(holder) = waiter.look(what, || holder)? {
                     let text =
                         format!("waiting for {holder}, which uses the cache {}", identity.id);
                     let image = Some(task.request.name.clone());

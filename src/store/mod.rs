@@ -61,7 +61,7 @@ pub use self::{
     room::{Room, room},
     turn::{Turn, Waiting},
     usage::{KeptWithin, Usage},
-    waits::{Holder, Patience},
+    waits::{Holder, Patience, Waiter},
 };
 use self::{
     directory::Decoded,

@@ -9,7 +9,6 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
-    time::Instant,
 };
 
 use rustix::{fs::FlockOperation, io::Errno};
@@ -20,7 +19,7 @@ use crate::{
         Store, StoreError,
         error::{at, errno_at},
         facts::Access,
-        waits::{self, Holder, LOOK_EVERY, QUIET},
+        waits::{self, Holder, LOOK_EVERY},
     },
 };
 
@@ -64,8 +63,7 @@ impl Store {
             _ => {}
         }
         let path = folder.join(key.0.hex());
-        let started = Instant::now();
-        let (mut is_told, mut has_asked, mut pause) = (false, None, LOOK_EVERY.0);
+        let (mut waiter, mut has_asked, mut pause) = (self.waiter(), None, LOOK_EVERY.0);
         loop {
             let file = File::options().read(true).append(true).create(true).mode(0o600).open(&path);
             let mut file = file.map_err(at(&path))?;
@@ -84,15 +82,8 @@ impl Store {
                 file.write_all(b".").map_err(at(&path))?;
                 has_asked = Some(inode);
             }
-            let waited = started.elapsed();
-            let is_news = waited >= QUIET && !is_told;
-            let is_over = self.shared.patience.limit.is_some_and(|limit| waited >= limit);
-            let holder = (is_news || is_over).then(|| waits::holder(&file));
-            if let Some(holder) = &holder {
-                self.go_on_waiting(&path, started, holder)?;
-            }
-            is_told |= is_news;
-            if look(holder.as_ref().filter(|_| is_news)) == Waiting::No {
+            let holder = waiter.look(&path, || waits::holder(&file))?;
+            if look(holder.as_ref()) == Waiting::No {
                 return Ok(None);
             }
             thread::sleep(pause);

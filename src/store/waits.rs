@@ -21,13 +21,13 @@ use rustix::{
 use super::{Store, StoreError, error::errno_at};
 
 /// How long a wait is not worth a word.
-pub(super) const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_secs(1);
 /// How often who waits looks again: soon at first, since most locks are held for moments.
 pub(super) const LOOK_EVERY: (Duration, Duration) =
     (Duration::from_millis(1), Duration::from_millis(20));
-/// How often a lock is looked for before nobody is said to be seen holding it: it may pass from one to the next just
-/// then, and the kernel's list, which is read a page at a time, leaves out a lock when one before it goes meanwhile.
-const LOOKS: u32 = 5;
+/// How often nobody is seen to hold a lock before that counts: it may be let go, or pass to the next, just then, and the
+/// kernel's list, which is read a page at a time, leaves out a lock when another before it goes meanwhile.
+const UNSEEN_MAX: u32 = 5;
 
 /// How a process waits for others.
 #[derive(Clone)]
@@ -96,45 +96,70 @@ pub(super) fn wait(
         Hold::Alone => FlockOperation::NonBlockingLockExclusive,
         Hold::Shared => FlockOperation::NonBlockingLockShared,
     };
-    let (started, mut is_told, mut pause) = (Instant::now(), false, LOOK_EVERY.0);
+    let (mut waiter, mut pause) = (Waiter::new(patience.clone()), LOOK_EVERY.0);
     loop {
         match rustix::fs::flock(file, how) {
             Err(Errno::WOULDBLOCK) => {}
             Err(Errno::INTR) => continue,
             locked => return locked.map_err(errno_at(path)),
         }
-        let is_news = !is_told && started.elapsed() >= QUIET;
-        if is_news || patience.limit.is_some_and(|limit| started.elapsed() >= limit) {
-            is_told |= is_news;
-            let holder = holder(file);
-            // Another part of the same work ends, and there is nothing to say of it.
-            if !holder.is_this_process() {
-                out_of_patience(path, started, patience, || holder.clone())?;
-                if is_news {
-                    let path = path.display();
-                    (patience.tell)(&format!("waiting for {holder}, which holds {path}"));
-                }
-            }
+        if let Some(holder) = waiter.look(path, || holder(file))? {
+            let path = path.display();
+            (patience.tell)(&format!("waiting for {holder}, which holds {path}"));
         }
         thread::sleep(pause);
         pause = (pause * 2).min(LOOK_EVERY.1);
     }
 }
 
-/// Ends a wait that has lasted for as long as it may.
-pub(super) fn out_of_patience(
-    path: &Path,
+/// One wait for a lock: when it is worth a word, and when patience has ended. Another part of this process is
+/// waited for without either: it ends, and there is nothing to say of it.
+pub struct Waiter {
+    patience: Patience,
     started: Instant,
-    patience: &Patience,
-    holder: impl FnOnce() -> Holder,
-) -> Result<(), StoreError> {
-    match patience.limit.filter(|limit| started.elapsed() >= *limit) {
-        None => Ok(()),
-        Some(limit) => Err(StoreError::Locked {
-            path: path.to_owned(),
-            holder: holder(),
-            seconds: limit.as_secs(),
-        }),
+    is_told: bool,
+    unseen: u32,
+}
+
+impl Waiter {
+    fn new(patience: Patience) -> Self {
+        Self { patience, started: Instant::now(), is_told: false, unseen: 0 }
+    }
+
+    /// After each try that failed: who is waited for, when that is to be told now.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Locked`] when patience has ended.
+    pub fn look(
+        &mut self,
+        what: &Path,
+        holder: impl FnOnce() -> Holder,
+    ) -> Result<Option<Holder>, StoreError> {
+        let waited = self.started.elapsed();
+        let limit = self.patience.limit.filter(|limit| waited >= *limit);
+        let is_news = !self.is_told && waited >= QUIET;
+        if limit.is_none() && !is_news {
+            return Ok(None);
+        }
+        let holder = holder();
+        if holder == Holder::Unknown && self.unseen < UNSEEN_MAX {
+            self.unseen += 1;
+            return Ok(None); // Let go by now, perhaps: the next try tells.
+        }
+        if holder.is_this_process() {
+            (self.is_told, self.unseen) = (self.is_told || is_news, 0);
+            return Ok(None);
+        }
+        if let Some(limit) = limit {
+            return Err(StoreError::Locked {
+                path: what.to_owned(),
+                holder,
+                seconds: limit.as_secs(),
+            });
+        }
+        self.is_told = true;
+        Ok(Some(holder))
     }
 }
 
@@ -142,18 +167,10 @@ pub(super) fn out_of_patience(
 pub(super) fn holder(file: &File) -> Holder {
     let Ok(found) = file.metadata() else { return Holder::Unknown };
     let wanted = (found.dev(), found.ino());
-    for look in 0..LOOKS {
-        if look > 0 {
-            thread::sleep(LOOK_EVERY.0);
-        }
-        if is_held_here(wanted) {
-            return Holder::Running(std::process::id());
-        }
-        if let Some(pid) = listed_holder(wanted) {
-            return describe(pid, wanted);
-        }
+    if is_held_here(wanted) {
+        return Holder::Running(std::process::id());
     }
-    Holder::Unknown
+    listed_holder(wanted).map_or(Holder::Unknown, |pid| describe(pid, wanted))
 }
 
 /// Whether a descriptor of this process holds a lock on this file: told by the kernel for each descriptor alone.
@@ -212,21 +229,10 @@ fn describe(pid: u32, wanted: (u64, u64)) -> Holder {
 }
 
 impl Store {
-    /// Whether somebody who has waited for `what` since then, in a way of his own, is to go on.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Locked`] when patience has ended.
-    pub fn go_on_waiting(
-        &self,
-        what: &Path,
-        started: Instant,
-        holder: &Holder,
-    ) -> Result<(), StoreError> {
-        if holder.is_this_process() {
-            return Ok(()); // Another part of the same work, which ends.
-        }
-        out_of_patience(what, started, &self.shared.patience, || holder.clone())
+    /// A wait that begins now, in a way of the caller's own.
+    #[must_use]
+    pub fn waiter(&self) -> Waiter {
+        Waiter::new(self.shared.patience.clone())
     }
 
     /// Takes a lock on a file of the store, alone, waiting for it as the store waits for everything.
@@ -323,6 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn f07_a_lock_that_is_let_go_while_its_holder_is_looked_for_is_tried_again() {
+        let patience = Patience { limit: Some(Duration::ZERO), ..Patience::default() };
+        let mut waiter = Waiter::new(patience);
+        let mut look = |holder| waiter.look(Path::new("gate"), || holder);
+        for _ in 0..UNSEEN_MAX {
+            assert_eq!(look(Holder::Unknown).unwrap(), None);
+        }
+        assert_eq!(look(Holder::Running(std::process::id())).unwrap(), None);
+        assert_eq!(look(Holder::Unknown).unwrap(), None, "seen between, it counts from the start");
+        assert!(matches!(look(Holder::Running(1)), Err(StoreError::Locked { .. })));
+        for _ in 1..UNSEEN_MAX {
+            assert_eq!(look(Holder::Unknown).unwrap(), None);
+        }
+        assert!(matches!(look(Holder::Unknown), Err(StoreError::Locked { .. })));
+    }
+
+    #[test]
     fn f07_other_locks_that_come_and_go_hide_no_holder() {
         let folder = tempfile::tempdir().unwrap();
         let lock = |name: String| {
@@ -352,7 +375,11 @@ mod tests {
                 (0..300).map(|_| (holder(&here), holder(&elsewhere))).collect();
             is_over.store(true, Ordering::Relaxed);
             let wanted = (Holder::Running(std::process::id()), Holder::Running(child.id()));
-            assert!(found.iter().all(|found| *found == wanted), "{found:?}");
+            assert!(found.iter().all(|(here, _)| *here == wanted.0), "{found:?}");
+            // The list may leave one out, but hardly again and again.
+            let looks = UNSEEN_MAX as usize + 1;
+            let is_seen = |looks: &[_]| looks.iter().any(|(_, elsewhere)| *elsewhere == wanted.1);
+            assert!(found.windows(looks).all(is_seen), "{found:?}");
         });
         child.kill().unwrap();
         child.wait().unwrap();
