@@ -34,7 +34,8 @@ const UNSEEN_MAX: u32 = 5;
 pub struct Patience {
     /// How long for one lock; `None` for ever.
     pub limit: Option<Duration>,
-    /// Is told once of every wait of more than a second, in one line.
+    /// Is told once of every wait of more than a second, in one line, unless the limit is no longer than that: then
+    /// there is the error alone.
     pub tell: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
@@ -138,7 +139,8 @@ impl Waiter {
     ) -> Result<Option<Holder>, StoreError> {
         let waited = self.started.elapsed();
         let limit = self.patience.limit.filter(|limit| waited >= *limit);
-        let is_news = !self.is_told && waited >= QUIET;
+        let is_long = self.patience.limit.is_none_or(|limit| limit > QUIET);
+        let is_news = is_long && !self.is_told && waited >= QUIET;
         if limit.is_none() && !is_news {
             return Ok(None);
         }
@@ -151,7 +153,8 @@ impl Waiter {
             (self.is_told, self.unseen) = (self.is_told || is_news, 0);
             return Ok(None);
         }
-        if let Some(limit) = limit {
+        // Both are due at the same look when this process was given no time for a while: it is said first.
+        if let Some(limit) = limit.filter(|_| !is_news) {
             return Err(StoreError::Locked {
                 path: what.to_owned(),
                 holder,
@@ -279,16 +282,18 @@ mod tests {
         let file = File::options().read(true).write(true).open(&path).unwrap();
         let said = Arc::new(Mutex::new(Vec::new()));
         let listen = Arc::clone(&said);
-        let patience = Patience {
-            limit: Some(Duration::from_secs(2)),
-            tell: Arc::new(move |text| listen.lock().unwrap().push(text.to_owned())),
-        };
-        let refused = wait(&file, &path, Hold::Shared, &patience).unwrap_err();
-        assert!(
-            matches!(&refused, StoreError::Locked { holder, seconds: 2, .. } if *holder == Holder::Running(child.id())),
-            "{refused}"
-        );
-        assert_eq!(said.lock().unwrap().len(), 1, "a wait is told once");
+        let tell: Arc<dyn Fn(&str) + Send + Sync> =
+            Arc::new(move |text| listen.lock().unwrap().push(text.to_owned()));
+        // One that is over before there is anything to tell, and one that is over at the same look.
+        for (limit, told) in [(QUIET, 0), (QUIET + Duration::from_millis(1), 1)] {
+            let patience = Patience { limit: Some(limit), tell: Arc::clone(&tell) };
+            let refused = wait(&file, &path, Hold::Shared, &patience).unwrap_err();
+            assert!(
+                matches!(&refused, StoreError::Locked { holder, seconds: 1, .. } if *holder == Holder::Running(child.id())),
+                "{refused}"
+            );
+            assert_eq!(said.lock().unwrap().len(), told, "a wait is told once");
+        }
         let stop = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(stop, rustix::process::Signal::STOP).unwrap();
         while holder(&file) != Holder::Stopped(child.id()) {

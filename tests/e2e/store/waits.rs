@@ -22,9 +22,14 @@ fn holds(path: &Path) -> Child {
     child
 }
 
+/// Stops a process: the signal is sent at once, and heard when the process is next given time.
 fn stop(child: &Child) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::UNTRACED)
+        .unwrap()
+        .unwrap();
+    assert!(status.stopped(), "{status:?}");
 }
 
 #[test]
