@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Mutex,
@@ -225,14 +225,15 @@ impl Drop for Registry {
 }
 
 /// A port that nobody else gets: below those that the kernel gives to connections, and locked among the tests until this
-/// program ends.
+/// program ends. It is knocked at and never taken, not for a moment: what another thread starts just then holds for as long
+/// as it takes to start all that is open here.
 pub(crate) fn free_port() -> u16 {
     static TAKEN: Mutex<Vec<File>> = Mutex::new(Vec::new());
     let mut taken = TAKEN.lock().unwrap();
     for port in 20_000..32_000 {
         let path = std::env::temp_dir().join(format!("idpbuilder-test-port-{port}.lock"));
         let file = File::options().create(true).append(true).open(path).unwrap();
-        if file.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if file.try_lock().is_ok() && TcpStream::connect(("127.0.0.1", port)).is_err() {
             taken.push(file);
             return port;
         }
