@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    path::Path,
+    os::unix::net::{UnixListener, UnixStream},
     process::{Child, Command, Stdio},
 };
 
@@ -46,7 +46,8 @@ impl Agent {
         command.args(["-D", "-a", &socket]).stdout(Stdio::null());
         let child = command.spawn().unwrap();
         let agent = Self { child, socket };
-        while !Path::new(&agent.socket).exists() {
+        // The socket has its name before anybody listens.
+        while UnixStream::connect(&agent.socket).is_err() {
             std::thread::yield_now();
         }
         Done::of(agent.known_to(&mut user.command("ssh-add")).args(["-q", key])).ok();
@@ -218,7 +219,7 @@ fn what_is_missing_is_named_with_the_way_out() {
     done(needs, &["--ssh", "default=id_521"]).fails(3, &words);
     user.write("idle", "");
     fs::remove_file(user.work().join("idle")).unwrap();
-    drop(std::os::unix::net::UnixListener::bind(user.work().join("idle")).unwrap());
+    drop(UnixListener::bind(user.work().join("idle")).unwrap());
     done(needs, &["--ssh", "default=idle"]).fails(3, &["Connection refused"]);
     done(needs, &["--ssh", &format!("default=idle,{key}")]).fails(3, &["one socket"]);
     done("FROM busybox\nRUN --mount=type=ssh test ! -e /run/buildkit\n", &[]).ok();
