@@ -17,8 +17,9 @@ fn logs(user: &User) -> Vec<PathBuf> {
 #[test]
 fn f24_a_step_ends_when_its_process_ends_and_takes_what_it_left_with_it() {
     for user in [User::new(), User::rootless()] {
-        // Holds the pipe, in a session of its own, deaf to all that can be ignored.
-        let stays = "setsid sh -c 'trap \"\" HUP TERM INT; sleep 987654321' & echo done";
+        // Holds the pipe, in a session of its own, deaf to all that can be ignored. Another run of the tests has its own.
+        let seconds = format!("987{:07}", std::process::id());
+        let stays = format!("setsid sh -c 'trap \"\" HUP TERM INT; sleep {seconds}' & echo done");
         let closes = "exec > /dev/null 2>&1; sleep 1; echo x > /written";
         let done = user.build(
             &format!("FROM busybox\nRUN {stays}\nRUN {closes}\nRUN cat /written\n"),
@@ -28,7 +29,7 @@ fn f24_a_step_ends_when_its_process_ends_and_takes_what_it_left_with_it() {
         done.ok();
         let left = fs::read_dir("/proc").unwrap().flatten().any(|process| {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains("987654321")
+            String::from_utf8_lossy(&line).contains(&seconds)
         });
         assert!(!left, "it lives on");
     }
@@ -193,7 +194,8 @@ fn many_steps_leave_no_descriptor_mount_group_or_process() {
     // The full count: IDPB_STEPS=3000 cargo test --test e2e many_steps
     let steps: usize = std::env::var("IDPB_STEPS").map_or(300, |steps| steps.parse().unwrap());
     let per_build = 100;
-    let mut command = user.idp();
+    // What others mount meanwhile is not counted.
+    let mut command = user.command("unshare");
     let mut dockerfile = String::from("FROM busybox AS base\n");
     for number in 0..steps {
         if number % per_build == 0 {
@@ -207,7 +209,8 @@ fn many_steps_leave_no_descriptor_mount_group_or_process() {
         dockerfile += &format!("COPY --from=s{stage} /n /n{stage}\n");
     }
     user.write("Dockerfile", &dockerfile);
-    command.args(["build", "--progress", "plain", "-j", "1"]).args(base_contexts()).arg(".");
+    command.args(["--mount", "idpbuilder", "build", "--progress", "plain", "-j", "1"]);
+    command.args(base_contexts()).arg(".");
     let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let process = format!("/proc/{}", child.id());
     let count = || {
