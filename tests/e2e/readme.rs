@@ -36,6 +36,16 @@ fn is_shown(line: &str) -> bool {
     !line.starts_with("note: ")
 }
 
+/// A line that does not say how long ago: that is how busy the machine was between two commands.
+fn without_age(line: &str) -> String {
+    let Some((before, after)) = line.split_once(" ago") else { return line.to_owned() };
+    let in_words = ["Less than a second", "About a minute"];
+    let in_words = in_words.iter().find_map(|age| before.strip_suffix(age));
+    // A number and its unit.
+    let before = in_words.or_else(|| before.rsplitn(3, ' ').nth(2)).unwrap();
+    format!("{} now{after}", before.trim_end())
+}
+
 /// Output with what differs from run to run taken out: times, ages, and the order of what happens at once.
 fn comparable(output: &str) -> Vec<String> {
     let mut lines: Vec<String> = output
@@ -46,9 +56,7 @@ fn comparable(output: &str) -> Vec<String> {
                 Ok(_) if word.contains('.') => "0.0",
                 _ => word,
             });
-            let line = words.collect::<Vec<_>>().join(" ");
-            let ages = ["Less than a second ago", "1 second ago", "2 seconds ago", "3 seconds ago"];
-            ages.iter().fold(line, |line, age| line.replace(age, "now"))
+            without_age(&words.collect::<Vec<_>>().join(" "))
         })
         .collect();
     lines.sort();

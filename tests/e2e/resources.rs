@@ -135,9 +135,11 @@ fn f10_groups_of_a_killed_tool_are_gone_with_the_next_start() {
     let folder = own_group("pids");
     let namespace = fs::read_link("/proc/self/ns/pid").unwrap().display().to_string();
     let number: String = namespace.chars().filter(char::is_ascii_digit).collect();
-    let left = folder.join(format!("idpbuilder-{number}-4194304-1-0"));
+    // No process has the number of the tool; that of the tests keeps two runs of them apart.
+    let gone = format!("4194304-1-{}", std::process::id());
+    let left = folder.join(format!("idpbuilder-{number}-{gone}"));
     fs::create_dir(&left).unwrap();
-    let foreign = folder.join(format!("idpbuilder-1{number}-4194304-1-0"));
+    let foreign = folder.join(format!("idpbuilder-1{number}-{gone}"));
     fs::create_dir(&foreign).unwrap();
     user.run(["doctor"]).ok();
     let kept = (left.exists(), foreign.exists());

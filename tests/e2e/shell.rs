@@ -5,7 +5,8 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 use crate::support::{Done, Turn, User, base_contexts, layout_of};
 
 /// Runs a command on a new terminal of 30 lines and 100 columns. The dialogue is a list of what to wait for and what to
-/// type then; `size ROWS COLUMNS` resizes instead. Prints all that was shown, and ends as the command did.
+/// type then; `size ROWS COLUMNS` resizes instead. Prints all that was shown, and ends as the command did; one that
+/// shows nothing for ten minutes hangs.
 const DRIVER: &str = r#"
 import fcntl, json, os, pty, re, select, struct, sys, termios, time
 dialogue, command = json.loads(sys.argv[1]), sys.argv[2:]
@@ -13,7 +14,7 @@ pid, terminal = pty.fork()
 if pid == 0:
     fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     os.execvp(command[0], command)
-shown, seen, until = "", 0, time.monotonic() + 120
+shown, seen, heard = "", 0, time.monotonic()
 while True:
     while dialogue:
         found = re.search(dialogue[0][0], shown[seen:])
@@ -25,7 +26,7 @@ while True:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         else:
             os.write(terminal, text.encode())
-    if time.monotonic() > until:
+    if time.monotonic() > heard + 600:
         print(shown, "\nstill waiting for", dialogue, file=sys.stderr)
         os.kill(pid, 9)
         sys.exit(99)
@@ -37,7 +38,7 @@ while True:
         data = b""
     if not data:
         break
-    shown += data.decode(errors="replace")
+    shown, heard = shown + data.decode(errors="replace"), time.monotonic()
 print(shown)
 if dialogue:
     print("never asked:", dialogue, file=sys.stderr)
