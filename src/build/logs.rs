@@ -1,4 +1,4 @@
-//! The folder with the whole output of each RUN, a file each: `NAME-STEP-MILLISECONDS.log`; and which of them stay.
+//! The folder with the whole output of each RUN, a file each: `NAME@PLATFORM-STEP-MILLISECONDS.log`; and which of them stay.
 //!
 //! Knows names and sizes of files, and nothing of what is in them.
 
@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
+
+use crate::oci::Platform;
 
 /// Ending of the name of a log.
 const ENDING: &str = ".log";
@@ -55,8 +57,7 @@ impl LogCount {
 pub struct Log {
     /// The file.
     pub path: PathBuf,
-    /// Name and number of the step.
-    step: String,
+    step: LoggedStep,
     /// When it began, since the Unix epoch.
     pub began: Duration,
     /// Its length.
@@ -67,15 +68,47 @@ impl Log {
     /// The image, as [`name_in_logs`] writes it.
     #[must_use]
     pub fn image(&self) -> &str {
-        self.step.rsplit_once('-').map_or("", |(image, _)| image)
+        &self.step.image
+    }
+
+    /// The platform that the image was built for, as it is typed.
+    #[must_use]
+    pub fn platform(&self) -> &str {
+        &self.step.platform
     }
 
     /// Number of the step.
     #[must_use]
     pub fn number(&self) -> usize {
-        self.step.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+        self.step.number
     }
 }
+
+/// What has logs of its own; in the order in which they are shown.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct LoggedStep {
+    image: String,
+    platform: String,
+    number: usize,
+}
+
+impl LoggedStep {
+    fn of(name: &str) -> Option<Self> {
+        let (place, number) = name.rsplit_once('-')?;
+        let number = number.parse().ok()?;
+        // Earlier versions did not say for what they built.
+        let (image, platform) = match place.split_once(BEFORE_PLATFORM) {
+            Some((image, platform)) => (image, platform.replace(SLASH, "/")),
+            None => (place, Platform::host().to_string()),
+        };
+        Some(Self { image: image.to_owned(), platform, number })
+    }
+}
+
+/// What parts the names of image and platform; neither has it.
+const BEFORE_PLATFORM: char = '@';
+/// What stands for the slashes of a platform.
+const SLASH: char = '_';
 
 /// Letters of an image's name in the name of a log; a file's has room for 255 with all else.
 const NAME_CHARS_MAX: usize = 128;
@@ -87,24 +120,26 @@ pub fn name_in_logs(image: &str) -> String {
     letters.map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
-/// The latest log of each step, by image and number; none, when there is no folder.
+/// The latest log of each step, by image, platform and number; none, when there is no folder.
 ///
 /// # Errors
 ///
 /// When it cannot be read.
 pub fn latest_logs(folder: &Path) -> io::Result<Vec<Log>> {
     let mut latest = logs(folder)?;
-    latest.sort_by(|one, other| {
-        let place = (one.image(), one.number()).cmp(&(other.image(), other.number()));
-        place.then(other.began.cmp(&one.began))
-    });
+    latest.sort_by(|one, other| one.step.cmp(&other.step).then(other.began.cmp(&one.began)));
     latest.dedup_by(|next, first| next.step == first.step);
     Ok(latest)
 }
 
 /// A new file that no other run writes to.
-pub(super) fn create(folder: &Path, image: &str, step: usize) -> io::Result<(PathBuf, File)> {
-    let step = format!("{}-{step}", name_in_logs(image));
+pub(super) fn create(
+    folder: &Path,
+    (image, platform): (&str, &Platform),
+    step: usize,
+) -> io::Result<(PathBuf, File)> {
+    let platform = platform.to_string().replace('/', &SLASH.to_string());
+    let step = format!("{}{BEFORE_PLATFORM}{platform}-{step}", name_in_logs(image));
     let mut number = now().as_millis();
     loop {
         let path = folder.join(format!("{step}-{number}{ENDING}"));
@@ -136,7 +171,7 @@ pub fn sweep_logs(folder: &Path, rules: LogRules, mode: Sweep) -> io::Result<Log
     let mut logs = logs(folder)?;
     logs.sort_by(|one, other| (other.began, &other.path).cmp(&(one.began, &one.path)));
     let (mut kept, mut gone) = (LogCount::default(), LogCount::default());
-    let mut of_steps: HashMap<&str, usize> = HashMap::new();
+    let mut of_steps: HashMap<&LoggedStep, usize> = HashMap::new();
     let mut is_full = false;
     for log in &logs {
         let of_step = of_steps.entry(&log.step).or_default();
@@ -176,14 +211,14 @@ fn logs(folder: &Path) -> io::Result<Vec<Log>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let known = name.to_str().and_then(|name| name.strip_suffix(ENDING)?.rsplit_once('-'));
+        let known = name.to_str().and_then(|name| {
+            let (step, began) = name.strip_suffix(ENDING)?.rsplit_once('-')?;
+            Some((LoggedStep::of(step)?, Duration::from_millis(began.parse().ok()?)))
+        });
         // What is not ours stays.
-        let Some((step, Ok(began))) = known.map(|(step, began)| (step, began.parse())) else {
-            continue;
-        };
+        let Some((step, began)) = known else { continue };
         // Somebody else may remove it meanwhile.
         let Ok(found) = entry.metadata() else { continue };
-        let (step, began) = (step.to_owned(), Duration::from_millis(began));
         logs.push(Log { path: entry.path(), step, began, bytes: found.len() });
     }
     Ok(logs)
@@ -231,15 +266,35 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_log_of_each_step_is_found_by_its_image_and_number() {
+    fn the_latest_log_of_each_step_is_found_by_its_image_platform_and_number() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["a-b-10-5", "a-b-9-7", "a-b-9-6", "a_b-1-4", "notes"] {
+        let arm = Platform::linux("arm", Some("v7"));
+        let (path, _) = create(folder.path(), ("a-b", &arm), 9).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("a-b@linux_arm_v7-9-"), "{name}");
+        fs::rename(&path, folder.path().join("a-b@linux_arm_v7-9-3.log")).unwrap();
+        let host = Platform::host().to_string();
+        let ours = format!("a-b@{}-9-8", host.replace('/', "_"));
+        for name in ["a-b-10-5", "a-b-9-7", "a-b-9-6", "a_b-1-4", "notes", "two-notes", &ours] {
             fs::write(folder.path().join(format!("{name}{ENDING}")), name).unwrap();
         }
         let found = latest_logs(folder.path()).unwrap();
-        let found: Vec<_> =
-            found.iter().map(|log| (log.image(), log.number(), log.began.as_millis())).collect();
-        assert_eq!(found, [("a-b", 9, 7), ("a-b", 10, 5), ("a_b", 1, 4)]);
+        let told = |log: &Log| {
+            let platform = log.platform().to_owned();
+            (log.image().to_owned(), platform, log.number(), log.began.as_millis())
+        };
+        let found: Vec<_> = found.iter().map(told).collect();
+        let row = |image: &str, platform: &str, number, began| {
+            (image.to_owned(), platform.to_owned(), number, began)
+        };
+        let mut wanted = [
+            row("a-b", &host, 9, 8),
+            row("a-b", &host, 10, 5),
+            row("a-b", "linux/arm/v7", 9, 3),
+            row("a_b", &host, 1, 4),
+        ];
+        wanted.sort();
+        assert_eq!(found, wanted);
         assert_eq!(name_in_logs("team/a:1"), "team_a_1");
     }
 }

@@ -23,7 +23,7 @@ impl<'a, 't> Output<'a, 't> {
     pub(super) fn new(task: &'a Task<'t>) -> Self {
         let log = task.workshop.logs.as_ref().and_then(|folder| {
             // A log that cannot be written is no reason to fail a build.
-            logs::create(folder, task.image, task.step).ok()
+            logs::create(folder, (task.image, &task.built_for), task.step).ok()
         });
         Self { task, partial: [Vec::new(), Vec::new()], tail: VecDeque::new(), log }
     }

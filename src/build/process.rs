@@ -21,7 +21,7 @@ use crate::{
     graph::{KeyTree, OpId, RunOp, Security},
     layer::{LayerSummary, LayerWriter, Settled, Upper, settle, write_upper},
     limits::{Limits, Ulimit},
-    oci::{ChainId, DiffId, Digest},
+    oci::{ChainId, DiffId, Digest, Platform},
     sandbox::{self, Ability, Exit, Obstacle, Privilege, ProcessSpec, RootFs, SandboxError},
     snapshot::View,
     store::{LayerRecord, room},
@@ -38,6 +38,8 @@ pub(super) struct Task<'a> {
     pub(super) image: &'a str,
     /// The platform in events, when the image is built for several.
     pub(super) platform: Option<String>,
+    /// The platform that the image is built for.
+    pub(super) built_for: Platform,
     /// The step's number in events.
     pub(super) step: usize,
     pub(super) run: &'a RunOp,

@@ -9,11 +9,12 @@ use std::{
 
 use idpbuilder::{
     build::{Log, latest_logs, name_in_logs},
+    oci::Platform,
     report::{Align, Table, bytes},
 };
 
 use super::{
-    failure::{CliError, NOT_FOUND},
+    failure::{CliError, ENVIRONMENT, NOT_FOUND},
     setup,
 };
 
@@ -26,7 +27,8 @@ const CHUNK_BYTES: u64 = 1 << 20;
     "Examples:\n",
     "  idpbuilder logs                 (which there are)\n",
     "  idpbuilder logs web             (what the RUN steps of web printed last)\n",
-    "  idpbuilder logs web --step 3    (that one alone)"
+    "  idpbuilder logs web --step 3    (that one alone)\n",
+    "  idpbuilder logs web --step 3 --platform linux/arm64"
 ))]
 pub(super) struct LogsArgs {
     /// Name of the image, as progress shows it in front of steps; all logs are listed without one.
@@ -35,42 +37,59 @@ pub(super) struct LogsArgs {
     /// One step, by the number that progress shows.
     #[arg(long, value_name = "NUMBER", requires = "image")]
     step: Option<usize>,
+    /// For which platform the image was built; all by default. A step that platforms share ran for one of them.
+    #[arg(long, value_name = "PLATFORM", requires = "image")]
+    platform: Option<Platform>,
 }
 
 pub(super) fn logs(args: &LogsArgs) -> Result<ExitCode, CliError> {
     let folder = setup::home()?.join(setup::LOGS);
-    let logs = latest_logs(&folder).map_err(|error| setup::unusable(&folder, &error))?;
+    let logs = latest_logs(&folder).map_err(|error| unreadable(&folder, &error))?;
     let Some(image) = &args.image else {
         list(&logs);
         return Ok(ExitCode::SUCCESS);
     };
     let name = name_in_logs(image);
     let of_image: Vec<&Log> = logs.iter().filter(|log| log.image() == name).collect();
-    let is_wanted = |log: &&&Log| args.step.is_none_or(|step| log.number() == step);
+    let platform = args.platform.as_ref().map(Platform::to_string);
+    let is_wanted = |log: &&&Log| {
+        args.step.is_none_or(|step| log.number() == step)
+            && platform.as_deref().is_none_or(|platform| log.platform() == platform)
+    };
     let wanted: Vec<&Log> = of_image.iter().filter(is_wanted).copied().collect();
     if wanted.is_empty() {
         let step = args.step.map(|step| format!("step {step} of ")).unwrap_or_default();
-        let error = CliError::new(NOT_FOUND, format!("there is no log of {step}{image}"));
+        let platform = platform.map(|platform| format!(" for {platform}")).unwrap_or_default();
+        let message = format!("there is no log of {step}{image}{platform}");
+        let error = CliError::new(NOT_FOUND, message);
         let help = match of_image.as_slice() {
             [] => {
                 "`idpbuilder logs` lists them, by the names that progress shows in front of steps"
             }
-            _ => "`idpbuilder logs` lists them; only a RUN has one",
+            _ => "`idpbuilder logs` lists them; only a RUN has one, for a platform that it ran for",
         };
         return Err(error.with_help(help));
     }
     for log in &wanted {
         if wanted.len() > 1 {
-            setup::tell(&format!("step {}: {}", log.number(), log.path.display()));
+            let (number, platform) = (log.number(), log.platform());
+            setup::tell(&format!("step {number} for {platform}: {}", log.path.display()));
         }
-        show(&log.path).map_err(|error| setup::unusable(&log.path, &error))?;
+        show(&log.path).map_err(|error| unreadable(&log.path, &error))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> CliError {
+    CliError::new(ENVIRONMENT, format!("cannot read {}: {error}", path.display())).with_help(
+        "only who ran a build can read its logs, which are below IDPBUILDER_HOME (~/.idpbuilder if unset)",
+    )
 }
 
 fn list(logs: &[Log]) {
     let headings = [
         ("NAME", Align::Left),
+        ("PLATFORM", Align::Left),
         ("STEP", Align::Right),
         ("BEGAN", Align::Left),
         ("SIZE", Align::Right),
@@ -81,7 +100,8 @@ fn list(logs: &[Log]) {
         let began = jiff::Timestamp::from_second(began).unwrap_or_default();
         let began = began.to_zoned(jiff::tz::TimeZone::system());
         let began = began.strftime("%F %T").to_string();
-        table.add([log.image().to_owned(), log.number().to_string(), began, bytes(log.bytes)]);
+        let (image, platform) = (log.image().to_owned(), log.platform().to_owned());
+        table.add([image, platform, log.number().to_string(), began, bytes(log.bytes)]);
     }
     setup::print(&table.to_string());
 }

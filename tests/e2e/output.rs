@@ -51,8 +51,8 @@ fn logs_shows_what_the_steps_of_an_image_printed_last() {
     let name = "demo:v1";
     let list = user.run(["logs"]).ok();
     let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["NAME", "STEP", "BEGAN", "SIZE"]);
-    let steps: Vec<_> = rows[1..].iter().map(|row| (row[0], row[1])).collect();
+    assert_eq!(rows[0], ["NAME", "PLATFORM", "STEP", "BEGAN", "SIZE"]);
+    let steps: Vec<_> = rows[1..].iter().map(|row| (row[0], row[2])).collect();
     assert_eq!(steps, [("demo_v1", "1"), ("demo_v1", "3")], "{list}");
     let both = user.command("sh").args(["-c", "idpbuilder logs demo:v1"]).output().unwrap();
     assert_eq!(both.stdout, b"other\n\xff\x1b[2Jthree\n", "{both:?}");
@@ -63,6 +63,28 @@ fn logs_shows_what_the_steps_of_an_image_printed_last() {
     user.run(["logs", "deno"])
         .fails(2, &["there is no log of deno", "`idpbuilder logs` lists them"]);
     user.script("set +o pipefail; idpbuilder logs demo:v1 | true").ok();
+    fs::create_dir(user.home().join("logs/odd@linux_amd64-1-5.log")).unwrap();
+    let said = user.run(["logs", "odd"]).fails(8, &["cannot read", "odd@", "who ran a build"]);
+    assert!(!said.contains("kept in"), "{said}");
+}
+
+#[test]
+fn every_platform_of_a_step_has_a_log() {
+    let user = User::new();
+    let text = "FROM --platform=$BUILDPLATFORM busybox\nRUN echo shared\nARG TARGETARCH\nRUN echo for $TARGETARCH\n";
+    user.build(text, &["--platform", "linux/amd64,linux/arm64/v8", "-t", "web:v1"]).ok();
+    let list = user.run(["logs"]).ok();
+    let row = |line: &str| line.split_whitespace().take(3).collect::<Vec<_>>().join(" ");
+    let rows: Vec<String> = list.lines().skip(1).map(row).collect();
+    assert_eq!(rows, ["web_v1 linux/amd64 1", "web_v1 linux/amd64 2", "web_v1 linux/arm64 2"]);
+    let said = user.run(["logs", "web:v1", "--step", "2"]);
+    assert_eq!(said.out, "for amd64\nfor arm64\n");
+    assert!(said.err.contains("step 2 for linux/arm64: /"), "{said}");
+    for (platform, wanted) in [("arm64", "for arm64\n"), ("linux/amd64", "shared\nfor amd64\n")] {
+        assert_eq!(user.run(["logs", "web:v1", "--platform", platform]).ok(), wanted);
+    }
+    let shared = ["logs", "web:v1", "--platform", "arm64", "--step", "1"];
+    user.run(shared).fails(2, &["no log of step 1 of web:v1 for linux/arm64", "that it ran for"]);
 }
 
 #[test]

@@ -84,10 +84,12 @@ impl Machine<'_> {
         let (workshop, image, step) = (self.workshop, self.request.name.as_str(), self.number(id));
         let (chain, below, request) = (below.chain, below.layers.as_slice(), self.request);
         let (platform, shown) = (self.platform_told(), &self.shown);
+        let built_for = self.lowered.config.platform();
         process::Task {
             workshop,
             image,
             platform,
+            built_for,
             step,
             run,
             below,
