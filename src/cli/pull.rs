@@ -1,6 +1,6 @@
 //! `pull`: an image of a registry into the store.
 
-use std::{collections::BTreeSet, process::ExitCode, time::Instant};
+use std::{collections::BTreeSet, process::ExitCode, sync::Arc, time::Instant};
 
 use idpbuilder::{
     event::Event,
@@ -56,11 +56,13 @@ pub(super) fn pull(global: &Global, args: &PullArgs) -> Result<ExitCode, CliErro
     for (registry, mirror) in mirrors {
         options.mirrors.entry(registry).or_default().push(mirror);
     }
+    let emit = setup::emitter(global);
+    let warn = Arc::clone(&emit);
+    options.on_passed_over = Some(Arc::new(move |text| warn(Event::Warning { image: None, text })));
     let client = Client::new(options)?;
     let runtime = setup::runtime()?;
     let cancel = setup::cancel_on_signals(&runtime);
     store.stop_writing_when(&cancel);
-    let emit = setup::emitter(global);
     let (shown, started) = (reference.familiar(), Instant::now());
     emit(Event::ImageStarted { image: shown.clone() });
     let pulled = runtime.block_on(setup::until_cancelled(&cancel, async {

@@ -14,6 +14,7 @@ use crate::{
         Layout, NamedSource, Slots, Targets, Workshop,
     },
     dockerfile::ignore,
+    event::Event,
     image::Image,
     oci::{DEFAULT_REGISTRY, Platform, Reference},
     plan::{
@@ -35,9 +36,11 @@ pub(super) type BuiltImages = BTreeMap<String, Vec<(Platform, Image)>>;
 ///
 /// When a secret or certificate cannot be read.
 pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecError> {
+    let emit = Arc::clone(&setup.emit);
     let mut options = ClientOptions {
         trusted_certificates: setup.trusted_certificates.clone(),
         proxies: setup.proxies.clone(),
+        on_passed_over: Some(Arc::new(move |text| emit(Event::Warning { image: None, text }))),
         ..ClientOptions::default()
     };
     if setup.network == Network::Offline {

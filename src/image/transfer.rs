@@ -4,6 +4,7 @@
 //! config speak of the same layer.
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -20,8 +21,8 @@ use crate::{
     event::{Direction, Emit, Event},
     oci::{Codec, Descriptor, DiffId, Digest, Reference},
     plan::OutputPlan,
-    registry::{Client, RegistryError, Travel},
-    store::{CompressedForm, LayerRecord, Store},
+    registry::{Client, RegistryError, Sink, Travel},
+    store::{BlobWriter, CompressedForm, LayerRecord, Store},
 };
 
 /// Blobs of one image that travel at once.
@@ -193,29 +194,28 @@ impl Fetch {
             return Ok(());
         }
         if self.store.blob_size(self.descriptor.digest).is_none() {
-            let mut writer = Some(self.store.blob_writer()?);
-            let places = places(&self.store, self.origin.as_ref(), self.descriptor.digest)?;
-            for place in &places {
-                let out = writer.as_mut().expect("it is put back before the next place");
-                let progress = |done| self.teller.moved(done);
-                match self.client.pull_blob(place, &self.descriptor, out, &progress).await {
-                    Ok(()) => break,
-                    Err(error) if Some(place) == places.last() => return Err(error.into()),
-                    Err(error) => {
-                        tracing::debug!(%error, %place, "next place");
-                        writer = Some(self.store.blob_writer()?);
-                    }
-                }
-            }
-            let Some(writer) = writer.filter(|_| !places.is_empty()) else {
-                return Err(nowhere(self.descriptor.digest));
-            };
+            let writer = self.download().await?;
             let expected = self.descriptor.digest;
             blocking(move || writer.commit(Some(expected))).await?;
         }
         let (store, descriptor, diff_id) =
             (self.store.clone(), self.descriptor.clone(), self.diff_id);
         blocking(move || examine(&store, &descriptor, diff_id)).await
+    }
+
+    /// The blob, from the first place that has it.
+    async fn download(&self) -> Result<BlobWriter, ImageError> {
+        let mut writer = self.store.blob_writer()?;
+        let places = places(&self.store, self.origin.as_ref(), self.descriptor.digest)?;
+        let progress = |done| self.teller.moved(done);
+        for place in &places {
+            match self.client.pull_blob(place, &self.descriptor, &mut writer, &progress).await {
+                Ok(()) => return Ok(writer),
+                Err(error) if Some(place) == places.last() => return Err(error.into()),
+                Err(error) => tracing::debug!(%error, %place, "next place"),
+            }
+        }
+        Err(nowhere(self.descriptor.digest))
     }
 
     /// In a form that can be used, with all that is to be known of it.
@@ -225,6 +225,12 @@ impl Fetch {
         let has = |blob| self.store.blob_size(blob).is_some();
         let has_tar = self.need == Need::Content && has(self.diff_id.0);
         Ok(examined && (has_tar || has(self.descriptor.digest)))
+    }
+}
+
+impl Sink for BlobWriter {
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.restart()
     }
 }
 

@@ -259,8 +259,8 @@ impl Send {
         let path = staging.path().join("blob");
         let failed = |source| ImageError::Io { path: path.clone(), source };
         let places = places(&self.store, None, self.blob.digest)?;
+        let mut file = File::create(&path).map_err(failed)?;
         for place in &places {
-            let mut file = File::create(&path).map_err(failed)?;
             match self.client.pull_blob(place, &self.blob, &mut file, &|_| {}).await {
                 Ok(()) => return self.send_file(&path, &[]).await,
                 Err(error) if Some(place) == places.last() => return Err(error.into()),

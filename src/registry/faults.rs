@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    Client, ClientOptions, Credentials, Mirror, RegistryError, RegistryOptions, Uploaded,
+    Client, ClientOptions, Credentials, RegistryError, RegistryOptions, Uploaded,
     retry::Limits,
     scripted::{Reply, Request, Server, impatient},
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 
 pub(super) const PASSWORD: &str = "correct-horse-battery";
-const MANIFEST: &[u8] =
+pub(super) const MANIFEST: &[u8] =
     br#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","layers":[]}"#;
 
 pub(super) fn manifest() -> Reply {
@@ -35,7 +35,7 @@ pub(super) fn layer(bytes: &[u8]) -> Descriptor {
     Descriptor::new(MediaType::new(MediaType::LAYER), Digest::of(bytes), bytes.len() as u64)
 }
 
-fn content() -> Vec<u8> {
+pub(super) fn content() -> Vec<u8> {
     (0..200_000_u32).flat_map(u32::to_le_bytes).collect()
 }
 
@@ -455,38 +455,6 @@ async fn what_is_there_is_not_sent_and_one_put_sends_the_rest() {
     assert_eq!(put.header("content-length"), Some("800000"));
     assert_eq!(put.header("transfer-encoding"), None);
     assert!(put.target.starts_with("/v2/a/b/blobs/uploads/1?_state=secret&digest=sha256%3A"));
-}
-
-#[tokio::test]
-async fn mirrors_are_asked_in_order_and_the_registry_last_if_at_all() {
-    let empty = Server::start(|_| Reply::new(404)).await;
-    let full = Server::start(|request| match request.target.as_str() {
-        "/v2/hub/library/a/manifests/1" => manifest(),
-        _ => Reply::new(404),
-    })
-    .await;
-    let origin = Server::start(|_| manifest()).await;
-    let client = |mirrors: &[(&Server, &str)], fallback: bool| {
-        let mut options = ClientOptions::default();
-        for server in [&empty, &full, &origin] {
-            let plain = RegistryOptions { plain_http: true, ..RegistryOptions::default() };
-            options.registries.insert(server.registry(), plain);
-        }
-        let mirror = |(server, prefix): &(&Server, &str)| Mirror {
-            address: format!("{}{prefix}", server.address),
-            fallback,
-        };
-        options.mirrors.insert(origin.registry(), mirrors.iter().map(mirror).collect());
-        impatient(options).unwrap()
-    };
-    let image = origin.image("library/a:1");
-    client(&[(&empty, ""), (&full, "/hub")], false).manifest(&image).await.unwrap();
-    assert_eq!((empty.asked().len(), full.asked().len(), origin.asked().len()), (1, 1, 0));
-    let error = client(&[(&empty, "")], false).manifest(&image).await.unwrap_err();
-    assert!(matches!(error, RegistryError::NotFound(_)), "{error}");
-    assert_eq!(origin.asked().len(), 0);
-    client(&[(&empty, "")], true).manifest(&image).await.unwrap();
-    assert_eq!(origin.asked().len(), 1);
 }
 
 #[tokio::test]

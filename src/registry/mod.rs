@@ -22,6 +22,8 @@ mod faults;
 #[cfg(test)]
 mod leaks;
 #[cfg(test)]
+mod mirrors;
+#[cfg(test)]
 pub(crate) mod rounds;
 #[cfg(test)]
 mod scripted;
@@ -40,6 +42,7 @@ use url::Url;
 
 pub use self::download::{DownloadError, DownloadTerms, Downloaded, Validators};
 pub use self::gate::Gate;
+pub use self::pull::Sink;
 pub use self::site::Reach;
 use self::{retry::Limits, site::Site};
 use crate::{
@@ -61,6 +64,8 @@ struct Inner {
     sites: Mutex<HashMap<String, Arc<OnceCell<Arc<Site>>>>>,
     /// HTTP clients (connection pools) by host and port.
     http: Mutex<HashMap<(String, Reach), reqwest::Client>>,
+    /// Mirrors that did not do what was asked, and were told of.
+    passed_over: Mutex<BTreeSet<String>>,
     /// What somebody is moving right now.
     turns: Mutex<HashMap<Travel, Weak<tokio::sync::Mutex<()>>>>,
     /// The platform's certificates, read when they are first needed.
@@ -101,6 +106,9 @@ pub enum Sent {
 /// Takes what failed, which try comes next, and the wait before it.
 pub type OnRetry = Arc<dyn Fn(&str, u32, Duration) + Send + Sync>;
 
+/// Takes, in one line, which mirror is passed over and what it said.
+pub type OnPassedOver = Arc<dyn Fn(String) + Send + Sync>;
+
 /// What a client is told when it is made; nothing is read from the environment or the home folder.
 #[derive(Default)]
 pub struct ClientOptions {
@@ -120,6 +128,9 @@ pub struct ClientOptions {
     pub only: Option<BTreeSet<String>>,
     /// Told about retries: what failed, which try comes next, the wait before it.
     pub on_retry: Option<OnRetry>,
+    /// Told, once a mirror, about one that fails while the next place is asked; not about one that has
+    /// not got something.
+    pub on_passed_over: Option<OnPassedOver>,
 }
 
 /// Proxies as the usual environment variables name them; the caller reads those.
@@ -274,10 +285,10 @@ pub enum RegistryError {
     /// Neither the registry has it nor its mirrors.
     #[error("{error}")]
     Mirrored {
-        /// What the registry itself said.
+        /// What the last place said: the registry itself, when it may be asked.
         #[source]
         error: Box<RegistryError>,
-        /// What its mirrors said, in order.
+        /// What the mirrors before it said, in order, each with its name.
         mirrors: Vec<RegistryError>,
     },
     /// It would have to be asked, and may not be.
@@ -350,6 +361,7 @@ impl Client {
             limits,
             sites: Mutex::default(),
             http: Mutex::default(),
+            passed_over: Mutex::default(),
             turns: Mutex::default(),
             roots: OnceLock::new(),
         };
@@ -376,6 +388,12 @@ impl Client {
 
     fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// Whether a mirror has not failed before; from now on it has.
+    fn is_first_fault(&self, mirror: &str) -> bool {
+        let mut known = self.inner.passed_over.lock().expect("nobody panics while holding it");
+        known.insert(mirror.to_owned())
     }
 
     /// Gets a manifest or index, verified against the reference's digest when it has one.
@@ -413,8 +431,9 @@ impl Client {
         self.head_manifest(&place, image).await
     }
 
-    /// Streams a blob into `out`, resuming by range after failures; verified over the whole.
-    /// `progress` is told bytes so far. On an error `out` holds garbage and must be dropped.
+    /// Streams a blob into `out`, resuming by range after failures; verified over the whole, and begun
+    /// anew from the next place when a mirror's bytes are wrong. `progress` is told bytes so far, and
+    /// all of them when they are verified. On an error `out` holds garbage.
     ///
     /// # Errors
     ///
@@ -423,7 +442,7 @@ impl Client {
         &self,
         image: &Reference,
         blob: &Descriptor,
-        out: &mut (dyn std::io::Write + Send),
+        out: &mut dyn Sink,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
         self.blob_anywhere(image, blob, out, progress).await

@@ -1,6 +1,9 @@
 //! Getting documents and blobs: mirrors in order, ranges after failures, digests over the whole.
 
-use std::io::Write;
+use std::{
+    fs::File,
+    io::{self, Seek as _, Write},
+};
 
 use reqwest::{
     Method, Response, StatusCode,
@@ -30,6 +33,18 @@ pub(super) const DIGEST_HEADER: &str = "docker-content-digest";
 pub(super) struct Candidate {
     pub(super) registry: String,
     pub(super) repository: String,
+}
+
+impl Candidate {
+    /// What a mirror said, with its name in it: that something is not found says what it is alone.
+    fn named(&self, image: &Reference, mut error: RegistryError) -> RegistryError {
+        if let RegistryError::NotFound(what) = &mut error
+            && self.registry != image.registry()
+        {
+            *what = format!("{what} (at the mirror {})", self.registry);
+        }
+        error
+    }
 }
 
 pub(super) fn pull_scope(repository: &str) -> Vec<String> {
@@ -65,15 +80,31 @@ impl Client {
         let mut failed = Vec::new();
         for place in &candidates[..last] {
             match self.manifest_at(place, image, Tries::few(self)).await {
-                Err(error) => {
-                    tracing::debug!(%error, mirror = place.registry, "next place");
-                    failed.push(error);
-                }
+                Err(error) => failed.push(self.pass_over(image, place, error)),
                 found => return found,
             }
         }
         let found = self.manifest_at(&candidates[last], image, Tries::new(self)).await;
-        found.map_err(|error| mirrored(error, failed))
+        found.map_err(|error| mirrored(candidates[last].named(image, error), failed))
+    }
+
+    /// Says, once a mirror, why the next place is asked instead. That a mirror has not got something is
+    /// nothing to say.
+    fn pass_over(
+        &self,
+        image: &Reference,
+        place: &Candidate,
+        error: RegistryError,
+    ) -> RegistryError {
+        tracing::debug!(%error, mirror = place.registry, "next place");
+        let is_news = !matches!(error, RegistryError::NotFound(_) | RegistryError::Offline(_));
+        if is_news
+            && let Some(told) = &self.options().on_passed_over
+            && self.is_first_fault(&place.registry)
+        {
+            told(format!("a mirror of {} is passed over: {error}", image.registry()));
+        }
+        place.named(image, error)
     }
 
     async fn manifest_at(
@@ -134,7 +165,8 @@ impl Client {
         image: &Reference,
     ) -> Result<Descriptor, RegistryError> {
         for place in self.candidates(image) {
-            if let Some(found) = self.head_manifest(&place, image).await? {
+            // A wrong answer is no answer: GET finds out who has it right, and says who has not.
+            if let Ok(Some(found)) = self.head_manifest(&place, image).await {
                 return Ok(found);
             }
         }
@@ -176,35 +208,41 @@ impl Client {
         &self,
         image: &Reference,
         blob: &Descriptor,
-        out: &mut (dyn Write + Send),
+        out: &mut dyn Sink,
         progress: &Progress<'_>,
     ) -> Result<(), RegistryError> {
         let candidates = self.candidates(image);
         let last = candidates.len() - 1;
-        let mut landing =
-            Landing { out, hasher: Hasher::new(), done: 0, size: blob.size, progress };
+        let mut landing = Landing::new(out, blob.size, progress);
+        landing.begin_anew()?;
         let (mut index, mut failed) = (0, Vec::new());
         loop {
-            let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
-            match self.blob_at(&candidates[index], (image, blob), &mut landing, tries).await {
-                Err(RegistryError::Local(error)) => return Err(error.into()),
-                // The bytes that came already may be the ones that are wrong.
-                Err(error @ RegistryError::DigestMismatch { .. }) => return Err(error),
-                Err(error) if index < last => {
-                    tracing::debug!(%error, mirror = candidates[index].registry, "next place");
-                    failed.push(error);
-                    index += 1;
-                }
-                Err(error) => return Err(mirrored(error, failed)),
-                Ok(()) => break,
+            let place = &candidates[index];
+            if landing.done == 0 {
+                landing.begun_by = index;
             }
+            let tries = if index < last { Tries::few(self) } else { Tries::new(self) };
+            let error = match self.blob_at(place, (image, blob), &mut landing, tries).await {
+                Ok(()) => match landing.check(blob.digest) {
+                    Ok(()) => return Ok(()),
+                    Err(found) => {
+                        landing.begin_anew()?;
+                        if landing.begun_by != index {
+                            continue; // The wrong bytes may be those of the place before.
+                        }
+                        let registry = place.registry.clone();
+                        RegistryError::DigestMismatch { registry, expected: blob.digest, found }
+                    }
+                },
+                Err(RegistryError::Local(error)) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if index == last {
+                return Err(mirrored(place.named(image, error), failed));
+            }
+            failed.push(self.pass_over(image, place, error));
+            index += 1;
         }
-        let found = landing.hasher.finish();
-        if found == blob.digest {
-            return Ok(());
-        }
-        let registry = candidates[index].registry.clone();
-        Err(RegistryError::DigestMismatch { registry, expected: blob.digest, found })
     }
 
     async fn blob_at(
@@ -307,21 +345,69 @@ impl Client {
     }
 }
 
+/// Where the bytes of a blob go.
+pub trait Sink: Write + Send {
+    /// Drops what was written: the blob begins anew.
+    ///
+    /// # Errors
+    ///
+    /// When the local side fails.
+    fn begin_anew(&mut self) -> io::Result<()>;
+}
+
+impl Sink for Vec<u8> {
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.clear();
+        Ok(())
+    }
+}
+
+impl Sink for File {
+    fn begin_anew(&mut self) -> io::Result<()> {
+        self.set_len(0)?;
+        self.rewind()
+    }
+}
+
 /// A blob on its way to its file.
 struct Landing<'a> {
-    out: &'a mut (dyn Write + Send),
+    out: &'a mut dyn Sink,
     hasher: Hasher,
     done: u64,
     size: u64,
+    /// Index of the place that its first bytes came from.
+    begun_by: usize,
     progress: &'a Progress<'a>,
 }
 
-impl Landing<'_> {
-    fn take(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+impl<'a> Landing<'a> {
+    fn new(out: &'a mut dyn Sink, size: u64, progress: &'a Progress<'a>) -> Self {
+        Self { out, hasher: Hasher::new(), done: 0, size, begun_by: 0, progress }
+    }
+
+    fn begin_anew(&mut self) -> io::Result<()> {
+        (self.hasher, self.done) = (Hasher::new(), 0);
+        self.out.begin_anew()
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.out.write_all(bytes)?;
         self.hasher.update(bytes);
         self.done += bytes.len() as u64;
-        (self.progress)(self.done);
+        if self.done < self.size {
+            (self.progress)(self.done);
+        }
+        Ok(())
+    }
+
+    /// Whether all of it is what was wanted, which is when it is said to be there; the digest that it has
+    /// when not.
+    fn check(&mut self, expected: Digest) -> Result<(), Digest> {
+        let found = std::mem::take(&mut self.hasher).finish();
+        if found != expected {
+            return Err(found);
+        }
+        (self.progress)(self.size);
         Ok(())
     }
 }

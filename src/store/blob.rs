@@ -8,7 +8,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufWriter, Read, Seek as _, Write},
     os::{
         fd::AsRawFd as _,
         unix::fs::{OpenOptionsExt, PermissionsExt},
@@ -235,6 +235,22 @@ impl BlobWriter {
         // SAFETY: the descriptor is open as long as `self.file` lives, and no memory is handed over.
         unsafe { libc::sync_file_range(file, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
         self.begun = whole;
+    }
+
+    /// Drops what was written.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be cut.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().set_len(0)?;
+        self.file.rewind()?;
+        (self.bytes, self.begun) = (0, 0);
+        if let Hashing::Here(hasher) = &mut self.hashing {
+            *hasher = Hasher::new();
+        }
+        Ok(())
     }
 
     /// Makes the blob visible under its digest; durable with the next [`Store::flush`].
