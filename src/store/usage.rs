@@ -27,8 +27,6 @@ pub struct Usage {
     pub listings: (u64, u64),
     /// Bytes of the LMDB file.
     pub facts_bytes: u64,
-    /// Bytes that a collection without limits on the cache would free.
-    pub unreferenced_bytes: u64,
     /// Bytes that a collection of everything but images would free.
     pub reclaimable_bytes: u64,
 }
@@ -58,10 +56,8 @@ impl Store {
     pub fn usage(&self) -> Result<Usage, StoreError> {
         let facts = self.shared.facts();
         let data = self.root().join("facts/data.mdb");
-        let collected = |cache_age_max_s| -> Result<u64, StoreError> {
-            let policy = GcPolicy { cache_age_max_s, mode: GcMode::DryRun, ..GcPolicy::default() };
-            Ok(self.gc(policy)?.bytes)
-        };
+        let all_but_images =
+            GcPolicy { cache_age_max_s: Some(0), mode: GcMode::DryRun, ..GcPolicy::default() };
         Ok(Usage {
             images: facts.all(Table::Images)?.len() as u64,
             cache_records: facts.all(Table::Cache)?.len() as u64,
@@ -69,8 +65,7 @@ impl Store {
             snapshots: self.count_snapshots()?,
             listings: count(&self.root().join("listings"))?,
             facts_bytes: fs::metadata(&data).map_err(at(&data))?.len(),
-            unreferenced_bytes: collected(None)?,
-            reclaimable_bytes: collected(Some(0))?,
+            reclaimable_bytes: self.gc(all_but_images)?.bytes,
         })
     }
 
