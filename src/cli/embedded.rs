@@ -18,6 +18,8 @@ use super::{
 
 /// Where they are, below the home folder.
 const FOLDER: &str = "embedded";
+/// File with the password there: made after all else.
+const PASSWORD: &str = "password";
 /// Name that clients log in with.
 const USERNAME: &str = "idpbuilder";
 /// Random bytes in a generated password.
@@ -35,9 +37,14 @@ pub(super) fn find() -> Result<FindEmbedded, CliError> {
     Ok(Arc::new(move || find_in(&folder)))
 }
 
+/// Whether there has been one: where not, nothing was ever put there, and nobody has to know its certificate.
+pub(super) fn is_made() -> Result<bool, CliError> {
+    Ok(setup::home()?.join(FOLDER).join(PASSWORD).exists())
+}
+
 fn find_in(folder: &Path) -> Result<EmbeddedSetup, String> {
     let identity = Identity::load_or_make(folder).map_err(|error| error.to_string())?;
-    let path = folder.join("password");
+    let path = folder.join(PASSWORD);
     let password = match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
         _ => {

@@ -125,13 +125,15 @@ impl Access {
 
 /// Options of a client that knows what the surroundings know; the user names the registries `named`.
 pub(super) fn client_options(named: BTreeSet<String>) -> Result<ClientOptions, CliError> {
-    let embedded = super::embedded::setup()?;
-    let settings = RegistryOptions {
-        ca_pem: Some(embedded.identity.authority_pem.into_bytes()),
-        ..RegistryOptions::default()
-    };
+    let mut registries = BTreeMap::new();
+    if named.contains(EMBEDDED_ADDRESS) || super::embedded::is_made()? {
+        let authority = super::embedded::setup()?.identity.authority_pem;
+        let ca_pem = Some(authority.into_bytes());
+        let settings = RegistryOptions { ca_pem, ..RegistryOptions::default() };
+        registries.insert(EMBEDDED_ADDRESS.to_owned(), settings);
+    }
     Ok(ClientOptions {
-        registries: BTreeMap::from([(EMBEDDED_ADDRESS.to_owned(), settings)]),
+        registries,
         credentials: Some(Arc::new(move |registry: &str| {
             let is_named = named.contains(registry);
             credentials::find(registry, if is_named { NamedBy::User } else { NamedBy::Others })

@@ -210,6 +210,16 @@ fn proxies_of_the_environment_are_used_and_lead_nowhere_else() {
 }
 
 #[test]
+fn no_certificate_is_made_for_a_registry_that_is_not_asked() {
+    let user = User::new();
+    let nobody = "127.0.0.1:1/team/demo:v1";
+    user.build("FROM scratch\nENV A=1\n", &["-t", nobody]).ok();
+    user.run(["push", nobody]).fails(6, &["127.0.0.1:1"]);
+    user.run(["pull", nobody]).fails(6, &["127.0.0.1:1"]);
+    assert!(!user.home().join("embedded/authority.pem").exists());
+}
+
+#[test]
 fn the_embedded_registry_serves_other_tools() {
     use std::{
         io::{BufRead as _, BufReader},
