@@ -30,6 +30,9 @@ const REMOVAL_LOOK_EVERY: Duration = Duration::from_millis(1);
 /// Groups beside our own that are looked into for what was left there.
 const NEIGHBOURS_MAX: usize = 256;
 
+/// In the place of when a process was started, where it could not be told.
+const UNKNOWN: u64 = 0;
+
 /// Numbers the groups of this program.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -463,7 +466,8 @@ fn kill_all(folder: &Path) {
 /// A name for something of this process, by which [`is_left_over`] tells when it is gone.
 fn name(which: &str) -> String {
     let us = std::process::id();
-    format!("{PREFIX}-{}-{us}-{}-{which}", pid_namespace(), started(us).unwrap_or(0))
+    let begun = started(us).ok().flatten().unwrap_or(UNKNOWN);
+    format!("{PREFIX}-{}-{us}-{begun}-{which}", pid_namespace())
 }
 
 /// A new name for something of this process.
@@ -482,19 +486,32 @@ pub(super) fn is_left_over(name: &str) -> bool {
             let (Ok(pid), Ok(begun)) = (pid.parse::<u32>(), begun.parse::<u64>()) else {
                 return false;
             };
-            namespace == pid_namespace() && started(pid) != Some(begun)
+            // Whoever cannot look takes nothing away.
+            let is_another =
+                |now: Option<u64>| now.is_none_or(|now| begun != UNKNOWN && now != begun);
+            namespace == pid_namespace() && started(pid).is_ok_and(is_another)
         }
         _ => false,
     }
 }
 
 /// When a process was started, in ticks since boot; `None` when it is not there.
-fn started(pid: u32) -> Option<u64> {
+fn started(pid: u32) -> io::Result<Option<u64>> {
     const START_TIME: usize = 19;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold anything.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(START_TIME)?.parse().ok()
+    // The name in brackets may hold anything, even what is no text.
+    let stat = match fs::read(format!("/proc/{pid}/stat")) {
+        Ok(stat) => String::from_utf8_lossy(&stat).into_owned(),
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let field = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(START_TIME));
+    let begun = field.and_then(|field| field.parse().ok());
+    begun.map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Whether a look at a process found it gone: before the look, or in the middle of it.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Number of our process namespace: numbers of processes mean something in it alone.

@@ -197,6 +197,7 @@ pub(super) fn live(plan: &Plan, told: &Told) -> Result<(), Failure> {
         rustix::io::write(group, b"0").at(Step::Join)?;
     }
     inside::close_all_but_streams(plan).at(Step::Isolate)?;
+    inside::end_without_tool(plan).at(Step::Isolate)?;
     sys::prctl(libc::PR_SET_DUMPABLE, 1, 0).at(Step::Isolate)?;
     let _ = rustix::process::setsid();
     rustix::process::umask(Mode::empty());

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{mount::MountPropagationFlags, thread::UnshareFlags};
+use rustix::{mount::MountPropagationFlags, process::Pid, thread::UnshareFlags};
 
 use crate::sandbox::{complaints::Complaints, sys};
 
@@ -56,8 +56,9 @@ impl FuseMount {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(said.stream()?);
         // A group of its own: ^C at the terminal is for us, who end it when its time has come.
         command.process_group(0);
+        let tool = rustix::process::getpid();
         // SAFETY: makes system calls only.
-        unsafe { command.pre_exec(leave) };
+        unsafe { command.pre_exec(move || leave(tool)) };
         let mut child = command.spawn()?;
         match wait_for_mount(&mut child) {
             Ok(namespace) => Ok(Self { child, namespace }),
@@ -79,8 +80,8 @@ impl Drop for FuseMount {
 }
 
 /// Runs between fork and exec.
-fn leave() -> io::Result<()> {
-    sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?;
+fn leave(tool: Pid) -> io::Result<()> {
+    sys::end_with(tool)?;
     // SAFETY: there is one thread, and no descriptor that it would take from others.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;

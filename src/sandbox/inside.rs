@@ -13,6 +13,7 @@ use std::{
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec},
     fs::{Mode, OFlags},
     io::Errno,
     pipe::PipeFlags,
@@ -71,6 +72,7 @@ fn live(plan: &Plan, told: &Told, joined: Joined) -> Result<(), Failure> {
     // After joining: its root is what the process sees as `/`.
     sys::unshare_cgroup().at(Step::Isolate)?;
     close_all_but_streams(plan).at(Step::Isolate)?;
+    end_without_tool(plan).at(Step::Isolate)?;
     if plan.network == NetworkMode::Sandbox {
         // The helper finds our network as long as we may be looked at.
         network::await_link(told).at(Step::Network)?;
@@ -128,6 +130,17 @@ pub(super) fn close_all_but_streams(plan: &Plan) -> Sys<()> {
         first = kept + 1;
     }
     sys::close_range(first, u32::MAX)
+}
+
+/// Ends this process when the tool ended before it was asked to be told of that: nobody hears us any more. Our own copies of
+/// the ends that we are heard at must be closed.
+pub(super) fn end_without_tool(plan: &Plan) -> Sys<()> {
+    let mut heard = [PollFd::new(&plan.streams.output, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::event::poll(&mut heard, Some(&now))? {
+        0 => Ok(()),
+        _ => sys::exit(FAILED),
+    }
 }
 
 /// Holds a process with an emulator back until its user namespace has ids; open for every other.

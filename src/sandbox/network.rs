@@ -147,10 +147,9 @@ fn start(name: &str, path: &Path, pid: libc::pid_t) -> io::Result<Link> {
         command.stdin(File::open(format!("/proc/{pid}/ns/net"))?);
     }
     command.env_clear().current_dir("/").stdout(said.stream()?).stderr(said.stream()?);
-    // SAFETY: what runs after fork is one system call.
-    unsafe {
-        command.pre_exec(|| Ok(sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?));
-    }
+    let tool = rustix::process::getpid();
+    // SAFETY: makes system calls only.
+    unsafe { command.pre_exec(move || Ok(sys::end_with(tool)?)) };
     let mut link = Link { child: command.spawn()? };
     let until = Instant::now() + START_MAX;
     while !is_connected(pid) {

@@ -132,12 +132,12 @@ pub(super) fn conclude(
 }
 
 /// What is read from the process.
-struct Ears {
+pub(super) struct Ears {
     output: OwnedFd,
     error: OwnedFd,
 }
 
-fn streams() -> io::Result<(Streams, Ears)> {
+pub(super) fn streams() -> io::Result<(Streams, Ears)> {
     let null = rustix::fs::open(
         c"/dev/null",
         OFlags::RDONLY | OFlags::CLOEXEC,

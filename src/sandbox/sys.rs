@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::io::Errno;
+use rustix::{io::Errno, process::Pid};
 
 use crate::limits::UlimitKind;
 
@@ -110,6 +110,13 @@ pub(super) unsafe fn fork_into(namespaces: libc::c_int, group: BorrowedFd<'_>) -
     // SAFETY: the kernel has just made this descriptor for us.
     let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
     Ok(Forked::Parent(libc::pid_t::try_from(pid).expect("a process id fits its type"), pidfd))
+}
+
+/// Between fork and exec: makes this process end with `tool`, which started it.
+pub(super) fn end_with(tool: Pid) -> Sys<()> {
+    prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0)?;
+    // What ended before it was asked tells nobody.
+    if rustix::process::getppid() == Some(tool) { Ok(()) } else { Err(Errno::SRCH) }
 }
 
 /// Ends this process at once.

@@ -10,22 +10,24 @@ use std::{
     ffi::{CStr, CString},
     fs, io,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::{ffi::OsStrExt as _, fs::symlink},
     },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, Timespec},
     fs::CWD,
+    io::Errno,
     mount::{MoveMountFlags, OpenTreeFlags},
+    pipe::PipeFlags,
     process::Signal,
 };
 
 use crate::sandbox::{
     Isolation, Mount, NetworkMode, ProcessSpec, RootFs, RootKind, SandboxError, UserIds,
     identity::{self, Mapping},
+    inside,
     prepare::{self, Plan, setup},
     sys::{self, Forked, Sys},
     told::{At as _, Failure, Step},
@@ -177,13 +179,12 @@ fn make(
         NetworkMode::Host => 0,
         NetworkMode::None | NetworkMode::Sandbox => libc::CLONE_NEWNET,
     };
+    let (end, held) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let mask = sys::set_signal_mask(SIGNALS_ALL)?;
     // SAFETY: the child makes system calls alone and never returns.
     let forked = unsafe { sys::fork(libc::CLONE_NEWUSER | own_network) };
     if matches!(forked, Ok(Forked::Child)) {
-        let _ = sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0);
-        let _ = sys::wait_for_signal(&[libc::SIGTERM]);
-        sys::exit(0);
+        hold(&end);
     }
     sys::set_signal_mask(mask)?;
     let Forked::Parent(pid, Some(holder)) = forked? else { unreachable!("a pidfd was asked for") };
@@ -195,9 +196,20 @@ fn make(
         let network = (own_network != 0).then(|| open("ns/net")).transpose()?;
         Ok((open("ns/user")?, network))
     })();
+    drop(held);
+    // Another process that is being started may still have its own copy.
     rustix::process::pidfd_send_signal(&holder, Signal::KILL)?;
     sys::wait(pid)?;
     made
+}
+
+/// The life of a holder: until nobody has the other end of its pipe any more. So it goes with the tool at whatever moment
+/// that ends, and keeps no lock of it.
+pub(super) fn hold(end: &OwnedFd) -> ! {
+    let number = end.as_raw_fd().unsigned_abs();
+    let closed = sys::close_range(0, number - 1).and(sys::close_range(number + 1, u32::MAX));
+    while closed.is_ok() && rustix::io::read(end, &mut [0; 1]) == Err(Errno::INTR) {}
+    sys::exit(0)
 }
 
 impl PrivateUsers {
@@ -255,13 +267,8 @@ pub(super) fn begin(plan: &Plan) -> Result<(), Failure> {
     // Ids take capabilities and the wish to end with the tool away.
     sys::set_capabilities(users.capabilities).at(Step::Users)?;
     sys::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as u64, 0).at(Step::Users)?;
-    // It may have ended just then: nobody would hear us.
-    let mut heard = [PollFd::new(&plan.streams.output, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    match rustix::event::poll(&mut heard, Some(&now)).at(Step::Users)? {
-        0 => Ok(()),
-        _ => sys::exit(1),
-    }
+    // It may have ended just then.
+    inside::end_without_tool(plan).at(Step::Users)
 }
 
 fn seat_one(users: &PrivateUsers, source: &CStr, place: &CStr) -> Sys<()> {

@@ -96,10 +96,12 @@ fn each_limit_is_written_as_its_version_wants_it() {
 #[test]
 fn groups_of_programs_that_are_gone_are_left_overs() {
     let (namespace, us) = (pid_namespace(), std::process::id());
-    let begun = started(us).unwrap();
+    let begun = started(us).unwrap().unwrap();
     for (name, left) in [
         (format!("idpbuilder-{namespace}-{us}-{begun}-0"), false),
         (format!("idpbuilder-{namespace}-{us}-{}-0", begun + 1), true),
+        (format!("idpbuilder-{namespace}-{us}-{UNKNOWN}-0"), false),
+        (format!("idpbuilder-{namespace}-4194304-{UNKNOWN}-0"), true),
         (format!("idpbuilder-{namespace}-4194304-1-0"), true),
         ("idpbuilder-1-4194304-1-0".to_owned(), false),
         (format!("idpbuilder-{namespace}-4194304-1-seat"), true),
@@ -120,7 +122,7 @@ fn what_was_left_in_our_group_or_beside_it_is_swept_and_nothing_else() {
             "idpbuilder-{}-{}-{}-0",
             pid_namespace(),
             std::process::id(),
-            started(std::process::id()).unwrap()
+            started(std::process::id()).unwrap().unwrap()
         ),
     );
     for group in ["jobs/one", "jobs/two", "jobs/two/deep", "others"] {

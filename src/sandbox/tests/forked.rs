@@ -4,6 +4,8 @@
 
 use std::io::{Read as _, Write as _};
 
+use rustix::event::{PollFd, PollFlags};
+
 use super::*;
 
 /// What `work` says in a forked process, which may become somebody else for it. Panics come back.
@@ -120,6 +122,54 @@ fn s34_no_descriptor_is_left_open() {
         format!("{}", count() - before)
     });
     assert_eq!(said, "0");
+}
+
+/// The tool is killed when it has just started a process, which had no time to ask to be told of that.
+#[test]
+fn s34_a_process_whose_tool_is_gone_already_does_nothing() {
+    for isolation in [Isolation::Full, Isolation::Chroot] {
+        let place = Place::new();
+        let spec = ProcessSpec { isolation, ..place.shell("true") };
+        let (streams, ears) = outside::streams().unwrap();
+        drop(ears);
+        let plan = prepare::plan(&spec, streams, cgroup::Cgroup::default()).unwrap();
+        let told = sys::SharedMemory::<told::Told>::new().unwrap();
+        let process = outside::start(&plan, told.get()).unwrap();
+        let mut ended = [PollFd::new(process.descriptor(), PollFlags::IN)];
+        rustix::event::poll(&mut ended, None).unwrap();
+        assert_eq!(told.get().ended(), None, "{isolation:?}: it ran");
+        assert!(told.get().failure().is_none(), "{isolation:?}: it went on");
+    }
+}
+
+#[test]
+fn s34_what_holds_a_user_namespace_and_what_helps_end_with_the_tool() {
+    let (end, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    // SAFETY: the child makes system calls alone.
+    let holder = match unsafe { libc::fork() } {
+        0 => userns::hold(&end),
+        holder => holder,
+    };
+    // Its own copy, and those of processes that are started by other tests just now, are closed.
+    drop(held);
+    sys::wait(holder).unwrap();
+    let us = rustix::process::getpid();
+    let said = in_child(|| {
+        format!("{:?} {:?}", sys::end_with(us), sys::end_with(rustix::process::Pid::INIT))
+    });
+    assert_eq!(said, format!("Ok(()) {:?}", Err::<(), _>(rustix::io::Errno::SRCH)));
+}
+
+/// Without a descriptor to look with, everything seems to be gone.
+#[test]
+fn who_cannot_look_takes_no_group_away() {
+    let said = in_child(|| {
+        let ours = cgroup::own_name();
+        let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, none).unwrap();
+        cgroup::is_left_over(&ours).to_string()
+    });
+    assert_eq!(said, "false");
 }
 
 #[test]
