@@ -10,7 +10,9 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::support::{Done, Folder, ROOT, bases, binary, json, ordinary_user, registry::Registry};
+use crate::support::{
+    Done, Folder, ROOT, bases, binary, copy_program, json, ordinary_user, registry::Registry,
+};
 
 /// Lines of `not-yet.txt`, at most.
 const EXCEPTIONS_MAX: usize = 10;
@@ -54,9 +56,9 @@ impl Run {
         // The folders of the repository may be closed to other users.
         fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["adapter", "oracles"] {
-            fs::copy(folder.join(name), at("tools").join(name)).unwrap();
+            copy_program(&folder.join(name), &at("tools").join(name));
         }
-        fs::copy(binary(), at("tools/idpbuilder")).unwrap();
+        copy_program(binary(), &at("tools/idpbuilder"));
         Done::of(Command::new("cp").arg("-r").arg(bases().join("corpus")).arg(at("base"))).ok();
         let mut check = Command::new(folder.join("check"));
         check.arg(at("tools").join(adapter)).args(words).args(["--jobs", "2"]);

@@ -1,18 +1,9 @@
 //! S19 to S23 and S33: keyrings, terminals, kernel switches, control groups, devices, and the sandbox's own processes.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use super::{everywhere, said};
 use crate::support::{Done, images};
-
-/// The test's own copy of a program, executable by everybody.
-pub(super) fn program(folder: &Path) -> String {
-    use std::os::unix::fs::PermissionsExt as _;
-    let path = folder.join("attack");
-    fs::write(&path, images::program("attack")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path.display().to_string()
-}
 
 /// Keys of the session that the build was started in.
 #[test]
@@ -21,7 +12,7 @@ fn s19_keys_of_the_caller_are_out_of_reach() {
         attack
             .user
             .write("Dockerfile", "FROM base\nRUN attack keys; cat /proc/keys /proc/key-users\n");
-        let mut command = attack.user.command(program(attack.user.folder()));
+        let mut command = attack.user.command(images::compiled("attack", attack.user.folder()));
         command.args([
             "with-key",
             &attack.canary.token,

@@ -8,10 +8,10 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{everywhere, kernel, said};
+use super::{everywhere, said};
 use crate::{
     network::{Server, ask, on_a_usual_machine, own_address},
-    support::Done,
+    support::{Done, images},
 };
 
 #[test]
@@ -56,7 +56,7 @@ fn s28_abstract_sockets_of_the_machine_are_closed() {
     let _datagrams = UnixDatagram::bind_addr(&address("datagrams")).unwrap();
     let reach = format!("attack sockets {name}");
     everywhere("S28 abstract sockets", |attack| {
-        let program = kernel::program(attack.user.folder());
+        let program = images::compiled("attack", attack.user.folder());
         let outside = |args: &[&str]| Done::of(attack.user.command(&program).args(args)).ok();
         let open = "stream OK\ndatagram OK\nown OK\n";
         assert_eq!(outside(&["sockets", &name]), open, "they are there");

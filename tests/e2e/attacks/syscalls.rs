@@ -183,9 +183,7 @@ fn in_crun(uid: u32) -> Answers {
     for path in [folder.path(), &root] {
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-    let probe = root.join("bin/probe");
-    fs::write(&probe, images::program("probe")).unwrap();
-    fs::set_permissions(&probe, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    images::compiled("probe", &root.join("bin"));
     fs::write(folder.path().join("config.json"), container(uid).to_string()).unwrap();
     let name = format!("probe-{}-{uid}", std::process::id());
     // crun knows no control groups of version 1 beside an empty version 2, as they are on some machines: it gets none.

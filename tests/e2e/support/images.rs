@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{self, BufRead as _, BufReader, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock},
@@ -169,17 +170,21 @@ pub(crate) fn base_layers() -> Vec<Layer> {
     MADE.get_or_init(make).clone()
 }
 
-/// A program of `tests/e2e/programs`, compiled without any library.
-pub(crate) fn program(name: &str) -> Vec<u8> {
+/// A program of `tests/e2e/programs`, as a layer has it.
+fn program(name: &str) -> Vec<u8> {
     let folder = Folder::new();
-    let (source, out) = (
-        Path::new(ROOT).join("tests/e2e/programs").join(format!("{name}.c")),
-        folder.path().join(name),
-    );
+    fs::read(compiled(name, folder.path())).unwrap()
+}
+
+/// A program of `tests/e2e/programs`, compiled without any library into a folder, for everybody to run.
+pub(crate) fn compiled(name: &str, folder: &Path) -> PathBuf {
+    let source = Path::new(ROOT).join("tests/e2e/programs").join(format!("{name}.c"));
+    let out = folder.join(name);
     let mut gcc = Command::new("gcc");
     gcc.args(["-static", "-O1", "-s", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&out).arg(source);
     Done::of(&mut gcc).ok();
-    fs::read(out).unwrap()
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o755)).unwrap();
+    out
 }
 
 /// Config of an image of these layers, with what it says of its processes.

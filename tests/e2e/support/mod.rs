@@ -188,7 +188,7 @@ impl User {
         // The folders that hold target/ may be closed to other users.
         let copy = user.folder.path().join("bin/idpbuilder");
         fs::remove_file(&copy).unwrap();
-        fs::copy(binary(), &copy).unwrap();
+        copy_program(binary(), &copy);
         let owner = format!("{uid}:{gid}");
         Done::of(Command::new("chown").arg("-R").arg(owner).arg(user.folder.path())).ok();
         user
@@ -312,6 +312,13 @@ pub(crate) fn busybox() -> String {
 /// The binary of the profile that the tests are built in.
 pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_idpbuilder"))
+}
+
+/// Copies a program that is going to be run. Somebody else does it: what this process writes, the children that other
+/// threads of it are about to start have open as well until they have become another program, and a file that anybody
+/// writes cannot be run (ETXTBSY).
+pub(crate) fn copy_program(from: &Path, to: &Path) {
+    Done::of(Command::new("cp").arg(from).arg(to)).ok();
 }
 
 /// Standard output of a program that must succeed.
