@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     attacks::DOCKER_CAPS,
-    support::{Done, User, base_contexts, bases, binary},
+    support::{Done, User, base_contexts, bases, binary, copy_program},
 };
 
 /// Calls that AppArmor's restriction makes useless in a user namespace.
@@ -216,7 +216,7 @@ impl Place {
         {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
-        fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+        copy_program(Path::new("/bin/busybox"), &root.join("bin/busybox"));
         for applet in [
             "sh", "cat", "echo", "mkdir", "grep", "id", "sleep", "ps", "su", "chown", "printf",
             "touch",
@@ -225,7 +225,7 @@ impl Place {
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/:/bin/sh\nu:x:1000:1000::/:/bin/sh\n")
             .unwrap();
-        fs::copy(binary(), root.join("usr/local/bin/idpbuilder")).unwrap();
+        copy_program(binary(), &root.join("usr/local/bin/idpbuilder"));
         fs::set_permissions(&bundle, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let data = user.folder().join("data");
         fs::create_dir_all(&data).unwrap();
@@ -237,7 +237,7 @@ impl Place {
         let name = format!("idpb-{}-{number}", std::process::id());
         // This crun refuses to start where both versions of control groups are mounted.
         let script = "umount /sys/fs/cgroup/unified 2>/dev/null || true
-            exec crun --cgroup-manager=disabled run --bundle \"$0\" \"$1\"";
+            exec crun --root \"$0/state\" --cgroup-manager=disabled run --bundle \"$0\" \"$1\"";
         let mut crun = Command::new("unshare");
         crun.args(["--mount", "sh", "-euc", script]).arg(&bundle).arg(&name);
         let done = Done::of(crun.stdin(Stdio::null()));
