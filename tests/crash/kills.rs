@@ -12,7 +12,7 @@ use crate::{
     place::{Names, Place},
     strace::{self, Point},
     support::{Done, registry::Registry},
-    tags::{judge_tag, tag_of},
+    tags::{await_rest, judge_tag, tag_of},
     tally::{Finding, Tally, share},
 };
 
@@ -50,8 +50,6 @@ const REFUSED: &[&str] = &[
 const ERRORS: [&str; 3] = ["EIO", "ENOSPC", "EINTR"];
 /// Exit codes of a tool that failed, as the README lists them, but for those of our own bugs and of interruption.
 const CODES: &[i32] = &[1, 2, 3, 4, 5, 6, 8];
-/// Exit code of a registry that refuses.
-const NETWORK: i32 = 6;
 /// A collection follows every so many rounds: the others stand on what is left.
 const PRUNE_EVERY: u64 = 2;
 /// Size of the file that is new in every round, in bytes.
@@ -180,11 +178,7 @@ impl Scene<'_> {
             tally.round();
             (self.look)(round, ended, tally);
         }
-        let mut again = Done::of(&mut (self.command)(round));
-        if again.code == NETWORK {
-            // The registry may still be at the request of who was killed, and writes its links in place.
-            again = Done::of(&mut (self.command)(round));
-        }
+        let again = Done::of(&mut (self.command)(round));
         if again.code != 0 {
             tally.find(Finding::Repaired, format!("after {after}: {again}"));
         }
@@ -415,6 +409,7 @@ fn push_scene(fault: Fault) {
         command: &|_| place.words(&["push", "--quiet", "--insecure", &name]),
         touches: &|_| Vec::new(),
         look: &|_, ended, tally| {
+            await_rest(&address);
             // A compressed layer has another manifest than the one in the store.
             let now = tag_of(&address, "crash/pushed", "v1").map(|(digest, _)| digest);
             let is_new = now != before.get();
@@ -462,6 +457,7 @@ fn f01_kill_run() {
         command: &|_| place.words(&["run", "--quiet", "--jobs", "1"]),
         touches: &|_| names.clone(),
         look: &|_, ended, tally| {
+            await_rest(&address);
             let (was, now) = (before.borrow(), told());
             for ((image, tag), name) in tags.iter().zip(&names) {
                 let (was, now) = (was.get(name).copied(), now.get(name).copied());

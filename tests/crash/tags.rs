@@ -1,13 +1,33 @@
 //! What a registry on loopback says of its tags, asked by curl.
 
-use std::process::Command;
+use std::{fs, process::Command, time::Duration};
 
 use idpbuilder::oci::Digest;
 
 use crate::{
-    support::{Done, json},
+    support::{Done, Patience, json},
     tally::{Finding, Tally},
 };
+
+/// How long a registry may be at something, of the processor time of who waits.
+const REST_MAX: Duration = Duration::from_secs(60);
+/// States of a connection in /proc/net/tcp: open at both ends, and closed at the other one alone.
+const OPEN: [&str; 2] = ["01", "08"];
+
+/// Waits until a registry is through with all that it was asked: it does what somebody asked for who was killed meanwhile,
+/// and writes its links in place. Until then the connection stays open.
+pub(crate) fn await_rest(address: &str) {
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let ours = format!(":{port:04X}");
+    let is_open = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        words[1].ends_with(&ours) && OPEN.contains(&words[3])
+    };
+    let patience = Patience::new(REST_MAX);
+    while fs::read_to_string("/proc/net/tcp").unwrap().lines().any(is_open) {
+        assert!(!patience.is_over(), "the registry at {address} comes to no rest");
+    }
+}
 
 fn curl(words: &[&str]) -> Done {
     let mut curl = Command::new("curl");
