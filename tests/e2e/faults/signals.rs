@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Child, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -250,6 +251,16 @@ fn f09_a_build_that_reads_a_large_file_ends_soon_too() {
     assert_eq!(end(&mut child, since), Some(130));
 }
 
+/// Whether there is a large file in a folder or, as it is being written, in one of the process below it.
+fn is_writing(place: &Path) -> bool {
+    // What is gone again was there.
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => is_writing(&entry.path()),
+        meta => meta.is_ok_and(|meta| meta.len() > 1 << 20),
+    })
+}
+
 /// What is written to a file of the user is whole or not there.
 #[test]
 fn f09_save_and_load_end_soon_and_leave_nothing() {
@@ -265,20 +276,13 @@ fn f09_save_and_load_end_soon_and_leave_nothing() {
         (&other, &["load", "-i", &whole], other.home().join("images/tmp")),
     ];
     for (user, words, place) in cases {
-        // What is being written lies below a folder of the process.
-        let files = || {
-            let mut find = user.command("find");
-            Done::of(find.arg(&place).args(["-type", "f", "-size", "+1M"])).out
-        };
         fs::create_dir_all(&place).unwrap();
         let mut command = user.idp();
         let mut child =
             command.args(words).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        while files().is_empty() {
+        while !is_writing(&place) {
             if let Some(status) = child.try_wait().unwrap() {
-                let mut said = String::new();
-                std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said)
-                    .unwrap();
+                let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
                 panic!("{words:?} ended before it was stopped, with {status}: {said}");
             }
         }
@@ -299,15 +303,16 @@ fn silent() -> (std::net::TcpListener, String) {
 #[test]
 fn f09_push_and_pull_end_soon_and_leave_nothing() {
     let user = User::new();
-    let (silent, address) = silent();
-    let image = format!("{address}/demo:v1");
-    user.build("FROM scratch\nCOPY <<E /f\ntext\nE\n", &["-t", &image]).ok();
     for (verb, signal) in [
         ("push", Signal::INT),
         ("push", Signal::TERM),
         ("pull", Signal::INT),
         ("pull", Signal::HUP),
     ] {
+        // One for each: what the one before it was asked for besides waits to be accepted.
+        let (silent, address) = silent();
+        let image = format!("{address}/demo:v1");
+        user.build("FROM scratch\nCOPY <<E /f\ntext\nE\n", &["-t", &image]).ok();
         let mut command = user.idp();
         command.args([verb, &image]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -315,12 +320,11 @@ fn f09_push_and_pull_end_soon_and_leave_nothing() {
         let since = Instant::now();
         kill_process(Pid::from_child(&child), signal).unwrap();
         assert_eq!(end(&mut child, since), Some(code_of(signal)), "{verb} {signal:?}");
-        let mut said = String::new();
-        std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+        let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
         assert!(said.ends_with("cancelled\n"), "{said}");
         assert_eq!(fs::read_dir(user.home().join("images/tmp")).unwrap().count(), 0);
+        user.run(["inspect", &image]).ok();
     }
-    user.run(["inspect", &image]).ok();
 }
 
 /// Each image is told once how it stands, and what was asked to stop has not failed.
@@ -422,8 +426,7 @@ fn f09_a_tag_that_its_registry_does_not_answer_for_holds_nobody_up() {
     let since = Instant::now();
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(end(&mut child, since), Some(130));
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
     assert!(said.contains("a:one may have moved: its registry had not answered yet"), "{said}");
     assert!(asked.try_recv().is_err(), "the other tag was not asked for: {said}");
     assert!(said.ends_with("\ncancelled\n"), "{said}");
