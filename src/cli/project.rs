@@ -60,6 +60,17 @@ pub(super) struct Loaded {
     pub(super) settings: Settings,
     /// Folder that its paths start from.
     pub(super) root: PathBuf,
+    /// The file itself.
+    pub(super) file: PathBuf,
+    /// Its text when it was read.
+    text: String,
+}
+
+impl Loaded {
+    /// Whether the file says something else by now.
+    pub(super) fn is_outdated(&self) -> bool {
+        read(&self.file).map_or(true, |text| text != self.text)
+    }
 }
 
 /// Finds, reads and resolves the project file.
@@ -77,7 +88,7 @@ pub(super) fn load(args: &ProjectArgs) -> Result<Loaded, CliError> {
     let project = Project::parse(&shown, &text).map_err(invalid)?;
     let facts = facts::gather(&project, &root, &args.var)?;
     let settings = project.resolve(&facts).map_err(invalid)?;
-    Ok(Loaded { settings, root })
+    Ok(Loaded { settings, root, file: path, text })
 }
 
 /// A selection of every image.
@@ -93,7 +104,7 @@ pub(super) fn everything(loaded: &Loaded) -> SelectionArgs {
 
 /// Plans a selection of a project, changed by flags.
 pub(super) fn plan(loaded: &Loaded, args: &SelectionArgs) -> Result<Plan, CliError> {
-    let Loaded { settings, root } = loaded;
+    let Loaded { settings, root, .. } = loaded;
     let references =
         settings.images.iter().map(|image| (image.name.clone(), names_in(image, root)));
     let references: References = references.collect();

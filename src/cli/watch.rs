@@ -46,9 +46,8 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     let cancel = setup::cancel_on_signals(&runtime);
     let mut setup = setup::exec_setup(global, store, Arc::clone(&cancel), &args.running)?;
     // The first project file must be right; one that is being edited may be wrong for a while.
-    let (mut loaded, mut plan) = load(args)?;
+    let (mut loaded, mut plan, mut watching) = begin(args)?;
     args.running.apply(&mut setup, &loaded.root)?;
-    let mut watching = start(args, &loaded, &plan)?;
     let mut is_planned = true;
     loop {
         if is_planned && let Err(error) = run::perform(global, &runtime, &plan, &setup) {
@@ -59,15 +58,14 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
             Wake::Stopped => return Ok(ExitCode::SUCCESS),
             Wake::Changed(paths) => run::notice(global, &changed(&paths, &loaded)),
         }
-        let next = load(args).and_then(|next| {
+        // Watched from before the run on, so that a change during it is seen after it.
+        let next = begin(args).and_then(|next| {
             args.running.apply(&mut setup, &next.0.root)?;
             Ok(next)
         });
         is_planned = match next {
             Ok(next) => {
-                // From before the run on, so that a change during it is seen after it.
-                watching = start(args, &next.0, &next.1)?;
-                (loaded, plan) = next;
+                (loaded, plan, watching) = next;
                 plan.warnings.clear();
                 true
             }
@@ -79,8 +77,20 @@ pub(super) fn watch(global: &Global, args: &WatchArgs) -> Result<ExitCode, CliEr
     }
 }
 
-fn start(args: &WatchArgs, loaded: &Loaded, plan: &Plan) -> Result<Watch, CliError> {
-    let files = [project_file(args, loaded), loaded.root.join(lock::FILE_NAME)];
+/// Plans the project and watches what it names. What is saved after it was read and before it is watched nobody sees: it
+/// is read again.
+fn begin(args: &WatchArgs) -> Result<(Loaded, Plan, Watch), CliError> {
+    loop {
+        let (loaded, plan) = load(args)?;
+        let watching = start(&loaded, &plan)?;
+        if !loaded.is_outdated() {
+            return Ok((loaded, plan, watching));
+        }
+    }
+}
+
+fn start(loaded: &Loaded, plan: &Plan) -> Result<Watch, CliError> {
+    let files = [loaded.file.clone(), loaded.root.join(lock::FILE_NAME)];
     let mut own = vec![setup::home()?];
     own.extend(outputs());
     let settings = WatchSettings {
@@ -106,11 +116,6 @@ fn load(args: &WatchArgs) -> Result<(Loaded, Plan), CliError> {
     }
     let plan = project::plan(&loaded, &selection)?;
     Ok((loaded, plan))
-}
-
-fn project_file(args: &WatchArgs, loaded: &Loaded) -> PathBuf {
-    let named = args.project.file.as_ref().and_then(|path| setup::absolute(path).ok());
-    named.unwrap_or_else(|| loaded.root.join(project::FILE_NAME))
 }
 
 fn changed(paths: &[PathBuf], loaded: &Loaded) -> String {

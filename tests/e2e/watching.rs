@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     process::{Child, Stdio},
     sync::mpsc::{Receiver, channel},
     time::{Duration, Instant},
@@ -92,6 +93,39 @@ fn a_change_is_built_a_mistake_is_survived_and_an_interrupt_ends_it() {
     let process = rustix::process::Pid::from_child(&watching.child);
     rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();
     assert!(watching.child.wait().unwrap().success());
+}
+
+#[test]
+fn what_is_saved_while_the_project_is_read_is_built_too() {
+    let user = User::new();
+    let project = |name: &str| {
+        format!(
+            "image app {{ dockerfile inline=\"FROM scratch\\nCOPY a /{name}\\n\"; tags \"{{git.short}}\" }}\n"
+        )
+    };
+    user.write("a", "a");
+    user.write("idpbuilder.kdl", &project("first"));
+    // Asked of the repository when the project file was read, and before it is watched.
+    let git = user.folder().join("bin/git");
+    let script = "#!/bin/sh\n[ ! -e ~/next ] || mv ~/next idpbuilder.kdl\n\
+        case $* in *log*) echo 0123456789abcdef0123456789abcdef01234567 0123456 1600000000;; *) exit 1;; esac\n";
+    fs::write(&git, script).unwrap();
+    fs::set_permissions(&git, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut watching = Watching::start(&user);
+    watching.until("watching");
+    fs::write(user.account().join("next"), project("third")).unwrap();
+    user.change("idpbuilder.kdl", &project("second"));
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("COPY a /third"), "{said}");
+    // A mistake in what is to be watched is one of the project, too.
+    user.change("idpbuilder.kdl", &format!("{}watch {{ ignore \"[\" }}\n", project("third")));
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("watch ignore pattern"), "{said}");
+    user.change("idpbuilder.kdl", &project("fourth"));
+    let said = watching.until("watching").join("\n");
+    assert!(said.contains("COPY a /fourth"), "{said}");
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
 }
 
 #[test]
