@@ -10,8 +10,9 @@ use crate::{
     store::Store,
 };
 
-/// Wait for whoever has the embedded registry's port to say who it is.
-const WHO_SECONDS: u64 = 2;
+/// Wait for whoever has the embedded registry's port to say who it is: one that is ours may have little time on a busy
+/// machine, and strangers that say nothing at all are rare.
+const WHO_SECONDS: u64 = 10;
 
 /// The embedded registry while something is pushed to it.
 ///
