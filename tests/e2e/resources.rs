@@ -28,10 +28,13 @@ fn groups() -> Vec<PathBuf> {
     paths.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("idpb")).collect()
 }
 
-/// Groups whose name tells of a process.
+/// Groups of a process: `idpbuilder-NAMESPACE-PROCESS-BEGUN-NUMBER`. Soon after a start, when another one began may be the
+/// same number.
 fn groups_of(pid: u32) -> Vec<PathBuf> {
-    let word = format!("-{pid}-");
-    groups().into_iter().filter(|path| path.to_string_lossy().contains(&word)).collect()
+    let is_its = |path: &PathBuf| {
+        path.to_string_lossy().rsplit('-').nth(2) == Some(pid.to_string().as_str())
+    };
+    groups().into_iter().filter(is_its).collect()
 }
 
 #[test]
