@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use crate::support::{ROOT, Turn, User};
+use crate::support::{Done, ROOT, User};
 
 /// A fenced block: its language and its text.
 fn blocks(text: &str) -> Vec<(String, String)> {
@@ -63,11 +63,18 @@ fn comparable(output: &str) -> Vec<String> {
     lines
 }
 
+/// Types a command in a network of its own: the embedded registry's port is free there, whatever others run.
+fn typed_alone(user: &User, command: &str) -> Done {
+    let script = format!("ip link set lo up; exec 2>&1; {command}");
+    let mut alone = user.command("unshare");
+    Done::of(alone.args(["--net", "bash", "-euo", "pipefail", "-c", &script]))
+}
+
 /// Blocks marked `kdl` become idpbuilder.kdl; blocks marked `console` are typed, line by line, in one folder. With
 /// UPDATE_README set, what they print is written into the page instead of being compared with it.
 #[test]
 fn the_readme_shows_what_happens() {
-    let (user, _turn) = (User::new(), Turn::embedded());
+    let user = User::new();
     let path = Path::new(ROOT).join("README.md");
     let mut page = fs::read_to_string(&path).unwrap();
     let is_update = std::env::var_os("UPDATE_README").is_some();
@@ -78,7 +85,7 @@ fn the_readme_shows_what_happens() {
             "console" => {
                 let mut session = String::new();
                 for (command, shown) in commands(&body) {
-                    let done = user.script(&format!("exec 2>&1; {command}"));
+                    let done = typed_alone(&user, &command);
                     let is_same = comparable(&done.out) == comparable(&shown);
                     assert!(is_same || is_update, "$ {command}\n{done}\n--- README.md\n{shown}");
                     let now: String = done
