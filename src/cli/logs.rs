@@ -44,7 +44,7 @@ pub(super) struct LogsArgs {
 
 pub(super) fn logs(args: &LogsArgs) -> Result<ExitCode, CliError> {
     let folder = setup::home()?.join(setup::LOGS);
-    let logs = latest_logs(&folder).map_err(|error| unreadable(&folder, &error))?;
+    let logs = latest_logs(&folder).map_err(|error| setup::unusable(&folder, &error))?;
     let Some(image) = &args.image else {
         list(&logs);
         return Ok(ExitCode::SUCCESS);
