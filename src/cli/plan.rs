@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use idpbuilder::report;
+use idpbuilder::{exec, report};
 
 use super::{
     Global,
@@ -38,6 +38,7 @@ enum Form {
 pub(super) fn plan(global: &Global, args: &PlanArgs) -> Result<ExitCode, CliError> {
     let loaded = project::load(&args.project)?;
     let plan = project::plan(&loaded, &args.selection)?;
+    exec::check_files(&plan)?;
     let text = match args.format {
         Form::Table => report::plan_table(&plan),
         Form::Json => {

@@ -19,7 +19,7 @@ pub use embedded::Embedded;
 pub use explain::explain;
 pub use failure::ExecError;
 pub use lock::lock;
-pub use prepare::{client_options, ignore_text};
+pub use prepare::{check_files, client_options, ignore_text};
 pub use run::run;
 use tokio::task::JoinError;
 

@@ -173,12 +173,7 @@ pub(super) fn build_request(
     (setup, workshop): (&Setup, &Workshop),
     built: &BuiltImages,
 ) -> Result<BuildRequest, ExecError> {
-    let path = match &plan.dockerfile {
-        DockerfileSource::File(path) => Some(path.as_path()),
-        DockerfileSource::Inline(_) | DockerfileSource::Context(_) | DockerfileSource::Url(_) => {
-            None
-        }
-    };
+    let path = dockerfile_path(plan);
     let context = plan.context.as_ref().map(|context| context_source(plan, context, path));
     let context = context.transpose()?;
     let dockerfile = read_dockerfile(plan, workshop, context.as_ref())?;
@@ -208,6 +203,48 @@ pub(super) fn build_request(
         limits: plan.limits.clone(),
         split: plan.split.clone(),
     })
+}
+
+fn dockerfile_path(plan: &ImagePlan) -> Option<&Path> {
+    match &plan.dockerfile {
+        DockerfileSource::File(path) => Some(path),
+        DockerfileSource::Inline(_) | DockerfileSource::Context(_) | DockerfileSource::Url(_) => {
+            None
+        }
+    }
+}
+
+/// Looks for the Dockerfiles and folders that a plan names, as its run will; for none that it is to write first.
+///
+/// # Errors
+///
+/// The first that cannot be read.
+pub fn check_files(plan: &Plan) -> Result<(), ExecError> {
+    plan.images.iter().try_for_each(|image| match check_files_of(image) {
+        Err(ExecError::File { path, source, .. })
+            if source.kind() == io::ErrorKind::NotFound && is_written(plan, &path) =>
+        {
+            Ok(())
+        }
+        checked => checked,
+    })
+}
+
+fn check_files_of(plan: &ImagePlan) -> Result<(), ExecError> {
+    let path = dockerfile_path(plan);
+    let context = plan.context.as_ref().map(|context| context_source(plan, context, path));
+    context.transpose()?;
+    path.map(|path| dockerfile_text(plan, path)).transpose()?;
+    let nothing = BuiltImages::new();
+    let mut named = plan.named_contexts.values();
+    named.try_for_each(|source| named_source(plan, source, &nothing).map(drop))
+}
+
+/// Whether an output of a plan may make a path.
+fn is_written(plan: &Plan, path: &Path) -> bool {
+    let outputs = plan.images.iter().flat_map(|image| &image.outputs);
+    let mut places = outputs.filter_map(|output| output.destination.as_deref());
+    places.any(|place| path.starts_with(place) || place.starts_with(path))
 }
 
 fn distinct(platforms: &[Platform]) -> Vec<Platform> {
@@ -271,16 +308,7 @@ fn read_dockerfile(
             let name = format!("{image} (inline)");
             Ok(DockerfileText { name, text: text.clone() })
         }
-        DockerfileSource::File(path) => {
-            let text = read_text(path).map_err(|source| ExecError::File {
-                image: image.clone(),
-                what: "Dockerfile",
-                path: path.clone(),
-                source,
-            })?;
-            let name = path.display().to_string();
-            Ok(DockerfileText { name, text })
-        }
+        DockerfileSource::File(path) => dockerfile_text(plan, path),
         DockerfileSource::Context(path) => {
             let context = context.expect("a Dockerfile is in the context only where there is one");
             let owner = (image.as_str(), &plan.secrets);
@@ -292,6 +320,16 @@ fn read_dockerfile(
             fetched(build::dockerfile_behind(workshop, owner, url, TEXT_BYTES_MAX))
         }
     }
+}
+
+fn dockerfile_text(plan: &ImagePlan, path: &Path) -> Result<DockerfileText, ExecError> {
+    let text = read_text(path).map_err(|source| ExecError::File {
+        image: plan.name.clone(),
+        what: "Dockerfile",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(DockerfileText { name: path.display().to_string(), text })
 }
 
 /// Text of the ignore file in force: `<Dockerfile>.dockerignore` replaces the context's own.

@@ -73,8 +73,25 @@ fn a_missing_dockerfile_is_named_with_the_way_out() {
     );
     let said = user.run(["run"]).fails(3, &["app/Dockerfile", "from the folder of idpbuilder.kdl"]);
     assert!(!said.contains("failed: app:"), "the image is named once: {said}");
+    assert_planned_as_run(&user, &said);
     user.write("idpbuilder.kdl", "image app { context \"nowhere\" }\n");
-    user.run(["run"]).fails(3, &["app: build context", "nowhere does not exist"]);
+    let said = user.run(["run"]).fails(3, &["app: build context", "nowhere does not exist"]);
+    assert_planned_as_run(&user, &said);
+    // What an image before it writes is not there yet.
+    user.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    user.write(
+        "idpbuilder.kdl",
+        "image one { output local=\"made\" }\nimage two { needs one; context \"made\"; dockerfile \"made/Dockerfile\" }\n",
+    );
+    user.run(["plan"]).ok();
+    user.run(["run"]).ok();
+}
+
+/// Whether `plan` says the error that a run ends with.
+fn assert_planned_as_run(user: &User, said: &str) {
+    let (_, error) = said.split_once("error: ").unwrap();
+    let planned = user.run(["plan"]).fails(3, &[]);
+    assert_eq!(planned.split_once("error: ").unwrap().1, error);
 }
 
 #[test]
