@@ -279,24 +279,27 @@ impl ProjectError {
     }
 }
 
-/// Most edits between a typed name and a suggestion.
+/// Most edits between a typed name and a suggestion: no more than one for each three letters, so that most stays.
 const EDITS_MAX: usize = 2;
+const CHARS_PER_EDIT: usize = 3;
 
-/// The closest of `known` to `typed`, when it is at most two edits away and shares something with it.
+/// The closest of `known` to `typed`, when few edits make it so and it shares something with it.
 pub(crate) fn closest<'a>(
     typed: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     /// No name is longer, and the distance of longer ones costs time.
     const NAME_CHARS_MAX: usize = 128;
-    if typed.chars().count() > NAME_CHARS_MAX {
+    let chars = typed.chars().count();
+    if chars > NAME_CHARS_MAX {
         return None;
     }
+    let edits_max = (chars / CHARS_PER_EDIT).clamp(1, EDITS_MAX);
     known
         .into_iter()
         .filter(|name| name.len() <= NAME_CHARS_MAX)
         .map(|name| (strsim::damerau_levenshtein(typed, name), name))
-        .filter(|(edits, name)| *edits <= EDITS_MAX && *edits < name.chars().count())
+        .filter(|(edits, name)| *edits <= edits_max && *edits < name.chars().count())
         .min()
         .map(|(_, name)| name)
 }

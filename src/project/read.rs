@@ -225,12 +225,24 @@ fn unknown_node(
     let help = if at_root {
         Some(format!("`{name}` stands at the top of the file"))
     } else if elsewhere.is_empty() {
-        suggestion(name, parent.child_names())
+        property_of_one(name, parent).or_else(|| suggestion(name, parent.child_names()))
     } else {
         Some(format!("`{name}` stands inside {}", elsewhere.join(" or ")))
     };
     let fault = Fault::UnknownNode { name: name.to_owned(), parent: place.to_owned() };
     problems.add(at, fault).label("not known here").help_if(help);
+}
+
+/// Where a name is a property of the one node that has it among those of a block.
+fn property_of_one(name: &str, block: &NodeSpec) -> Option<String> {
+    let nodes = if let Children::Nodes(nodes) = block.children { nodes } else { &[] };
+    let mut having = nodes.iter().filter(|spec| spec.props.iter().any(|prop| prop.name == name));
+    match (having.next(), having.next()) {
+        (Some(only), None) => {
+            Some(format!("`{name}` is a property of `{}`: {}", only.name, only.example))
+        }
+        _ => None,
+    }
 }
 
 /// `tags {git.sha}` is a block to KDL.

@@ -86,6 +86,8 @@ fn every_trap_of_kdl_has_its_hint() {
         ("vars { a 1.2.3 }", "quote it: \"1.2.3\"; versions, sizes and durations are strings"),
         ("vars { a -1x }", "quote it: \"-1x\"; versions, sizes and durations are strings"),
         ("vars { mode 0755 }", "write `0o755` for octal, or quote it: \"0755\""),
+        ("image a { cpus 2 }", "`cpus` is a property of `limits`: limits memory="),
+        ("image a { psuh gitea }", "did you mean `push`?"),
         ("image a { tags {git.sha} }", "did you mean \"{git.sha}\"?"),
         ("image a; image b; pipeline p { images a, b }", "write `a`"),
         ("image a { args K=1 K=2 }", "remove one of the two"),
