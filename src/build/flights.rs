@@ -1,4 +1,4 @@
-//! What is being done in a run, by its key: who wants the same waits, and of a process that failed hears so.
+//! What is being done in a run, by its key: who wants the same waits, and gets what was made or hears that it failed.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,6 +9,7 @@ use super::{BuildRequest, CANCEL_POLL};
 use crate::{
     graph::{CacheKey, RunOp},
     limits::Limits,
+    oci::DiffId,
     plan::{SecretSource, SshSource},
     sandbox::CancelFlag,
 };
@@ -18,6 +19,7 @@ use crate::{
 pub struct Flights {
     keys: Mutex<HashSet<CacheKey>>,
     landed: Condvar,
+    made: Mutex<HashMap<CacheKey, Vec<DiffId>>>,
     failed: Mutex<HashMap<CacheKey, Vec<FailedProcess>>>,
 }
 
@@ -67,6 +69,16 @@ impl Flights {
             (keys, _) = self.landed.wait_timeout(keys, CANCEL_POLL).expect("no holder panics");
         }
         Some(Flight { flights: self, key })
+    }
+
+    /// The layers that were made of a key; to be said by who did its work, before others may.
+    pub(super) fn note_made(&self, key: CacheKey, layers: &[DiffId]) {
+        self.made.lock().expect("no holder panics").insert(key, layers.to_vec());
+    }
+
+    /// The layers that the run itself made of a key: they serve even those who take nothing from before.
+    pub(super) fn made(&self, key: CacheKey) -> Option<Vec<DiffId>> {
+        self.made.lock().expect("no holder panics").get(&key).cloned()
     }
 
     /// That a process failed by itself, for an image; to be said by who did its work, before others may.

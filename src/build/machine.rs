@@ -484,6 +484,7 @@ impl<'a> Machine<'a> {
         let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let selections = reason::keep(store, &key_parts);
         let (site, layers) = (self.site(id), made.layers().to_vec());
+        flights.note_made(key, &layers);
         if self.request.cache != CacheUse::Discard {
             let by_content = self.key_by_content(id, op, below)?;
             let tree = key_parts.tree;

@@ -129,14 +129,20 @@ fn a_stage_for_this_machine_is_done_once_for_all_platforms() {
     let text = "FROM --platform=$BUILDPLATFORM busybox AS here\nRUN cat /proc/sys/kernel/random/uuid > /id\n\
                 FROM --platform=$BUILDPLATFORM here AS there\nARG TARGETARCH\nRUN echo $TARGETARCH > /arch\n\
                 FROM busybox\nCOPY --from=there /id /arch /\n";
-    let done = build(&user, text, &[&BOTH[..], &["--output", "root"]].concat());
-    assert!(done.err.contains("[linux/arm64 1/3] cached"), "{done}");
-    let read = |name: &str| {
-        ["amd64", "arm64"].map(|arch| read(&user, &format!("root/linux_{arch}/{name}")))
-    };
-    assert_eq!(read("arch"), ["amd64\n", "arm64\n"]);
-    let [one, other] = read("id");
-    assert_eq!(one, other);
+    let mut ids = Vec::new();
+    for flag in [&[][..], &["--no-cache"], &["--no-cache-filter", "here"]] {
+        let done = build(&user, text, &[&BOTH[..], &["--output", "root"], flag].concat());
+        assert!(done.err.contains("[linux/amd64 1/3] done"), "{done}");
+        assert!(done.err.contains("[linux/arm64 1/3] cached"), "{done}");
+        let read = |name: &str| {
+            ["amd64", "arm64"].map(|arch| read(&user, &format!("root/linux_{arch}/{name}")))
+        };
+        assert_eq!(read("arch"), ["amd64\n", "arm64\n"]);
+        let [one, other] = read("id");
+        assert_eq!(one, other);
+        assert!(!ids.contains(&one), "nothing of an earlier run is taken");
+        ids.push(one);
+    }
 }
 
 const BOTH: [&str; 2] = ["--platform", "linux/amd64,linux/arm64"];

@@ -30,18 +30,22 @@ impl Machine<'_> {
         let BuildRequest { cache, cache_rules: rules, .. } = self.request;
         let node = self.lowered.graph.node(id);
         let stage = &node.place.stage;
+        let refused = |words: String| match self.workshop.flights.made(key) {
+            Some(layers) => Lookup::Found(layers),
+            None => Lookup::Refused(words),
+        };
         if *cache != CacheUse::Use {
-            return Ok(Lookup::Refused("the cache is not used".to_owned()));
+            return Ok(refused("the cache is not used".to_owned()));
         }
         if rules.without_stages.iter().any(|filtered| filtered.eq_ignore_ascii_case(stage)) {
-            return Ok(Lookup::Refused(format!("the cache is not used for stage {stage}")));
+            return Ok(refused(format!("the cache is not used for stage {stage}")));
         }
         let Some(record) = self.workshop.store.cached(key)? else { return Ok(Lookup::Missing) };
         let age_s = jiff::Timestamp::now().as_second().saturating_sub(record.made_at);
         let is_run = matches!(node.op, Op::Run(_));
         let limit_s = rules.run_age_max_s.filter(|_| is_run);
         Ok(match limit_s.filter(|limit| u64::try_from(age_s).is_ok_and(|age| age >= *limit)) {
-            Some(_) => Lookup::Refused(format!("its result is {age_s} s old")),
+            Some(_) => refused(format!("its result is {age_s} s old")),
             None => Lookup::Found(record.made.layers().to_vec()),
         })
     }
