@@ -56,7 +56,7 @@ impl Run {
         // The folders of the repository may be closed to other users.
         fs::set_permissions(work.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["adapter", "oracles"] {
-            copy_program(&folder.join(name), &at("tools").join(name));
+            copy_program(folder.join(name), &at("tools").join(name));
         }
         copy_program(binary(), &at("tools/idpbuilder"));
         Done::of(Command::new("cp").arg("-r").arg(bases().join("corpus")).arg(at("base"))).ok();

@@ -216,7 +216,7 @@ impl Place {
         {
             fs::create_dir_all(root.join(folder)).unwrap();
         }
-        copy_program(Path::new("/bin/busybox"), &root.join("bin/busybox"));
+        copy_program("/bin/busybox", &root.join("bin/busybox"));
         for applet in [
             "sh", "cat", "echo", "mkdir", "grep", "id", "sleep", "ps", "su", "chown", "printf",
             "touch",
@@ -237,7 +237,7 @@ impl Place {
         let name = format!("idpb-{}-{number}", std::process::id());
         // This crun refuses to start where both versions of control groups are mounted.
         let script = "umount /sys/fs/cgroup/unified 2>/dev/null || true
-            exec crun --root \"$0/state\" --cgroup-manager=disabled run --bundle \"$0\" \"$1\"";
+            exec crun --cgroup-manager=disabled run --bundle \"$0\" \"$1\"";
         let mut crun = Command::new("unshare");
         crun.args(["--mount", "sh", "-euc", script]).arg(&bundle).arg(&name);
         let done = Done::of(crun.stdin(Stdio::null()));

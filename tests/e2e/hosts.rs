@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt as _};
 
-use crate::support::{Done, User, base_contexts, binary, copy_program, ordinary_user};
+use crate::support::{Done, User, base_contexts, copy_program, ordinary_user};
 
 /// Each makes layers in another way.
 const DOCKERFILES: [&str; 3] = [
@@ -155,7 +155,7 @@ fn c18_where_and_by_whom_an_image_is_built_changes_no_byte() {
     let folder = user.folder();
     // The ordinary user reads what lies here.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-    copy_program(binary(), &folder.join("idpbuilder"));
+    copy_program(crate::support::binary(), &folder.join("idpbuilder"));
     for (number, text) in DOCKERFILES.iter().enumerate() {
         fs::write(folder.join(format!("Dockerfile{number}")), text).unwrap();
     }

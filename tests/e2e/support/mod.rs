@@ -314,10 +314,9 @@ pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_idpbuilder"))
 }
 
-/// Copies a program that is going to be run. Somebody else does it: what this process writes, the children that other
-/// threads of it are about to start have open as well until they have become another program, and a file that anybody
-/// writes cannot be run (ETXTBSY).
-pub(crate) fn copy_program(from: &Path, to: &Path) {
+/// Copies a program that is to be run. It is not this process that has the copy open for writing: whatever its other
+/// threads start just then would have it open too for a moment, and the kernel runs nothing that somebody writes to.
+pub(crate) fn copy_program(from: impl AsRef<OsStr>, to: &Path) {
     Done::of(Command::new("cp").arg(from).arg(to)).ok();
 }
 
