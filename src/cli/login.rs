@@ -10,10 +10,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use idpbuilder::{
-    plan::EMBEDDED_ADDRESS,
-    registry::{Client, Credentials, RegistryOptions},
-};
+use idpbuilder::registry::{Client, Credentials, RegistryOptions};
 
 use super::{
     credentials,
@@ -89,10 +86,9 @@ pub(super) fn logout(args: &LogoutArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The login of the embedded registry, when `registry` is it.
-pub(super) fn embedded_credentials(registry: &str) -> Option<Credentials> {
-    let is_embedded = registry == EMBEDDED_ADDRESS;
-    let login = is_embedded.then(super::embedded::setup)?.ok()?.login;
+/// The login of the embedded registry.
+pub(super) fn embedded_credentials() -> Option<Credentials> {
+    let login = super::embedded::setup().ok()?.login;
     Some(Credentials::Basic { username: login.username, password: login.password })
 }
 

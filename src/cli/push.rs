@@ -134,9 +134,9 @@ pub(super) fn client_options(named: BTreeSet<String>) -> Result<ClientOptions, C
     }
     Ok(ClientOptions {
         registries,
-        credentials: Some(Arc::new(move |registry: &str| {
-            let is_named = named.contains(registry);
-            credentials::find(registry, if is_named { NamedBy::User } else { NamedBy::Others })
+        credentials: Some(Arc::new(move |registry: &str, repository: Option<&str>| {
+            let named_by = if named.contains(registry) { NamedBy::User } else { NamedBy::Others };
+            credentials::find(registry, repository, named_by)
         })),
         proxies: setup::proxies(),
         trusted_certificates: Some(setup::home()?.join("certs")),

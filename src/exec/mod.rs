@@ -51,8 +51,8 @@ fn joined<T>(ended: Result<T, JoinError>) -> T {
     })
 }
 
-/// Finds credentials for a registry that the plan gives none for.
-pub type FindCredentials = Arc<dyn Fn(&str, NamedBy) -> Option<Found> + Send + Sync>;
+/// Finds credentials for a registry that the plan gives none for, or for one of its repositories alone.
+pub type FindCredentials = Arc<dyn Fn(&str, Option<&str>, NamedBy) -> Option<Found> + Send + Sync>;
 
 /// Who says that a registry is to be asked. What is meant for no certain registry is for those that the user names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

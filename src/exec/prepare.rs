@@ -64,8 +64,9 @@ pub fn client_options(plan: &Plan, setup: &Setup) -> Result<ClientOptions, ExecE
         options.mirrors.insert(registry.clone(), mirrors.collect());
     }
     let (named, find) = (named_registries(plan, &options), Arc::clone(&setup.find_credentials));
-    options.credentials = Some(Arc::new(move |registry: &str| {
-        find(registry, if named.contains(registry) { NamedBy::User } else { NamedBy::Others })
+    options.credentials = Some(Arc::new(move |registry: &str, repository: Option<&str>| {
+        let is_named = named.contains(registry);
+        find(registry, repository, if is_named { NamedBy::User } else { NamedBy::Others })
     }));
     Ok(options)
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+
 use super::{
     ClientOptions, Credentials, CredentialsFor, Found, RegistryError, RegistryOptions, Sent,
     faults::{PASSWORD, basic, manifest, push},
@@ -136,7 +138,7 @@ async fn k10_credentials_belong_to_one_origin() {
         let mut options = ClientOptions::default();
         let secret = RegistryOptions { credentials: basic(), ..RegistryOptions::default() };
         options.registries.insert(other.clone(), secret);
-        let found = move |asked: &str| {
+        let found = move |asked: &str, _: Option<&str>| {
             let credentials = (asked == other).then(basic).flatten()?;
             Some(Found { credentials, place: "a file".to_owned() })
         };
@@ -152,7 +154,7 @@ async fn k10_credentials_belong_to_one_origin() {
 async fn a_refusal_says_where_the_credentials_came_from_that_were_sent() {
     let server = Server::start(|_| Reply::new(401).with("www-authenticate", "Basic realm=x")).await;
     let find = |credentials: Option<Credentials>| -> CredentialsFor {
-        Arc::new(move |_| {
+        Arc::new(move |_, _| {
             let credentials = credentials.clone()?;
             Some(Found { credentials, place: "a file".to_owned() })
         })
@@ -171,6 +173,50 @@ async fn a_refusal_says_where_the_credentials_came_from_that_were_sent() {
         let RegistryError::Auth { sent, .. } = error else { panic!("{error}") };
         assert_eq!(sent, wanted);
     }
+}
+
+#[tokio::test]
+async fn credentials_of_a_repository_are_for_it_alone() {
+    let server = Server::start(|request| match request.header("authorization") {
+        _ if request.target.starts_with("/token") => {
+            let login = request.header("authorization").unwrap().trim_start_matches("Basic ");
+            Reply::new(200).body(format!(r#"{{"token":"{}"}}"#, login.trim_end_matches('=')))
+        }
+        None => Reply::new(401).with("www-authenticate", "Bearer realm=\"/token\""),
+        Some(_) => manifest(),
+    })
+    .await;
+    let mut options = ClientOptions::default();
+    let registry = RegistryOptions { plain_http: true, ..RegistryOptions::default() };
+    options.registries.insert(server.registry(), registry);
+    options.credentials = Some(Arc::new(|_, repository| {
+        let username = match repository {
+            None => "host",
+            Some("team/app") => "app",
+            Some(_) => return None,
+        };
+        let (username, password) = (username.to_owned(), "pw".to_owned());
+        let credentials = Credentials::Basic { username, password };
+        Some(Found { credentials, place: "a file".to_owned() })
+    }));
+    let client = impatient(options).unwrap();
+    for image in ["team/app:1", "team/other:1", "team/app:2"] {
+        client.manifest(&server.image(image)).await.unwrap();
+    }
+    let bearer = |login: &str| format!("Bearer {}", STANDARD.encode(login).trim_end_matches('='));
+    let [app, host] = ["app:pw", "host:pw"].map(bearer);
+    let asked = server.asked();
+    let sent = asked.iter().filter(|asked| !asked.target.starts_with("/token"));
+    let sent: Vec<_> = sent
+        .map(|asked| (asked.target.trim_start_matches("/v2/team/"), asked.header("authorization")))
+        .collect();
+    let wanted = [
+        ("app/manifests/1", None),
+        ("app/manifests/1", Some(app.as_str())),
+        ("other/manifests/1", Some(host.as_str())),
+        ("app/manifests/2", Some(app.as_str())),
+    ];
+    assert_eq!(sent, wanted);
 }
 
 #[tokio::test]

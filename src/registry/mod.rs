@@ -60,8 +60,8 @@ pub struct Client {
 struct Inner {
     options: ClientOptions,
     limits: Limits,
-    /// Registries by name, each looked at once.
-    sites: Mutex<HashMap<String, Arc<OnceCell<Arc<Site>>>>>,
+    /// Registries by name, each looked at once; and with the credentials of a repository.
+    sites: Mutex<HashMap<(String, Option<String>), Arc<OnceCell<Arc<Site>>>>>,
     /// HTTP clients (connection pools) by host and port.
     http: Mutex<HashMap<(String, Reach), reqwest::Client>>,
     /// Mirrors that did not do what was asked, and were told of.
@@ -81,8 +81,9 @@ pub enum Travel {
     To(String, Digest),
 }
 
-/// Gives the credentials of a registry, by host and port.
-pub type CredentialsFor = Arc<dyn Fn(&str) -> Option<Found> + Send + Sync>;
+/// Gives the credentials of a registry, by host and port; with a repository those that are for it, or for
+/// a namespace that it is in, and not for all of the registry.
+pub type CredentialsFor = Arc<dyn Fn(&str, Option<&str>) -> Option<Found> + Send + Sync>;
 
 /// Credentials that nobody gave for a registry by name.
 pub struct Found {
@@ -212,6 +213,17 @@ pub enum Credentials {
     IdentityToken(String),
     /// A bearer token as it is.
     Bearer(String),
+}
+
+impl Credentials {
+    /// The part that nobody may see.
+    fn secret(&self) -> &str {
+        match self {
+            Self::Basic { password: secret, .. }
+            | Self::IdentityToken(secret)
+            | Self::Bearer(secret) => secret,
+        }
+    }
 }
 
 /// Why a registry did not do what was asked.

@@ -25,7 +25,7 @@ impl Client {
 
     async fn look_once(&self, registry: &str) -> Result<Vec<String>, Failure> {
         let started = Instant::now();
-        let site = self.site(registry).await?;
+        let site = self.site(registry, None).await?;
         let subject = format!("the API of {registry}");
         let ask = Ask {
             method: Method::GET,

@@ -117,7 +117,7 @@ impl Client {
         let scopes = pull_scope(&place.repository);
         loop {
             let tried = async {
-                let site = self.site(&place.registry).await?;
+                let site = self.site(&place.registry, Some(&place.repository)).await?;
                 let ask = manifest_ask(&site, place, image, Method::GET, (&subject, &scopes));
                 let answer = self.succeed(&site, &ask).await?;
                 self.read_manifest(&site, &ask, answer, image.digest()).await
@@ -182,7 +182,7 @@ impl Client {
         let subject = image.to_string();
         let scopes = pull_scope(&place.repository);
         let tried = async {
-            let site = self.site(&place.registry).await?;
+            let site = self.site(&place.registry, Some(&place.repository)).await?;
             let ask = manifest_ask(&site, place, image, Method::HEAD, (&subject, &scopes));
             self.attempt(&site, &ask).await
         };
@@ -257,7 +257,7 @@ impl Client {
         loop {
             let before = landing.done;
             let tried = async {
-                let site = self.site(&place.registry).await?;
+                let site = self.site(&place.registry, Some(&place.repository)).await?;
                 let mut ask = Ask {
                     method: Method::GET,
                     url: site.url(&format!("{}/blobs/{}", place.repository, blob.digest)),

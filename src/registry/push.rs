@@ -97,7 +97,7 @@ impl Client {
         cargo: &Cargo<'_>,
         way: &mut Way,
     ) -> Result<Option<Uploaded>, Failure> {
-        let site = self.site(target.image.registry()).await?;
+        let site = self.site_for(target.image).await?;
         let content = cargo.content();
         if let Some(content) = content
             && self.resume(&site, target, content, way).await?
@@ -223,7 +223,7 @@ impl Client {
         let mut tries = Tries::new(self);
         loop {
             let tried = async {
-                let site = self.site(image.registry()).await?;
+                let site = self.site_for(image).await?;
                 let url = site.url(&format!("{}/manifests/{name}", image.repository()));
                 let mut ask = target.ask(Method::PUT, url);
                 ask.headers.insert(CONTENT_TYPE, kind.clone());
@@ -251,7 +251,7 @@ impl Client {
         {
             return failure;
         }
-        let Ok(site) = self.site(image.registry()).await else { return failure };
+        let Ok(site) = self.site_for(image).await else { return failure };
         if !self.is_gitea(&site).await {
             return failure;
         }

@@ -11,6 +11,7 @@ use std::{
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::RootCertStore;
+use tokio::sync::OnceCell;
 use url::Url;
 
 use super::{
@@ -19,7 +20,10 @@ use super::{
     download::{Closed, gives_secrets, is_private},
     retry::Failure,
 };
-use crate::trust::{Trust, TrustError, TrustStore, Verifier, client_config, parse_pem};
+use crate::{
+    oci::Reference,
+    trust::{Trust, TrustError, TrustStore, Verifier, client_config, parse_pem},
+};
 
 /// Where the registry that is called `docker.io` really is.
 const DOCKER_HUB: &str = "docker.io";
@@ -27,7 +31,8 @@ const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// Public DNS answers 127.0.0.1 for every name below it.
 const LOOPBACK_DOMAIN: &str = "localtest.me";
 
-/// A registry that can be talked to.
+/// A registry that can be talked to, with the credentials for it or for one of its repositories.
+#[derive(Clone)]
 pub(super) struct Site {
     /// As it is called in references.
     pub(super) registry: String,
@@ -39,11 +44,11 @@ pub(super) struct Site {
     /// Where those came from.
     pub(super) sent: Sent,
     /// How it asked for authentication.
-    pub(super) challenge: Mutex<Option<KnownChallenge>>,
+    pub(super) challenge: Arc<Mutex<Option<KnownChallenge>>>,
     /// Tokens by scope. Held while one is fetched: many transfers start at once and need the same.
-    pub(super) grants: tokio::sync::Mutex<HashMap<String, Grant>>,
+    pub(super) grants: Arc<tokio::sync::Mutex<HashMap<String, Grant>>>,
     /// What must never be shown, should the registry repeat it.
-    pub(super) secrets: Mutex<Vec<String>>,
+    pub(super) secrets: Arc<Mutex<Vec<String>>>,
 }
 
 impl Site {
@@ -69,15 +74,53 @@ enum SchemeRule {
 }
 
 impl Client {
-    /// The registry, looked at once.
-    pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, Failure> {
+    /// The registry, looked at once, as it is talked to about a repository, or about none.
+    pub(super) async fn site(
+        &self,
+        registry: &str,
+        repository: Option<&str>,
+    ) -> Result<Arc<Site>, Failure> {
         let registry = registry.to_ascii_lowercase();
         self.permit(&registry)?;
-        let cell = {
-            let mut sites = self.inner.sites.lock().expect("nobody panics while holding it");
-            Arc::clone(sites.entry(registry.clone()).or_default())
+        let cell = self.cell(&registry, None);
+        let site = cell.get_or_try_init(|| self.find_site(&registry)).await?;
+        match (repository, &site.sent) {
+            (None, _) | (_, Sent::Given) => Ok(Arc::clone(site)),
+            (Some(repository), Sent::Found(_) | Sent::Nothing) => {
+                let cell = self.cell(&registry, Some(repository));
+                Ok(Arc::clone(cell.get_or_init(async || self.site_of(site, repository)).await))
+            }
+        }
+    }
+
+    /// The registry of an image, as it is talked to about its repository.
+    pub(super) async fn site_for(&self, image: &Reference) -> Result<Arc<Site>, Failure> {
+        self.site(image.registry(), Some(image.repository())).await
+    }
+
+    fn cell(&self, registry: &str, repository: Option<&str>) -> Arc<OnceCell<Arc<Site>>> {
+        let mut sites = self.inner.sites.lock().expect("nobody panics while holding it");
+        let of = (registry.to_owned(), repository.map(str::to_owned));
+        Arc::clone(sites.entry(of).or_default())
+    }
+
+    /// The same registry with the credentials of a repository, when it has its own.
+    fn site_of(&self, site: &Arc<Site>, repository: &str) -> Arc<Site> {
+        let find = self.options().credentials.as_ref();
+        let Some(found) = find.and_then(|find| find(&site.registry, Some(repository))) else {
+            return Arc::clone(site);
         };
-        cell.get_or_try_init(|| self.find_site(&registry)).await.cloned()
+        site.secrets
+            .lock()
+            .expect("nobody panics while holding it")
+            .push(found.credentials.secret().to_owned());
+        Arc::new(Site {
+            credentials: Some(found.credentials),
+            sent: Sent::Found(found.place),
+            // Tokens are for who asked for them.
+            grants: Arc::default(),
+            ..Site::clone(site)
+        })
     }
 
     async fn find_site(&self, registry: &str) -> Result<Arc<Site>, Failure> {
@@ -121,20 +164,14 @@ impl Client {
         if options.port.is_some() {
             base.set_port(options.port).expect("an http URL with a host has a port");
         }
-        let find = || self.options().credentials.as_ref()?(registry);
+        let find = || self.options().credentials.as_ref()?(registry, None);
         let (credentials, sent) = match &options.credentials {
             Some(given) => (Some(given.clone()), Sent::Given),
             None => find().map_or((None, Sent::Nothing), |Found { credentials, place }| {
                 (Some(credentials), Sent::Found(place))
             }),
         };
-        let secrets = match &credentials {
-            None => Vec::new(),
-            Some(Credentials::Basic { password, .. }) => vec![password.clone()],
-            Some(Credentials::IdentityToken(token) | Credentials::Bearer(token)) => {
-                vec![token.clone()]
-            }
-        };
+        let secrets = credentials.iter().map(|known| known.secret().to_owned()).collect();
         Ok(Arc::new(Site {
             registry: registry.to_owned(),
             http: self.http(registry, &base, options, Reach::Anywhere)?,
@@ -142,9 +179,9 @@ impl Client {
             options: options.clone(),
             credentials,
             sent,
-            challenge: Mutex::new(None),
-            grants: tokio::sync::Mutex::default(),
-            secrets: Mutex::new(secrets),
+            challenge: Arc::default(),
+            grants: Arc::default(),
+            secrets: Arc::new(Mutex::new(secrets)),
         }))
     }
 

@@ -1,6 +1,8 @@
 //! What travels to a registry and back: each byte once, to whom it is meant for, and the same.
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use crate::support::{
     Done, User, json,
@@ -134,6 +136,31 @@ fn credentials_of_the_environment_and_of_other_tools_are_found() {
     // The password is nowhere but where the user put it.
     let found = user.script("grep -rl secret \"$IDPBUILDER_HOME\" || true").ok();
     assert_eq!(found, "");
+}
+
+#[test]
+fn an_auth_file_may_be_for_a_namespace_alone_or_name_a_helper() {
+    let registry = Registry::tls();
+    let (user, address) = (User::new(), registry.address());
+    user.trust(&registry);
+    let [team, other] = ["team", "other"].map(|owner| format!("{address}/{owner}/demo:v1"));
+    user.build("FROM scratch\nENV A=1\n", &["-t", &team, "-t", &other]).ok();
+    let file = user.account().join(".config/containers/auth.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let auth = BASE64_STANDARD.encode(format!("{USERNAME}:{PASSWORD}"));
+    fs::write(&file, format!(r#"{{"auths":{{"{address}/team":{{"auth":"{auth}"}}}}}}"#)).unwrap();
+    user.run(["push", &team]).ok();
+    user.run(["push", &other]).fails(4, &["no credentials were sent"]);
+    // The helper is this file's, and no other tool's.
+    fs::write(&file, format!(r#"{{"credHelpers":{{"{address}":"keeper"}}}}"#)).unwrap();
+    let login = format!(r#"{{"ServerURL":"x","Username":"{USERNAME}","Secret":"{PASSWORD}"}}"#);
+    let helper = user.folder().join("docker-credential-keeper");
+    fs::write(&helper, format!("#!/bin/sh\ncat > /dev/null\necho '{login}'\n")).unwrap();
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", user.folder().display(), std::env::var("PATH").unwrap());
+    let mut push = user.idp();
+    push.args(["push", &other]).env("PATH", path);
+    Done::of(&mut push).ok();
 }
 
 #[test]
