@@ -27,7 +27,7 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Why a string is not a reference. Messages are the reference library's.
+/// Why a string is not a reference. Messages are the reference library's, but for what that takes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseReferenceError {
     /// The grammar does not match.
@@ -48,9 +48,14 @@ pub enum ParseReferenceError {
     /// The digest's hex part is not lower-case hex.
     #[error("invalid checksum digest format")]
     DigestFormat,
-    /// Not SHA-256.
+    /// None that anybody knows.
     #[error("unsupported digest algorithm")]
     DigestAlgorithm,
+    /// A good digest, and not SHA-256, which is all that the store knows content by.
+    #[error(
+        "{0} digests are not supported, sha256 digests are: name the image by its tag, or by its sha256 digest"
+    )]
+    OtherDigest(String),
 }
 
 impl Reference {
@@ -266,7 +271,7 @@ fn parse_digest(digest: &str) -> Result<Digest, ParseReferenceError> {
     if hex.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Err(ParseReferenceError::DigestFormat);
     }
-    digest.parse().map_err(|_| ParseReferenceError::DigestAlgorithm)
+    digest.parse().map_err(|_| ParseReferenceError::OtherDigest(algorithm.to_owned()))
 }
 
 fn is_hex64(s: &str) -> bool {
@@ -304,6 +309,10 @@ mod tests {
             let wanted = row.normalized.clone().ok_or_else(|| row.error.clone().unwrap());
             assert_eq!(shown, wanted, "{}", row.reference);
             assert_eq!(parsed.ok().map(|parsed| parsed.familiar()), row.familiar);
+        }
+        for row in table.rows.iter().filter(|row| sha512(row)) {
+            let refused = row.reference.parse::<Reference>().unwrap_err();
+            assert_eq!(refused, ParseReferenceError::OtherDigest("sha512".to_owned()));
         }
     }
 }
