@@ -56,12 +56,15 @@ pub struct Client {
     inner: Arc<Inner>,
 }
 
+/// A place for a registry, filled by who needs it first.
+type SiteCell = Arc<OnceCell<Arc<Site>>>;
+
 /// What the clones of a client share.
 struct Inner {
     options: ClientOptions,
     limits: Limits,
     /// Registries by name, each looked at once; and with the credentials of a repository.
-    sites: Mutex<HashMap<(String, Option<String>), Arc<OnceCell<Arc<Site>>>>>,
+    sites: Mutex<HashMap<(String, Option<String>), SiteCell>>,
     /// HTTP clients (connection pools) by host and port.
     http: Mutex<HashMap<(String, Reach), reqwest::Client>>,
     /// Mirrors that did not do what was asked, and were told of.

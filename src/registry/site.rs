@@ -11,11 +11,10 @@ use std::{
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::RootCertStore;
-use tokio::sync::OnceCell;
 use url::Url;
 
 use super::{
-    Client, ClientOptions, Credentials, Found, RegistryError, RegistryOptions, Sent,
+    Client, ClientOptions, Credentials, Found, RegistryError, RegistryOptions, Sent, SiteCell,
     auth::{Grant, KnownChallenge},
     download::{Closed, gives_secrets, is_private},
     retry::Failure,
@@ -98,7 +97,7 @@ impl Client {
         self.site(image.registry(), Some(image.repository())).await
     }
 
-    fn cell(&self, registry: &str, repository: Option<&str>) -> Arc<OnceCell<Arc<Site>>> {
+    fn cell(&self, registry: &str, repository: Option<&str>) -> SiteCell {
         let mut sites = self.inner.sites.lock().expect("nobody panics while holding it");
         let of = (registry.to_owned(), repository.map(str::to_owned));
         Arc::clone(sites.entry(of).or_default())
