@@ -116,6 +116,12 @@ struct About {
     made_at: i64,
 }
 
+impl Drop for CacheDir {
+    fn drop(&mut self) {
+        unlock(&self.lock);
+    }
+}
+
 impl CacheDir {
     /// The directory.
     #[must_use]
@@ -243,6 +249,9 @@ impl Store {
             let used = lock.metadata().and_then(|found| found.modified()).map_err(at(&folder))?;
             let in_use =
                 rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err();
+            if !in_use {
+                unlock(&lock);
+            }
             found.push(CacheInfo {
                 name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 identity: about.identity,
@@ -346,6 +355,11 @@ impl Store {
     }
 }
 
+/// Closing is not enough: a process that is being started by another thread has everything open for a moment.
+fn unlock(lock: &File) {
+    rustix::fs::flock(lock, FlockOperation::Unlock).ok(); // Cannot fail on an open file.
+}
+
 fn make_folder(path: &Path) -> Result<(), StoreError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -425,6 +439,17 @@ mod tests {
             assert!(!info.in_use && store.remove_cache_dir(&info.name).unwrap());
         }
         assert!(store.cache_dirs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_cache_is_free_although_a_process_that_starts_has_its_lock_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let cache = take(&store, CacheSharing::Locked).unwrap();
+        let inherited = cache.lock.try_clone().unwrap();
+        drop(cache);
+        drop(take(&store, CacheSharing::Locked).expect("nobody uses it"));
+        drop(inherited);
     }
 
     #[test]

@@ -398,7 +398,7 @@ impl Store {
             let Some((layer, MARK)) = name.split_once('.') else { continue };
             let is_dead = named(layer).is_some_and(|layer| !live.contains(&layer));
             if is_dead && !mark.with_extension("").exists() {
-                fs::remove_file(&mark).map_err(at(&mark))?;
+                remove_tree(&mark).map_err(at(&mark))?;
             }
         }
         Ok(())

@@ -120,8 +120,11 @@ pub(super) fn sweep_turns(root: &Path) -> Result<(), StoreError> {
     for entry in entries {
         let path = entry.map_err(at(&folder))?.path();
         let Ok(file) = File::open(&path) else { continue };
-        // While it is locked: who is just taking it finds out, and makes another.
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        // While it is locked: who is just taking it finds out, and makes another. Of one that ended just now the name
+        // may be the next one's already.
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && is_named(&file, &path)
+        {
             drop(fs::remove_file(&path));
         }
     }
@@ -137,7 +140,7 @@ fn is_named(file: &File, path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use super::*;
     use crate::{oci::Digest, store::GcPolicy};
@@ -161,6 +164,31 @@ mod tests {
         thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(work))));
         assert_eq!(most.load(Ordering::SeqCst), 1);
         assert_eq!(fs::read_dir(store.root().join("turns")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_turn_is_one_s_own_whoever_looks_for_those_of_the_killed() {
+        const ROUNDS: usize = 2000;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store")).unwrap();
+        let key = CacheKey(Digest::of(b"work"));
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sweep = || {
+                while !is_over.load(Ordering::Relaxed) {
+                    sweep_turns(store.root()).unwrap();
+                }
+            };
+            (0..2).for_each(|_| drop(scope.spawn(sweep)));
+            let lost = (0..ROUNDS).filter(|_| {
+                let turn = store.turn(key, &mut |_| Waiting::Further).unwrap().unwrap();
+                thread::yield_now();
+                !is_named(&turn.file, &turn.path)
+            });
+            let lost = lost.count();
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(lost, 0, "turns that somebody else could have had, too");
+        });
     }
 
     #[test]

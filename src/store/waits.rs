@@ -351,6 +351,35 @@ mod tests {
     }
 
     #[test]
+    fn f07_a_lock_that_is_let_go_at_any_moment_is_taken() {
+        const ROUNDS: u32 = 300;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate");
+        let file = || File::options().append(true).create(true).open(&path).unwrap();
+        let patience = Patience { limit: Some(Duration::ZERO), ..Patience::default() };
+        for round in 0..ROUNDS {
+            let held = file();
+            wait(&held, &path, Hold::Alone, &Patience::default()).unwrap();
+            let begun = std::sync::Barrier::new(2);
+            thread::scope(|scope| {
+                let waiting = scope.spawn(|| {
+                    let file = file();
+                    begun.wait();
+                    wait(&file, &path, Hold::Alone, &patience)
+                });
+                begun.wait();
+                // At every moment of the search.
+                let until = Instant::now() + Duration::from_micros(2) * round;
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+                drop(held);
+                waiting.join().unwrap().unwrap();
+            });
+        }
+    }
+
+    #[test]
     fn f07_other_locks_that_come_and_go_hide_no_holder() {
         let folder = tempfile::tempdir().unwrap();
         let lock = |name: String| {
