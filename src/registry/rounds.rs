@@ -223,33 +223,37 @@ impl RealRegistry {
         std::fs::write(file("key.pem"), &identity.key_pem).unwrap();
         let users = Command::new("htpasswd").args(["-Bbn", USER, PASSWORD]).output().unwrap();
         std::fs::write(file("users"), users.stdout).unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
         let config = format!(
-            "version: 0.1\nlog: {{level: error}}\n\
+            "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
              storage: {{filesystem: {{rootdirectory: {data}}}}}\n\
              auth: {{htpasswd: {{realm: test, path: {users}}}}}\n\
-             http: {{addr: '{address}', tls: {{certificate: {cert}, key: {key}}}}}\n",
+             http: {{addr: '127.0.0.1:0', tls: {{certificate: {cert}, key: {key}}}}}\n",
             data = file("data"),
             users = file("users"),
             cert = file("cert.pem"),
             key = file("key.pem"),
         );
         std::fs::write(file("config.yml"), config).unwrap();
+        let log = file("log");
         let child = Command::new("/usr/bin/docker-registry")
             .args(["serve", &file("config.yml")])
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        let registry = Self { child, address, identity, _folder: folder };
-        let ready = async {
-            while tokio::net::TcpStream::connect(&registry.address).await.is_err() {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut registry = Self { child, address: String::new(), identity, _folder: folder };
+        // It says which port the kernel gave it once it listens there.
+        loop {
+            let log = std::fs::read_to_string(&log).unwrap();
+            let said =
+                log.split_once("listening on ").and_then(|(_, rest)| rest.split_once(", tls"));
+            if let Some((address, _)) = said {
+                registry.address = address.to_owned();
+                return registry;
             }
-        };
-        tokio::time::timeout(Duration::from_secs(20), ready).await.expect("it starts");
-        registry
+            assert_eq!(registry.child.try_wait().unwrap(), None, "it starts: {log}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn client(&self, password: &str) -> Client {

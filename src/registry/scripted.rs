@@ -6,6 +6,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tokio::{
@@ -144,18 +145,15 @@ impl Server {
     }
 }
 
-/// A client whose waits are short.
+/// A client that tries again at once. Answers it awaits as long as any: how busy the machine is makes no fault.
 pub(super) fn impatient(options: ClientOptions) -> Result<Client, RegistryError> {
-    use std::time::Duration;
-    let limits = Limits {
-        backoff: Duration::from_millis(1),
-        backoff_max: Duration::from_millis(2),
-        answer: Duration::from_millis(400),
-        slow_window: Duration::from_millis(400),
-        slow_bytes: 1 << 10,
-        ..Limits::default()
-    };
-    Client::with_limits(options, limits)
+    Client::with_limits(options, impatience())
+}
+
+/// The limits of [`impatient`].
+pub(super) fn impatience() -> Limits {
+    let (backoff, backoff_max) = (Duration::from_millis(1), Duration::from_millis(2));
+    Limits { backoff, backoff_max, ..Limits::default() }
 }
 
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
