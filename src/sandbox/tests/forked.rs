@@ -2,11 +2,23 @@
 
 #![expect(unsafe_code, reason = "forks, and becomes somebody else in the child")]
 
-use std::io::{Read as _, Write as _};
+use std::{
+    io::{Read as _, Write as _},
+    os::fd::AsRawFd,
+};
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::*;
+
+/// Closes what other tests have open: their locks, connections and pipes end when they say so.
+fn close_all_but(kept: &impl AsRawFd) {
+    let kept = u32::try_from(kept.as_raw_fd()).unwrap();
+    if kept > 3 {
+        sys::close_range(3, kept - 1).unwrap();
+    }
+    sys::close_range(kept + 1, u32::MAX).unwrap();
+}
 
 /// What `work` says in a forked process, which may become somebody else for it. Panics come back.
 fn in_child(work: impl FnOnce() -> String) -> String {
@@ -14,7 +26,7 @@ fn in_child(work: impl FnOnce() -> String) -> String {
     // SAFETY: the C library's fork makes its allocator fit for use in the child.
     match unsafe { libc::fork() } {
         0 => {
-            drop(read);
+            close_all_but(&write);
             let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
             let said = said.unwrap_or_else(|panic| {
                 let text = panic.downcast_ref::<String>().cloned();
@@ -35,6 +47,14 @@ fn in_child(work: impl FnOnce() -> String) -> String {
 
 const USER: u32 = 1234;
 
+/// From now on, nobody else mounts here.
+fn have_own_mounts() {
+    // SAFETY: one thread, and everything it has is its own.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    use rustix::mount::MountPropagationFlags as Propagation;
+    rustix::mount::mount_change("/", Propagation::PRIVATE | Propagation::REC).unwrap();
+}
+
 /// Becomes an ordinary user, with these subordinate ids in a private `/etc`.
 fn become_ordinary(place: &Place, subordinate: &str) {
     let table = place.path("subid");
@@ -45,10 +65,7 @@ fn become_ordinary(place: &Place, subordinate: &str) {
     for name in tree(&place.path("")).iter().map(String::as_str).chain([""]) {
         std::os::unix::fs::lchown(place.path(name), Some(USER), Some(USER)).unwrap();
     }
-    // SAFETY: one thread, and everything it has is its own.
-    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
-    use rustix::mount::MountPropagationFlags as Propagation;
-    rustix::mount::mount_change("/", Propagation::PRIVATE | Propagation::REC).unwrap();
+    have_own_mounts();
     for (source, target) in
         [(&table, "/etc/subuid"), (&table, "/etc/subgid"), (&users, "/etc/passwd")]
     {
@@ -173,6 +190,25 @@ fn who_cannot_look_takes_no_group_away() {
 }
 
 #[test]
+fn s34_two_hundred_runs_leave_no_mount() {
+    let place = Place::new();
+    let said = in_child(|| {
+        have_own_mounts();
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let spec = place.spec(&["/bin/busybox", "true"]);
+        says(&spec);
+        let before = mounts();
+        for _ in 0..200 {
+            says(&spec);
+        }
+        assert_eq!(before, mounts());
+        "none".to_owned()
+    });
+    assert_eq!(said, "none");
+    assert_eq!(tree(&place.upper()), Vec::<String>::new());
+}
+
+#[test]
 fn s34_the_death_of_the_tool_takes_the_process_with_it() {
     let place = Place::new();
     let marker = place.upper().join("tmp/started");
@@ -180,7 +216,7 @@ fn s34_the_death_of_the_tool_takes_the_process_with_it() {
     // SAFETY: the C library's fork makes its allocator fit for use in the child.
     let tool = match unsafe { libc::fork() } {
         0 => {
-            drop(read);
+            close_all_but(&write);
             // Held by the process through its output: closed when the last of it is gone.
             let spec = place.shell("echo > /tmp/started; sleep 1000");
             drop(run(&spec, &mut |_, _| {}, &flag()));
