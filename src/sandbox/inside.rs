@@ -35,6 +35,10 @@ pub(super) const FAILED: i32 = 125;
 /// Highest capability number that could exist.
 const CAPABILITIES_MAX: u64 = 64;
 
+/// How often a program that is open for writing is tried: for five seconds.
+const BUSY_TRIES_MAX: u32 = 2_500;
+const BUSY_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+
 /// What the process sees of file modes by default.
 pub(super) const UMASK: u32 = 0o022;
 
@@ -280,12 +284,26 @@ fn become_user(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A file that this program has just written is open for writing still in a process that another thread is starting,
+/// until that closes what it got: then it is busy for a moment, and nothing is wrong with it.
+fn become_program(program: &CStr, plan: &Plan) -> Errno {
+    let mut tries = 0;
+    loop {
+        let errno = sys::execute(program, plan.argv.pointers(), plan.env.pointers());
+        tries += 1;
+        if errno != Errno::TXTBSY || tries == BUSY_TRIES_MAX {
+            return errno;
+        }
+        let _ = rustix::thread::nanosleep(&BUSY_WAIT);
+    }
+}
+
 /// Tries the candidates as runc does: the first that exists and may be executed is the one.
 fn execute(plan: &Plan) -> Failure {
     let mut told = Errno::NOENT;
     let alone = plan.candidates.len() == 1;
     for candidate in &plan.candidates {
-        let errno = sys::execute(candidate.as_c_str(), plan.argv.pointers(), plan.env.pointers());
+        let errno = become_program(candidate.as_c_str(), plan);
         let missing = matches!(errno, Errno::NOENT | Errno::NOTDIR | Errno::ACCESS);
         if !missing || alone {
             told = errno;

@@ -173,7 +173,8 @@ fn seen_by_a_process(folder: &TempDir, lowers: Vec<PathBuf>, names: &[&str]) -> 
         },
         &Arc::new(AtomicBool::new(false)),
     );
-    assert!(err.is_empty(), "{exit:?} {}", String::from_utf8_lossy(&err));
+    let succeeded = exit.as_ref().is_ok_and(|exit| exit.code == 0);
+    assert!(succeeded && err.is_empty(), "{exit:?} {}", String::from_utf8_lossy(&err));
     let mut lines: Vec<_> = String::from_utf8(out).unwrap().lines().map(str::to_owned).collect();
     lines.sort();
     lines

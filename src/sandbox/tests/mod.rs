@@ -319,6 +319,29 @@ fn binds_and_tmpfs_are_there_for_the_process_and_gone_afterwards() {
 }
 
 #[test]
+fn a_program_that_is_still_being_written_is_waited_for_a_moment() {
+    let place = Place::new();
+    let source = place.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::copy(place.lower().join("bin/busybox"), source.join("busybox")).unwrap();
+    // As a process has it that another thread is just starting.
+    let written = fs::File::options().append(true).open(source.join("busybox")).unwrap();
+    let mut spec = place.spec(&["/tools/busybox", "echo", "hello"]);
+    let target = "/tools".to_owned();
+    spec.mounts = vec![Mount::Bind(Bind { source, target, inside: None, read_only: true })];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let until = Instant::now() + Duration::from_millis(100);
+            while Instant::now() < until {
+                std::thread::yield_now();
+            }
+            drop(written);
+        });
+        assert_eq!(says(&spec), "hello\n");
+    });
+}
+
+#[test]
 fn mounts_stand_in_the_order_asked_for() {
     let place = Place::new();
     let source = place.path("source");
