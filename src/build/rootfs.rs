@@ -62,7 +62,8 @@ pub(super) fn prepare(
     let snapshotter = ability.snapshotter;
     let (folder, elsewhere) = match &ability.scratch {
         Some(scratch) if snapshotter == Snapshotter::OverlayElsewhere => {
-            let made = make_elsewhere(scratch)?;
+            let made = sandbox::own_folder(scratch).map_err(|source| io_error(scratch, source))?;
+            let made = Elsewhere(made);
             (made.0.clone(), Some(made))
         }
         _ => (staging.to_owned(), None),
@@ -121,19 +122,4 @@ fn copy_root(
     let directory = File::open(into).map_err(|source| io_error(into, source))?;
     image::write_root(store, below, &directory, ownership(ability))?;
     Ok(())
-}
-
-/// A new folder for us alone: others may write to the one above.
-fn make_elsewhere(scratch: &Path) -> Result<Elsewhere, BuildError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    const TRIES_MAX: u32 = 1000;
-    for _ in 0..TRIES_MAX {
-        let path = scratch.join(sandbox::own_name());
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(Elsewhere(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(io_error(&path, error)),
-        }
-    }
-    Err(io_error(scratch, std::io::Error::other("no name is free in it")))
 }

@@ -483,10 +483,13 @@ pub fn ability(folder: &std::path::Path, wanted: &Wanted) -> Ability {
     probe::ability(folder, wanted)
 }
 
-/// A new name for a folder of this process, by which [`sweep`] finds it when nothing else removed it.
-#[must_use]
-pub fn own_name() -> String {
-    format!(".{}", cgroup::own_name())
+/// Makes a new folder of this process (mode 0700) in `parent`, whose name [`sweep`] knows when nothing else removed it.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub fn own_folder(parent: &std::path::Path) -> std::io::Result<std::path::PathBuf> {
+    probe::own_folder(parent)
 }
 
 /// Removes what probes in `folder`, and processes that wrote elsewhere, have left whose program was killed; an [`ability`]

@@ -411,13 +411,25 @@ impl Drop for Temporary {
 }
 
 fn temporary_in(folder: &Path) -> std::io::Result<Temporary> {
-    let place = Temporary(folder.join(format!(".{}", cgroup::own_name())));
-    let mut private = fs::DirBuilder::new();
-    private.mode(0o700).create(&place.0)?;
+    let place = Temporary(own_folder(folder)?);
     for name in ["upper", "work"] {
         fs::create_dir(place.0.join(name))?;
     }
     Ok(place)
+}
+
+/// See [`super::own_folder`].
+pub(super) fn own_folder(parent: &Path) -> std::io::Result<PathBuf> {
+    const TRIES_MAX: u32 = 1000;
+    for _ in 0..TRIES_MAX {
+        let path = parent.join(format!(".{}", cgroup::own_name()));
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            // Others may write there, too; and before the machine was started anew, a process like this one did.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path),
+        }
+    }
+    Err(std::io::Error::other("no name is free in it"))
 }
 
 /// See [`super::sweep`].

@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -44,9 +43,6 @@ const TOP: &[&str] = &[
 
 /// What a home has besides.
 const HOME: &[&str] = &["certs", "embedded", "images", "last-run.json", "logs"];
-
-/// Mode of content that is not known to be on the disk.
-const OPEN: u32 = 0o600;
 
 /// What a home is on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,7 +136,7 @@ impl Place {
         self.is_sound(after, tally);
     }
 
-    /// Whether the store has no damage, and every image all its content.
+    /// Whether the store has no damage, and every image all its content. Of what a cut power took a part, nobody may speak.
     pub(crate) fn is_sound(&self, after: &str, tally: &mut Tally) {
         let store = Store::open(&self.root()).unwrap();
         for damage in store.check(CheckDepth::Full(snapshot::compare)).unwrap().damages {
@@ -148,7 +144,7 @@ impl Place {
             if matches!(damage, Damage::Stray(_)) {
                 continue;
             }
-            if self.disk == Disk::MayTear && self.is_unbelieved(&damage.to_string()) {
+            if self.disk == Disk::MayTear && damage.is_harmless() {
                 continue;
             }
             tally.find(Finding::Dangling, format!("after {after}: {damage}"));
@@ -159,17 +155,6 @@ impl Place {
                 tally.find(Finding::Dangling, format!("after {after}: {name}: {reason}"));
             }
         }
-    }
-
-    /// Whether what is damaged is content that was not on the disk when the power was cut, and that says so: nobody
-    /// believes it before all of it is read.
-    fn is_unbelieved(&self, damage: &str) -> bool {
-        let digest = damage.split_once("sha256:").map_or("", |(_, rest)| rest);
-        let hex = digest.split(|c: char| !c.is_ascii_hexdigit()).next().unwrap_or_default();
-        ["blobs/sha256", "listings"].iter().any(|folder| {
-            let found = fs::metadata(self.root().join(folder).join(hex));
-            found.is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o777 == OPEN)
-        })
     }
 
     /// Collects, and looks for what a collection must not leave.

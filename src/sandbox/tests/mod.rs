@@ -375,6 +375,21 @@ fn root_can_run_and_the_probe_finds_out_by_doing() {
     assert_eq!(enter(None), Privilege::Root);
 }
 
+/// As where a machine was switched off in the middle of a probe, and is started again just as before.
+#[test]
+fn a_probe_finds_a_folder_of_its_own_where_its_name_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = cgroup::own_name();
+    let (process, number) = name.rsplit_once('-').unwrap();
+    let next: u64 = number.parse::<u64>().unwrap() + 1;
+    for taken in next..next + 50 {
+        fs::create_dir(folder.path().join(format!(".{process}-{taken}"))).unwrap();
+    }
+    let found = probe(folder.path(), &Wanted::default());
+    assert_eq!((found.snapshotter, found.run), (Snapshotter::Overlay, Ok(())));
+    assert_eq!(tree(folder.path()).len(), 50);
+}
+
 #[test]
 fn what_worked_is_remembered_for_the_same_circumstances_and_tried_again_for_others() {
     let folder = tempfile::tempdir().unwrap();

@@ -51,7 +51,7 @@ pub enum Damage {
         /// Where that was pushed to: name of the note.
         repository: String,
     },
-    /// A listing is cut or changed.
+    /// A listing is cut or changed; who needs it makes it again.
     #[error("the listing of layer {0} is damaged")]
     Listing(Digest),
     /// A snapshot that was complete is not there.
@@ -90,7 +90,7 @@ impl Damage {
     /// Whether nothing suffers from it: what the next command mends by itself, and what nobody looks at.
     #[must_use]
     pub const fn is_harmless(&self) -> bool {
-        matches!(self, Self::Torn(_) | Self::Index | Self::Stray(_))
+        matches!(self, Self::Torn(_) | Self::Listing(_) | Self::Index | Self::Stray(_))
     }
 
     /// One word for machines.

@@ -13,6 +13,9 @@ const FULL: CheckDepth = CheckDepth::Full(|_, _| None);
 /// How often it is switched off in every run of the tests; `IDPBUILDER_TEST_CUTS=50` does it as often as that.
 const CUTS: u32 = 1;
 
+/// How many images are done in a round before it is switched off.
+const DONE: u32 = 2;
+
 /// Builds without an end, all of it new each time; every image that is done is written down where it lasts.
 const BUILDS: &str = "cd $(mktemp -d -p /data); n=0; while true; do n=$((n+1)); dd if=/dev/urandom of=file bs=100k count=9 2>/dev/null
     printf 'FROM busybox\\nCOPY file /file\\nRUN cat /file /file > /twice\\n' > Dockerfile
@@ -28,14 +31,13 @@ fn a_power_cut_in_the_middle_of_builds_loses_nothing_that_was_said_to_be_done() 
         let mut machine = disk.start();
         machine.root(OVERLAY).ok();
         let before = machine.root("touch done; sync; wc -l < done").ok();
-        // The scripts of a machine come one after the other: the builds are left to themselves.
-        machine
-            .root(&format!(
-                "ROUND={round}; export ROUND; ( {BUILDS} ) > /dev/null 2>/data/said & sleep {}.{}",
-                4 + round % 3,
-                round % 10
-            ))
-            .ok();
+        machine.begin(&format!(
+            "ROUND={round}; {{ ( {BUILDS} ) > /dev/null 2> said || cat said > /dev/ttyS1; }} &
+             until [ $(wc -l < done) -ge $(({before} + {DONE})) ]; do sleep 0.1; done
+             sleep 0.{}; echo now > /dev/ttyS1; sleep 1000",
+            round % 10
+        ));
+        assert_eq!(machine.line("builds"), "now", "round {round}");
         drop(machine);
 
         let mut machine = disk.start();
@@ -50,6 +52,7 @@ fn a_power_cut_in_the_middle_of_builds_loses_nothing_that_was_said_to_be_done() 
         disk.copy_out("/.idpbuilder/images", copy.path());
         let store = Store::open(&copy.path().join("images")).unwrap();
         let found = store.check(FULL).unwrap();
-        assert!(found.damages.is_empty(), "round {round}: {:?}", found.damages);
+        // What was being written may be there in part, and nothing speaks of it.
+        assert!(found.is_sound(), "round {round}: {:?}", found.damages);
     }
 }

@@ -215,7 +215,8 @@ impl Machine<'_> {
         String::from_utf8_lossy(&fs::read(self.disk.console()).unwrap_or_default()).into_owned()
     }
 
-    fn line(&self, during: &str) -> String {
+    /// The next line that it says; that of an answer, or one that a script wrote to the serial line by itself.
+    pub(super) fn line(&self, during: &str) -> String {
         let line = self.output.recv_timeout(SILENCE_MAX);
         line.unwrap_or_else(|error| {
             panic!("the machine says nothing: {error}, during: {during}\n{}", self.console())

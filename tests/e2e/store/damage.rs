@@ -396,3 +396,31 @@ fn a_damage_and_what_is_done_about_it_are_said() {
     assert!(user.run(["store", "check", "--full"]).ok().ends_with(": sound\n"));
     user.run(["store", "check", "--format", "yaml"]).fails(3, &["text and json"]);
 }
+
+#[test]
+fn a_listing_that_a_power_cut_took_a_part_of_matters_to_nobody() {
+    let user = User::new();
+    let (first, second) =
+        ("FROM scratch\nCOPY a.txt /x/\n", "FROM scratch\nCOPY a.txt /x/\nCOPY a.txt /x/b\n");
+    user.write("a.txt", "a");
+    build(&user, first, "one:v1");
+    let listings: Vec<_> = fs::read_dir(root(&user).join("listings")).unwrap().collect();
+    assert!(!listings.is_empty());
+    for listing in listings {
+        fs::write(listing.unwrap().path(), "").unwrap();
+    }
+    let check = user.run(["store", "check", "--full"]).ok();
+    assert!(check.contains("is damaged (harmless)"), "{check}");
+    assert!(check.ends_with(": sound\n"), "{check}");
+    build(&user, second, "one:v2");
+    let other = User::new();
+    other.write("a.txt", "a");
+    build(&other, second, "one:v2");
+    assert_eq!(
+        listed(&user).lines().find(|line| line.starts_with("one:v2 ")),
+        listed(&other).lines().next()
+    );
+    let repaired = user.run(["store", "check", "--full", "--repair"]).ok();
+    assert!(repaired.ends_with(": sound\n"), "{repaired}");
+    assert_eq!(user.run(["store", "check", "--full"]).ok().lines().count(), 1);
+}
